@@ -1,1 +1,6 @@
-//! Nothing yet.
+//! What a relying party needs to judge an artifact: bytes, keys, trees, heads and proofs.
+//!
+//! Nothing here does I/O, reads a clock or draws entropy: all three are arguments.
+
+pub mod digest;
+pub mod tuple;
