@@ -2,5 +2,6 @@
 //!
 //! Nothing here does I/O, reads a clock or draws entropy: all three are arguments.
 
+pub mod cbor;
 pub mod digest;
 pub mod tuple;
