@@ -4,5 +4,7 @@
 
 pub mod cbor;
 pub mod digest;
+pub mod key;
 pub mod merkle;
+pub mod note;
 pub mod tuple;
