@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or draws entropy: all three are arguments.
 
 pub mod cbor;
+pub mod checkpoint;
 pub mod digest;
 pub mod key;
 pub mod merkle;
