@@ -8,4 +8,5 @@ pub mod digest;
 pub mod key;
 pub mod merkle;
 pub mod note;
+pub mod tlog_proof;
 pub mod tuple;
