@@ -2,11 +2,19 @@
 //!
 //! Nothing here does I/O, reads a clock or draws entropy: all three are arguments.
 
+pub mod api;
+pub mod bundle;
 pub mod cbor;
-pub mod checkpoint;
+pub mod challenge;
+pub mod control;
 pub mod digest;
+pub mod document;
 pub mod key;
+pub mod leaf;
 pub mod merkle;
+pub mod name;
 pub mod note;
-pub mod tlog_proof;
+pub mod record;
+pub mod refusal;
+pub mod request;
 pub mod tuple;
