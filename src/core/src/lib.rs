@@ -3,9 +3,11 @@
 //! Nothing here does I/O, reads a clock or draws entropy: all three are arguments.
 
 pub mod api;
+pub mod artifact;
 pub mod bundle;
 pub mod cbor;
 pub mod challenge;
+pub mod checkpoint;
 pub mod control;
 pub mod digest;
 pub mod document;
@@ -17,4 +19,5 @@ pub mod note;
 pub mod record;
 pub mod refusal;
 pub mod request;
+pub mod tlog_proof;
 pub mod tuple;
