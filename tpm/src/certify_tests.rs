@@ -1,0 +1,56 @@
+//! Certifications: a good one is taken, and each way to be wrong has its own refusal.
+
+use super::*;
+use crate::algorithm::HashAlg;
+use crate::public::Attributes;
+use crate::testing::{NONCE, boot_pcrs, booted};
+
+#[track_caller]
+fn refused(result: Result<CertifiedKey, CertifyRefusal>, code: &str) {
+    assert_eq!(result.unwrap_err().code(), code);
+}
+
+#[test]
+fn a_good_certification_yields_the_key() {
+    let (tpm, _) = booted(1);
+    let made = tpm.certify_host_key(&NONCE).unwrap();
+    let key = verify_certification(tpm.ak_public(), &made.attest, &made.signature, tpm.host_public(), &NONCE);
+    let key = key.unwrap();
+    assert_eq!(key.public(), tpm.host_public());
+    assert_eq!(key.clock(), tpm.clock());
+}
+
+#[test]
+fn each_wrong_certification_has_its_refusal() {
+    let (tpm, _) = booted(1);
+    let (other, _) = booted(2);
+    let (ak, host) = (tpm.ak_public(), tpm.host_public());
+    let good = tpm.certify_host_key(&NONCE).unwrap();
+    let judge = |ak: &Public, attest: &[u8], signature: &[u8], subject: &Public, nonce: &[u8; 32]| {
+        verify_certification(ak, attest, signature, subject, nonce)
+    };
+    let (attest, signature) = (good.attest.as_slice(), good.signature.as_slice());
+    refused(judge(host, attest, signature, host, &NONCE), "certify-key-unfit");
+    refused(judge(ak, attest, signature, ak, &NONCE), "certify-subject-unfit");
+    refused(judge(ak, &attest[1..], signature, host, &NONCE), "certify-not-a-certification");
+    refused(judge(ak, &attest[..attest.len() - 1], signature, host, &NONCE), "certify-malformed");
+    refused(judge(ak, attest, &signature[1..], host, &NONCE), "certify-signature-scheme");
+    refused(judge(other.ak_public(), attest, signature, host, &NONCE), "certify-signature-invalid");
+    refused(judge(ak, attest, signature, host, &[0; 32]), "certify-nonce-mismatch");
+    refused(judge(ak, attest, signature, other.host_public(), &NONCE), "certify-name-mismatch");
+    let quote = tpm.quote(&NONCE, &boot_pcrs()).unwrap();
+    refused(judge(ak, &quote.attest, &quote.signature, host, &NONCE), "certify-not-a-certification");
+}
+
+#[test]
+fn a_certified_key_that_could_be_duplicated_is_refused() {
+    let (tpm, _) = booted(1);
+    let mut bytes = tpm.host_public().bytes().to_vec();
+    let loose = tpm.host_public().attributes().bits() & !Attributes::FIXED_PARENT;
+    bytes[4..8].copy_from_slice(&loose.to_be_bytes());
+    let subject = Public::parse(&bytes).unwrap();
+    assert_eq!(subject.name_alg(), HashAlg::Sha256);
+    let made = tpm.certify(&subject, &NONCE).unwrap();
+    let result = verify_certification(tpm.ak_public(), &made.attest, &made.signature, &subject, &NONCE);
+    refused(result, "certify-subject-unfit");
+}
