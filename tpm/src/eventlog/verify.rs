@@ -1,0 +1,174 @@
+//! A boot log held against a quote.
+//!
+//! Comes in: a parsed log, a verified quote, the registers that the log must explain. Goes out: [`VerifiedBootLog`].
+//! Refused: a register whose quoted value the log does not lead to, and a boot register without exactly one
+//! separator.
+
+use thiserror::Error;
+
+use super::facts::{BootFacts, is_separator_data, separator_digests};
+use super::{EventLog, ReplayError, event_type};
+use crate::algorithm::HashAlg;
+use crate::quote::VerifiedQuote;
+
+/// Why a boot log is refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BootLogRefusal {
+    /// No register was asked for: nothing would be proven.
+    #[error("no PCR to be covered")]
+    NothingCovered,
+    /// A register is to be explained that the quote does not cover.
+    #[error("PCR {pcr} is not in the quote")]
+    NotQuoted {
+        /// The register.
+        pcr: u32,
+    },
+    /// The log cannot be replayed in the quote's bank.
+    #[error("event log cannot be replayed: {0}")]
+    Replay(#[from] ReplayError),
+    /// The log leads to another value than quoted.
+    #[error("PCR {pcr}: event log leads to {}, quote says {}", hex(.found), hex(.expected))]
+    Mismatch {
+        /// The register.
+        pcr: u32,
+        /// Where to look: the first event after the quoted value was reached, else the last event of the register.
+        /// `None` when the log does not touch the register.
+        event: Option<usize>,
+        /// The quoted value.
+        expected: Vec<u8>,
+        /// The replayed value.
+        found: Vec<u8>,
+    },
+    /// A boot register has no separator: the firmware never finished with it.
+    #[error("PCR {pcr} has no separator")]
+    SeparatorMissing {
+        /// The register.
+        pcr: u32,
+    },
+    /// A boot register has a second separator.
+    #[error("PCR {pcr} has another separator at event {event}")]
+    SeparatorRepeated {
+        /// The register.
+        pcr: u32,
+        /// Index of the second one.
+        event: usize,
+    },
+    /// An event calls itself separator and is none: an error separator, or unmeasured data.
+    #[error("PCR {pcr} has a false separator at event {event}")]
+    SeparatorFalse {
+        /// The register.
+        pcr: u32,
+        /// Index of the event.
+        event: usize,
+    },
+}
+
+fn hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(bytes)
+}
+
+impl BootLogRefusal {
+    /// Stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NothingCovered => "boot-log-nothing-covered",
+            Self::NotQuoted { .. } => "boot-log-pcr-not-quoted",
+            Self::Replay(ReplayError::NoSuchBank(_)) => "boot-log-no-such-bank",
+            Self::Replay(ReplayError::DigestMissing { .. }) => "boot-log-digest-missing",
+            Self::Mismatch { .. } => "boot-log-pcr-mismatch",
+            Self::SeparatorMissing { .. } => "boot-log-separator-missing",
+            Self::SeparatorRepeated { .. } => "boot-log-separator-repeated",
+            Self::SeparatorFalse { .. } => "boot-log-separator-false",
+        }
+    }
+}
+
+/// A log that explains the quoted registers, and what it proves. Only [`verify_replay`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedBootLog {
+    bank: HashAlg,
+    covered: Vec<u32>,
+    facts: BootFacts,
+}
+
+impl VerifiedBootLog {
+    /// What the log proves.
+    pub fn facts(&self) -> &BootFacts {
+        &self.facts
+    }
+
+    /// The bank that was replayed.
+    pub fn bank(&self) -> HashAlg {
+        self.bank
+    }
+
+    /// Registers that the log explains.
+    pub fn covered(&self) -> &[u32] {
+        &self.covered
+    }
+}
+
+/// Replays `log` in the bank of `quote` and requires that it leads to the quoted value of every register in
+/// `covered`. Registers that grow after boot (PCR 10, for instance) are left out of `covered` by the caller.
+pub fn verify_replay(
+    log: &EventLog,
+    quote: &VerifiedQuote,
+    covered: &[u32],
+) -> Result<VerifiedBootLog, BootLogRefusal> {
+    if covered.is_empty() {
+        return Err(BootLogRefusal::NothingCovered);
+    }
+    let bank = quote.bank();
+    let replay = log.replay(bank)?;
+    for &pcr in covered {
+        let expected = quote.pcr(pcr).ok_or(BootLogRefusal::NotQuoted { pcr })?;
+        let found = replay.pcr(pcr).map_or_else(|| log.initial(bank, pcr), <[u8]>::to_vec);
+        if found != expected {
+            let event = divergence(log, bank, pcr, expected);
+            return Err(BootLogRefusal::Mismatch { pcr, event, expected: expected.to_vec(), found });
+        }
+    }
+    // Boot registers of the quote need their separator whether or not the caller lists them.
+    for (pcr, _) in quote.pcrs().filter(|(pcr, _)| *pcr <= 7) {
+        require_one_separator(log, bank, pcr)?;
+    }
+    Ok(VerifiedBootLog { bank, covered: covered.to_vec(), facts: BootFacts::extract(log, bank, covered) })
+}
+
+/// Where the log and the quoted value part.
+fn divergence(log: &EventLog, bank: HashAlg, pcr: u32, quoted: &[u8]) -> Option<usize> {
+    let mut value = log.initial(bank, pcr);
+    let mut reached = value == quoted;
+    let mut last = None;
+    for event in log.events().filter(|event| event.extends() && event.pcr() == pcr) {
+        if reached {
+            return Some(event.index());
+        }
+        value = bank.digest_parts(&[&value, event.digest(bank)?]);
+        reached = value == quoted;
+        last = Some(event.index());
+    }
+    last
+}
+
+/// Exactly one separator. TCG PC Client Platform Firmware Profile 1.06, 3.3.2.2 and 10.4.1: its data is four bytes
+/// of 00 or of FF and its digest is over them; 00000001 announces an error. Separators are counted by digest, which
+/// the quote proves, and not by type, which nothing proves.
+fn require_one_separator(log: &EventLog, bank: HashAlg, pcr: u32) -> Result<(), BootLogRefusal> {
+    let genuine = separator_digests(bank);
+    let mut found = false;
+    for event in log.events().filter(|event| event.extends() && event.pcr() == pcr) {
+        let measured = event.digest(bank).is_some_and(|digest| genuine.iter().any(|one| one == digest));
+        let named = event.kind() == event_type::SEPARATOR;
+        if named && !(measured && is_separator_data(event.data()) && event.data_is_measured(bank)) {
+            return Err(BootLogRefusal::SeparatorFalse { pcr, event: event.index() });
+        }
+        if measured {
+            if found {
+                return Err(BootLogRefusal::SeparatorRepeated { pcr, event: event.index() });
+            }
+            found = true;
+        }
+    }
+    if found { Ok(()) } else { Err(BootLogRefusal::SeparatorMissing { pcr }) }
+}
