@@ -1,0 +1,249 @@
+//! Bodies of the admin listener (PROTOCOL §11.2).
+
+use super::{B64, NamedKey};
+use crate::leaf::control::Role;
+use serde::{Deserialize, Serialize};
+
+/// `POST /v1/admin/join-tokens`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinTokenCall {
+    /// Lifetime, seconds; 1 to 604,800.
+    pub ttl_secs: u64,
+}
+
+/// Answer to [`JoinTokenCall`]. The only time that the token is shown.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinTokenMade {
+    /// The token.
+    pub token: String,
+    /// Until when, ms.
+    pub expires_ms: u64,
+    /// Receipt of the join-token leaf.
+    pub receipt: String,
+}
+
+/// `POST /v1/admin/references/capture`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptureCall {
+    /// Host identifier, hex.
+    pub host: String,
+    /// Name of the set to capture into.
+    pub set: String,
+    /// Which PCRs; absent means all that were quoted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcrs: Option<Vec<u32>>,
+    /// `true` adds a generation to the active document, `false` starts a new one.
+    pub append: bool,
+}
+
+/// A references document, as captured or as active.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferencesCall {
+    /// CBOR of PROTOCOL §8.2.
+    pub document: B64,
+}
+
+/// `POST /v1/admin/policies` and `/validate`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyCall {
+    /// CBOR of PROTOCOL §8.1.
+    pub document: B64,
+}
+
+/// Answer to a validation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyValidated {
+    /// Digest of the document, hex.
+    pub digest: String,
+    /// Warnings for people.
+    pub warnings: Vec<String>,
+}
+
+/// An active document and its epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActiveDocument {
+    /// Digest, hex; absent when none is active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The document; absent when none is active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub document: Option<B64>,
+    /// Epoch in force.
+    pub epoch: u64,
+}
+
+/// What to revoke or reinstate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+pub enum SubjectDocument {
+    /// A host.
+    Host {
+        /// Host identifier, hex.
+        host: String,
+    },
+    /// An artifact and its descendants.
+    Artifact {
+        /// Index.
+        index: u64,
+        /// SHA-256 leaf hash, hex.
+        leaf: String,
+    },
+    /// An operator or a gateway.
+    Principal {
+        /// Key thumbprint, hex.
+        thumbprint: String,
+    },
+}
+
+/// `POST /v1/admin/revocations`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevocationCall {
+    /// What.
+    pub subject: SubjectDocument,
+    /// `true` revokes, `false` reinstates.
+    pub revoke: bool,
+    /// For people, at most 256 bytes.
+    pub reason: String,
+}
+
+/// `POST /v1/admin/operators`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorCall {
+    /// Name, key, possession.
+    pub subject: NamedKey,
+    /// Role.
+    pub role: Role,
+}
+
+/// `POST /v1/admin/gateways`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayCall {
+    /// Name, key, possession.
+    pub subject: NamedKey,
+}
+
+/// `POST /v1/admin/keys/rotate`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateCall {
+    /// Label of the key to make in the token.
+    pub label: String,
+}
+
+/// A head key in `GET /v1/admin/keys`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyDocument {
+    /// Key thumbprint, hex.
+    pub thumbprint: String,
+    /// `EdDSA` or `ES256`.
+    pub alg: String,
+    /// State word of NIST SP 800-57: pre-activation, active, deactivated, compromised.
+    pub state: String,
+    /// Control number of the introduction.
+    pub introduced: u64,
+    /// Control number of the activation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub activated: Option<u64>,
+    /// Control number of the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+}
+
+/// `GET /v1/admin/keys`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// Head keys in order of introduction.
+    pub head: Vec<KeyDocument>,
+}
+
+/// A host in `GET /v1/admin/hosts`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostDocument {
+    /// Host identifier, hex.
+    pub host: String,
+    /// `active` or `revoked`.
+    pub status: String,
+    /// Tier's name.
+    pub tier: String,
+    /// Until when it is trusted, ms.
+    pub trusted_until_ms: u64,
+    /// Index of the enrolment leaf.
+    pub enrolment: u64,
+    /// resetCount seen last.
+    pub reset_count: u32,
+    /// restartCount seen last.
+    pub restart_count: u32,
+    /// Evidence record of the last good quote, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<String>,
+}
+
+/// `GET /v1/admin/hosts`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hosts {
+    /// One page, ordered by identifier.
+    pub hosts: Vec<HostDocument>,
+    /// Pass as `after` for the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A principal in `GET /v1/admin/principals`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrincipalDocument {
+    /// Key thumbprint, hex.
+    pub thumbprint: String,
+    /// Name.
+    pub name: String,
+    /// `operator` or `gateway`.
+    pub kind: String,
+    /// Role of an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// Whether it is revoked.
+    pub revoked: bool,
+    /// Control number that a gateway acknowledged last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged: Option<u64>,
+}
+
+/// `GET /v1/admin/principals`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Principals {
+    /// Ordered by thumbprint.
+    pub principals: Vec<PrincipalDocument>,
+}
+
+/// `GET /v1/admin/log/leaves`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Leaves {
+    /// Index of the first.
+    pub from: u64,
+    /// Exact leaf bytes.
+    pub leaves: Vec<B64>,
+}
+
+/// `GET /v1/admin/log/heads`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heads {
+    /// Signed note texts, or bare bodies of heads that were never signed, by size.
+    pub heads: Vec<String>,
+}

@@ -1,0 +1,333 @@
+//! Bodies of the HTTPS API (PROTOCOL §11): plain shapes, shared by the authority and its clients.
+//!
+//! Nothing here is verified: these are the outside forms, and each is turned into a typed value by the code that acts on it. Unknown members
+//! are refused. Byte strings are [`B64`], digests lower-case hexadecimal text.
+
+pub mod admin;
+
+use crate::key::JsonKey;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Exact bytes that travel as base64url without padding.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct B64(pub Vec<u8>);
+
+impl Serialize for B64 {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&data_encoding::BASE64URL_NOPAD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for B64 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        data_encoding::BASE64URL_NOPAD
+            .decode(text.as_bytes())
+            .map(Self)
+            .map_err(|_| serde::de::Error::custom("not base64url without padding"))
+    }
+}
+
+/// `application/problem+json` (RFC 9457).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// Always `about:blank`: the code says what the problem is.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What the code means.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// Stable code.
+    pub code: String,
+    /// More for people; holds nothing secret and nothing of another caller.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+    /// With `evidence-needed`: the digests to send inline.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needed: Vec<String>,
+}
+
+/// `POST /v1/enrolments`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolmentBegin {
+    /// Single-use join token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// EK certificate, DER.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek_certificate: Option<B64>,
+    /// Intermediates, DER.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ek_intermediates: Vec<B64>,
+    /// TPMT_PUBLIC of the EK.
+    pub ek_public: B64,
+    /// TPMT_PUBLIC of the AK.
+    pub ak_public: B64,
+    /// TPMT_PUBLIC of the host key.
+    pub host_key_public: B64,
+}
+
+/// Answer to [`EnrolmentBegin`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolmentOffer {
+    /// Identifier of the pending enrolment: 32 hex digits, 16 bytes.
+    pub enrolment: String,
+    /// TPM2B_ID_OBJECT contents.
+    pub id_object: B64,
+    /// TPM2B_ENCRYPTED_SECRET contents.
+    pub encrypted_secret: B64,
+    /// Until when, ms.
+    pub expires_ms: u64,
+}
+
+/// `POST /v1/enrolments/{id}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolmentFinish {
+    /// What TPM2_ActivateCredential returned.
+    pub secret: B64,
+    /// TPMS_ATTEST of TPM2_Certify over the host key.
+    pub attest: B64,
+    /// TPMT_SIGNATURE by the AK.
+    pub signature: B64,
+}
+
+/// Answer to [`EnrolmentFinish`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Enrolled {
+    /// Host identifier, hex.
+    pub host: String,
+    /// DER, the host's first, then the CA's.
+    pub certificates: Vec<B64>,
+    /// Receipt of the enrolment leaf.
+    pub receipt: String,
+}
+
+/// Answer to `POST /v1/challenges`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChallengeOffer {
+    /// The challenge.
+    pub challenge: B64,
+    /// Until when, ms.
+    pub expires_ms: u64,
+    /// TPM_ALG_ID of the bank to quote.
+    pub bank: u16,
+    /// PCRs to quote.
+    pub pcrs: Vec<u32>,
+}
+
+/// One PCR value.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PcrValue {
+    /// PCR index.
+    pub index: u32,
+    /// Value, hex.
+    pub value: String,
+}
+
+/// Evidence of a host (PROTOCOL §9.1).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvidenceDocument {
+    /// TPMS_ATTEST.
+    pub attest: B64,
+    /// TPMT_SIGNATURE.
+    pub signature: B64,
+    /// TPM_ALG_ID of the bank.
+    pub bank: u16,
+    /// PCR values in selection order.
+    pub pcrs: Vec<PcrValue>,
+    /// SHA-256 of the boot log, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_log: Option<String>,
+    /// Members sent inline.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<B64>,
+}
+
+/// A request and its holder signature.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SignedRequestDocument {
+    /// Exact request bytes.
+    pub request: B64,
+    /// Holder signature.
+    pub signature: B64,
+}
+
+/// `POST /v1/artifacts`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactsCall {
+    /// The challenge that the quote answers.
+    pub challenge: B64,
+    /// 1 to 256 requests.
+    pub requests: Vec<SignedRequestDocument>,
+    /// Evidence.
+    pub evidence: EvidenceDocument,
+}
+
+/// `POST /v1/attestations`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationCall {
+    /// The challenge that the quote answers.
+    pub challenge: B64,
+    /// Evidence.
+    pub evidence: EvidenceDocument,
+}
+
+/// One decision of a call, in request order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecisionDocument {
+    /// `allow` or `deny`.
+    pub verdict: String,
+    /// Refusal code of a deny.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// More for people, of a deny.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Receipt of the leaf: the artifact, or the signed denial.
+    pub receipt: String,
+}
+
+/// Answer to [`ArtifactsCall`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArtifactsAnswer {
+    /// In request order.
+    pub decisions: Vec<DecisionDocument>,
+}
+
+/// Answer to [`AttestationCall`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationAnswer {
+    /// Tier's name.
+    pub tier: String,
+    /// Why the evidence was refused, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// More for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Until when the host is trusted, ms.
+    pub trusted_until_ms: u64,
+    /// Receipt of the host-state leaf.
+    pub receipt: String,
+}
+
+/// Answer to `GET /v1/feed`: what a gateway needs to move from (size, control) to now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Feed {
+    /// Newest signed head, signed note text.
+    pub head: String,
+    /// SHA-256 consistency proof from the size asked, hex; empty for size 0.
+    pub consistency: Vec<String>,
+    /// Control leaves after the number asked, exact bytes, in order.
+    pub control: Vec<B64>,
+    /// Whether more control leaves follow: ask again.
+    pub more: bool,
+}
+
+/// Answer to `GET /v1/log/consistency`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsistencyProof {
+    /// SHA-256 hashes, hex.
+    pub proof: Vec<String>,
+}
+
+/// `POST /v1/acknowledgements`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acknowledgement {
+    /// Control number that the gateway enforces.
+    pub control: u64,
+    /// Size of the newest head that it holds.
+    pub size: u64,
+}
+
+/// One outcome of `POST /v1/outcomes`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutcomeDocument {
+    /// Index of the artifact.
+    pub index: u64,
+    /// SHA-256 leaf hash of the artifact, hex.
+    pub leaf: String,
+    /// Why it was refused; absent when the action was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// The gateway's clock, ms.
+    pub time_ms: u64,
+}
+
+/// `POST /v1/outcomes`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OutcomesCall {
+    /// 1 to 256 outcomes.
+    pub outcomes: Vec<OutcomeDocument>,
+}
+
+/// Answer to `/readyz`, also when not ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Readiness {
+    /// Whether requests would be served.
+    pub ready: bool,
+    /// Whether the newest signed head is younger than the bound.
+    pub head_young: bool,
+    /// Age of the newest signed head, ms.
+    pub head_age_ms: u64,
+    /// Whether a policy is active.
+    pub policy_active: bool,
+    /// Whether the head signer's circuit is closed, as far as the last try shows.
+    pub signer_available: bool,
+    /// Size of the newest signed head.
+    pub size: u64,
+}
+
+/// A receipt for one appended leaf, as answered by administrative acts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recorded {
+    /// Index of the leaf.
+    pub index: u64,
+    /// Its receipt.
+    pub receipt: String,
+}
+
+/// A certificate for a key that the caller holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateIssued {
+    /// DER, the subject's first, then the CA's.
+    pub certificates: Vec<B64>,
+    /// Thumbprint of the key, hex.
+    pub thumbprint: String,
+    /// Receipt of the principal leaf.
+    pub receipt: String,
+}
+
+/// A public key with a name, for certificates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedKey {
+    /// Name for people; in holder proofs for gateways.
+    pub name: String,
+    /// The key.
+    pub key: JsonKey,
+    /// Proof of possession: signature over `tuple("countersign-v1:principal-possession", origin, name, COSE_Key)`.
+    pub possession: B64,
+}

@@ -1,0 +1,361 @@
+//! Host state and enrolment bodies (PROTOCOL §8.3, §8.4).
+
+use super::LeafError;
+use crate::cbor::{Decoder, Kind as Item, Slot, encode_map};
+use crate::digest::Sha256Digest;
+use crate::key::VerifyingKey;
+use crate::name::HostId;
+use crate::refusal::RefusalCode;
+
+/// AR4SI trust tiers (PROTOCOL §7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Tier {
+    /// Nothing was appraised.
+    None,
+    /// Everything appraised agrees with reference values.
+    Affirming,
+    /// Something isn't covered by reference values.
+    Warning,
+    /// Something contradicts reference values.
+    Contraindicated,
+}
+
+impl Tier {
+    /// The AR4SI number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Affirming => 2,
+            Self::Warning => 32,
+            Self::Contraindicated => 96,
+        }
+    }
+
+    /// The tier of this number; others are refused.
+    pub fn from_number(number: u64) -> Result<Self, LeafError> {
+        match number {
+            0 => Ok(Self::None),
+            2 => Ok(Self::Affirming),
+            32 => Ok(Self::Warning),
+            96 => Ok(Self::Contraindicated),
+            _ => Err(LeafError::Value("tier")),
+        }
+    }
+
+    /// The name in AR4SI.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Affirming => "affirming",
+            Self::Warning => "warning",
+            Self::Contraindicated => "contraindicated",
+        }
+    }
+}
+
+/// What the authority remembers of a host between calls (PROTOCOL §8.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostState {
+    /// Rises with enrolment, a new AK, and every change of resetCount or restartCount.
+    pub version: u64,
+    /// TPMS_CLOCK_INFO.resetCount of the newest quote.
+    pub reset_count: u32,
+    /// TPMS_CLOCK_INFO.restartCount of the newest quote.
+    pub restart_count: u32,
+    /// Largest TPMS_CLOCK_INFO.clock for these counts, ms.
+    pub clock_ms: u64,
+    /// TPMS_ATTEST.firmwareVersion.
+    pub firmware_version: u64,
+    /// SHA-256 of the boot log that last replayed.
+    pub boot_log: Option<Sha256Digest>,
+    /// SHA-256 over the concatenated PCR values of the last good quote.
+    pub pcr_digest: Option<Sha256Digest>,
+    /// The host is trusted until then and not longer, ms.
+    pub trusted_until_ms: u64,
+    /// Tier of the last appraisal.
+    pub tier: Tier,
+    /// Evidence record of the last good quote.
+    pub evidence: Option<Sha256Digest>,
+}
+
+impl HostState {
+    /// A host that has never been attested.
+    #[must_use]
+    pub const fn unattested(version: u64) -> Self {
+        Self {
+            version,
+            reset_count: 0,
+            restart_count: 0,
+            clock_ms: 0,
+            firmware_version: 0,
+            boot_log: None,
+            pcr_digest: None,
+            trusted_until_ms: 0,
+            tier: Tier::None,
+            evidence: None,
+        }
+    }
+
+    /// Writes the map.
+    pub fn write(&self, slot: Slot<'_>) {
+        slot.map(|map| {
+            map.entry(1).uint(self.version);
+            map.entry(2).uint(u64::from(self.reset_count));
+            map.entry(3).uint(u64::from(self.restart_count));
+            map.entry(4).uint(self.clock_ms);
+            map.entry(5).uint(self.firmware_version);
+            write_digest(map.entry(6), self.boot_log.as_ref());
+            write_digest(map.entry(7), self.pcr_digest.as_ref());
+            map.entry(8).uint(self.trusted_until_ms);
+            map.entry(9).uint(self.tier.number());
+            write_digest(map.entry(10), self.evidence.as_ref());
+        });
+    }
+
+    /// Reads the map.
+    pub fn read(decoder: &mut Decoder<'_>) -> Result<Self, LeafError> {
+        decoder.map_of(10)?;
+        decoder.expect_key(1)?;
+        let version = decoder.uint()?;
+        decoder.expect_key(2)?;
+        let reset_count = read_u32(decoder, "resetCount")?;
+        decoder.expect_key(3)?;
+        let restart_count = read_u32(decoder, "restartCount")?;
+        decoder.expect_key(4)?;
+        let clock_ms = decoder.uint()?;
+        decoder.expect_key(5)?;
+        let firmware_version = decoder.uint()?;
+        decoder.expect_key(6)?;
+        let boot_log = read_digest_or_null(decoder)?;
+        decoder.expect_key(7)?;
+        let pcr_digest = read_digest_or_null(decoder)?;
+        decoder.expect_key(8)?;
+        let trusted_until_ms = decoder.uint()?;
+        decoder.expect_key(9)?;
+        let tier = Tier::from_number(decoder.uint()?)?;
+        decoder.expect_key(10)?;
+        let evidence = read_digest_or_null(decoder)?;
+        Ok(Self {
+            version,
+            reset_count,
+            restart_count,
+            clock_ms,
+            firmware_version,
+            boot_log,
+            pcr_digest,
+            trusted_until_ms,
+            tier,
+            evidence,
+        })
+    }
+
+    /// The map alone, for tables.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = crate::cbor::encode_array(|array| self.write(array.item()));
+        // One item: drop the array head (0x81), so that the bytes are the map.
+        bytes.remove(0);
+        bytes
+    }
+
+    /// Parses what [`HostState::encode`] made.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
+        let mut decoder = Decoder::new(bytes)?;
+        let state = Self::read(&mut decoder)?;
+        decoder.finish()?;
+        Ok(state)
+    }
+}
+
+/// Writes a digest or null.
+pub fn write_digest(slot: Slot<'_>, digest: Option<&Sha256Digest>) {
+    match digest {
+        Some(digest) => slot.bytes(digest.as_bytes()),
+        None => slot.null(),
+    }
+}
+
+/// Reads a digest or null.
+pub fn read_digest_or_null(decoder: &mut Decoder<'_>) -> Result<Option<Sha256Digest>, LeafError> {
+    if decoder.kind()? == Item::Null {
+        decoder.null()?;
+        return Ok(None);
+    }
+    Ok(Some(Sha256Digest::new(decoder.byte_array()?)))
+}
+
+fn read_u32(decoder: &mut Decoder<'_>, what: &'static str) -> Result<u32, LeafError> {
+    u32::try_from(decoder.uint()?).map_err(|_| LeafError::Value(what))
+}
+
+/// How a host proved that its host key lives beside its AK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKeyKind {
+    /// TPM2_Certify by the AK.
+    Certified,
+    /// A key in software; policy sees it and may refuse.
+    Software,
+}
+
+/// By what right a host was admitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// A single-use join token.
+    JoinToken,
+    /// An EK that was registered beforehand.
+    Preregistered,
+    /// The same EK, AK and host key as before.
+    Reenrolment,
+}
+
+/// Body of an enrolment leaf (PROTOCOL §8.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrolment {
+    /// UEID.
+    pub host: HostId,
+    /// SHA-256 of the EK's TPMT_PUBLIC.
+    pub ek_public: Sha256Digest,
+    /// SHA-256 of the EK certificate, if one was sent.
+    pub ek_certificate: Option<Sha256Digest>,
+    /// SHA-256 of the AK's TPMT_PUBLIC; the bytes are a blob.
+    pub ak_public: Sha256Digest,
+    /// The AK's Name.
+    pub ak_name: Vec<u8>,
+    /// The key of the host's certificate.
+    pub host_key: VerifyingKey,
+    /// How the host key is held.
+    pub host_key_kind: HostKeyKind,
+    /// By what right.
+    pub admission: Admission,
+    /// The token that was spent.
+    pub token: Option<Sha256Digest>,
+    /// SHA-256 of the activation record.
+    pub activation: Sha256Digest,
+    /// Host version after this leaf.
+    pub version: u64,
+}
+
+impl Enrolment {
+    /// The body's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_map(|map| {
+            map.entry(1).bytes(self.host.as_bytes());
+            map.entry(2).bytes(self.ek_public.as_bytes());
+            write_digest(map.entry(3), self.ek_certificate.as_ref());
+            map.entry(4).bytes(self.ak_public.as_bytes());
+            map.entry(5).bytes(&self.ak_name);
+            map.entry(6).bytes(&self.host_key.cose_key());
+            map.entry(7).uint(match self.host_key_kind {
+                HostKeyKind::Certified => 1,
+                HostKeyKind::Software => 2,
+            });
+            map.entry(8).uint(match self.admission {
+                Admission::JoinToken => 1,
+                Admission::Preregistered => 2,
+                Admission::Reenrolment => 3,
+            });
+            write_digest(map.entry(9), self.token.as_ref());
+            map.entry(10).bytes(self.activation.as_bytes());
+            map.entry(11).uint(self.version);
+        })
+    }
+
+    /// Parses exact body bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
+        let mut decoder = Decoder::new(bytes)?;
+        decoder.map_of(11)?;
+        decoder.expect_key(1)?;
+        let host = HostId::from_slice(decoder.bytes()?).map_err(|_| LeafError::Value("host identifier"))?;
+        decoder.expect_key(2)?;
+        let ek_public = Sha256Digest::new(decoder.byte_array()?);
+        decoder.expect_key(3)?;
+        let ek_certificate = read_digest_or_null(&mut decoder)?;
+        decoder.expect_key(4)?;
+        let ak_public = Sha256Digest::new(decoder.byte_array()?);
+        decoder.expect_key(5)?;
+        let ak_name = decoder.bytes()?.to_vec();
+        decoder.expect_key(6)?;
+        let host_key = super::record::read_key(&mut decoder)?;
+        decoder.expect_key(7)?;
+        let host_key_kind = match decoder.uint()? {
+            1 => HostKeyKind::Certified,
+            2 => HostKeyKind::Software,
+            _ => return Err(LeafError::Value("host key kind")),
+        };
+        decoder.expect_key(8)?;
+        let admission = match decoder.uint()? {
+            1 => Admission::JoinToken,
+            2 => Admission::Preregistered,
+            3 => Admission::Reenrolment,
+            _ => return Err(LeafError::Value("admission")),
+        };
+        decoder.expect_key(9)?;
+        let token = read_digest_or_null(&mut decoder)?;
+        decoder.expect_key(10)?;
+        let activation = Sha256Digest::new(decoder.byte_array()?);
+        decoder.expect_key(11)?;
+        let version = decoder.uint()?;
+        decoder.finish()?;
+        Ok(Self {
+            host,
+            ek_public,
+            ek_certificate,
+            ak_public,
+            ak_name,
+            host_key,
+            host_key_kind,
+            admission,
+            token,
+            activation,
+            version,
+        })
+    }
+}
+
+/// Body of a host-state leaf: an attestation without requests (PROTOCOL §8.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostStateRecord {
+    /// Whose state.
+    pub host: HostId,
+    /// The state after it.
+    pub state: HostState,
+    /// The evidence record.
+    pub evidence: Sha256Digest,
+    /// Why the evidence was refused, if it was.
+    pub code: Option<RefusalCode>,
+}
+
+impl HostStateRecord {
+    /// The body's bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode_map(|map| {
+            map.entry(1).bytes(self.host.as_bytes());
+            self.state.write(map.entry(2));
+            map.entry(3).bytes(self.evidence.as_bytes());
+            match self.code {
+                Some(code) => map.entry(4).text(code.as_str()),
+                None => map.entry(4).null(),
+            }
+        })
+    }
+
+    /// Parses exact body bytes.
+    pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
+        let mut decoder = Decoder::new(bytes)?;
+        decoder.map_of(4)?;
+        decoder.expect_key(1)?;
+        let host = HostId::from_slice(decoder.bytes()?).map_err(|_| LeafError::Value("host identifier"))?;
+        decoder.expect_key(2)?;
+        let state = HostState::read(&mut decoder)?;
+        decoder.expect_key(3)?;
+        let evidence = Sha256Digest::new(decoder.byte_array()?);
+        decoder.expect_key(4)?;
+        let code = super::record::read_code_or_null(&mut decoder)?;
+        decoder.finish()?;
+        Ok(Self { host, state, evidence, code })
+    }
+}
