@@ -1,4 +1,4 @@
-//! Verification keys: Ed25519 and P-256, checked when they are made, parsed once, used many times.
+//! Verification keys (PROTOCOL §1.4): Ed25519 and P-256, checked when they are made, parsed once, used many times.
 //!
 //! In: raw points, SubjectPublicKeyInfo DER, COSE_Key or JSON. Out: the same forms again, byte for byte, a thumbprint,
 //! and the verdict on signatures. Refused: points off the curve, Ed25519 points of small order or in a second

@@ -1,4 +1,4 @@
-//! Signed notes (C2SP signed-note): the form of signed heads.
+//! Signed notes (C2SP signed-note, PROTOCOL §6.3): the form of signed heads.
 //!
 //! In: a text that ends in a newline, and signatures made elsewhere, or a whole note as received. Out: the note's
 //! bytes, or a [`VerifiedNote`], which only [`verify`] makes. Refused: control characters, non-canonical base64, bad

@@ -1,4 +1,4 @@
-//! Hashed tuples: the one way in which several values become one digest (PROTOCOL, hashed tuples).
+//! Hashed tuples: the one way in which several values become one digest (PROTOCOL §1.1).
 //!
 //! In: a domain tag and byte fields. Out: the preimage `tag || 0x00 || (u32be length || field)*`, or its SHA-256.
 //! Two different lists of fields, or two different tags, never share a preimage: the tag ends at the first NUL and

@@ -35,14 +35,14 @@ def preimage(tag, fields):
 
 
 tuples = [
-    ("countersign test", []),
-    ("countersign test", [b""]),
-    ("countersign test", [b"", b""]),
-    ("countersign test", [b"abc"]),
-    ("countersign test", [b"a", b"bc"]),
-    ("countersign test", [b"ab", b"c"]),
-    ("countersign other", [b"ab", b"c"]),
-    ("countersign test", [bytes(range(256)), b"\0" * 300]),
+    ("countersign-v1:test", []),
+    ("countersign-v1:test", [b""]),
+    ("countersign-v1:test", [b"", b""]),
+    ("countersign-v1:test", [b"abc"]),
+    ("countersign-v1:test", [b"a", b"bc"]),
+    ("countersign-v1:test", [b"ab", b"c"]),
+    ("countersign-v1:other", [b"ab", b"c"]),
+    ("countersign-v1:test", [bytes(range(256)), b"\0" * 300]),
 ]
 save(
     "tuple.json",

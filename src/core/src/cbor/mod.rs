@@ -1,4 +1,4 @@
-//! Deterministic CBOR (RFC 8949 section 4.2.1): the encoding of everything that the authority hashes or signs.
+//! Deterministic CBOR (PROTOCOL §1.2, RFC 8949 section 4.2.1): the encoding of all that is hashed or signed.
 //!
 //! The subset: unsigned and negative integers (negative down to -2^63), byte strings, text strings, arrays, maps
 //! with integer or text keys, false, true, null. [`encode_array`] and [`encode_map`] can only produce deterministic
