@@ -1,0 +1,270 @@
+//! Every body and record has exactly one encoding: what its reader accepts, its writer gives back byte for byte, whatever bits were flipped.
+
+use countersign_core::bundle::Statement;
+use countersign_core::digest::Sha256Digest;
+use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument, Settings};
+use countersign_core::key::VerifyingKey;
+use countersign_core::leaf::control::{
+    EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord,
+    RecoveryRecord, Revocation, Role, Subject,
+};
+use countersign_core::leaf::decision::{Appraisal, Decision, Delegation, Lineage, PolicyClaim, Verdict};
+use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState, HostStateRecord, Tier};
+use countersign_core::leaf::record::{Faults, Heartbeat, HeartbeatReason, JoinToken, Outcome};
+use countersign_core::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId, TrustDomain};
+use countersign_core::record::{ChallengeStanding, EvidenceRecord, InputsRecord};
+use countersign_core::refusal::RefusalCode;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+fn digest(byte: u8) -> Sha256Digest {
+    Sha256Digest::new([byte; 32])
+}
+
+fn key() -> VerifyingKey {
+    let secret = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    VerifyingKey::ed25519(secret.verifying_key().as_bytes()).unwrap()
+}
+
+fn host() -> HostId {
+    HostId::from_slice(&[1; 33]).unwrap()
+}
+
+fn state() -> HostState {
+    HostState {
+        version: 3,
+        reset_count: 17,
+        restart_count: 2,
+        clock_ms: 123_456,
+        firmware_version: 0x2019_1023_0016_3636,
+        boot_log: Some(digest(1)),
+        pcr_digest: Some(digest(2)),
+        trusted_until_ms: 1_800_000_000_000,
+        tier: Tier::Affirming,
+        evidence: None,
+    }
+}
+
+fn decision(verdict: Verdict) -> Decision {
+    let td = TrustDomain::parse("test.example").unwrap();
+    let allowed = matches!(verdict, Verdict::Allow { .. });
+    Decision {
+        issuer: Origin::parse("test.example/log").unwrap(),
+        runtime: RuntimeId::new(&td, &host(), "job/one").unwrap(),
+        audience: Audience::parse("gate-1").unwrap(),
+        issued_at: 1_700_000_000,
+        request_id: RequestId::parse("r-1").unwrap(),
+        holder: key(),
+        host: host(),
+        verdict,
+        request: digest(3),
+        workload: digest(4),
+        action: Action::parse("exec").unwrap(),
+        arguments: digest(5),
+        lineage: Lineage { parents: vec![(4, digest(6))], root: Some((2, digest(7))), depth: 2 },
+        delegation: allowed.then(|| Delegation {
+            actions: vec![Action::parse("exec").unwrap()],
+            audiences: vec![Audience::parse("gate-1").unwrap()],
+            depth: 1,
+            budget: 4,
+        }),
+        policy: Some(PolicyClaim {
+            digest: digest(8),
+            epoch: 2,
+            determining: vec!["p0".into(), "p1".into()],
+        }),
+        evidence: digest(9),
+        appraisal: Appraisal {
+            tier: Tier::Affirming,
+            vector: vec![(0, 2), (2, 2)],
+            reference_set: Some("fleet".into()),
+        },
+        host_state: state(),
+        inputs: digest(10),
+        asserted: vec!["runtime".into(), "workload".into()],
+        engine: "1".into(),
+        control: 9,
+    }
+}
+
+/// Parses back to itself; no truncation parses; and a flipped bit either is refused or is the encoding of another value.
+fn one_encoding<T: PartialEq + Debug, E: Debug>(
+    value: &T,
+    encode: impl Fn(&T) -> Vec<u8>,
+    parse: impl Fn(&[u8]) -> Result<T, E>,
+) {
+    let bytes = encode(value);
+    assert_eq!(&parse(&bytes).unwrap(), value);
+    for end in 0..bytes.len() {
+        assert!(parse(&bytes[..end]).is_err(), "truncated to {end}");
+    }
+    let mut longer = bytes.clone();
+    longer.push(0);
+    assert!(parse(&longer).is_err(), "trailing byte");
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(other) = parse(&flipped) {
+            assert_ne!(&other, value, "bit {bit} changes nothing");
+            assert_eq!(encode(&other), flipped, "bit {bit} has two encodings");
+        }
+    }
+}
+
+#[test]
+fn decisions() {
+    let allow = decision(Verdict::Allow { nbf: 1_700_000_000, exp: 1_700_000_060 });
+    one_encoding(&allow, Decision::encode, Decision::parse);
+    one_encoding(&decision(Verdict::Deny(RefusalCode::PolicyDenied)), Decision::encode, Decision::parse);
+}
+
+#[test]
+fn an_allow_without_a_lifetime_and_a_deny_with_one_cannot_be_read() {
+    let empty = decision(Verdict::Allow { nbf: 60, exp: 60 });
+    assert!(Decision::parse(&empty.encode()).is_err());
+}
+
+#[test]
+fn hosts() {
+    one_encoding(&state(), HostState::encode, HostState::parse);
+    one_encoding(&HostState::unattested(1), HostState::encode, HostState::parse);
+    let enrolment = Enrolment {
+        host: host(),
+        ek_public: digest(1),
+        ek_certificate: Some(digest(2)),
+        ak_public: digest(3),
+        ak_name: vec![0, 11, 5, 5],
+        host_key: key(),
+        host_key_kind: HostKeyKind::Certified,
+        admission: Admission::JoinToken,
+        token: Some(digest(4)),
+        activation: digest(5),
+        version: 1,
+    };
+    one_encoding(&enrolment, Enrolment::encode, Enrolment::parse);
+    let record = HostStateRecord {
+        host: host(),
+        state: state(),
+        evidence: digest(6),
+        code: Some(RefusalCode::BootLogMismatch),
+    };
+    one_encoding(&record, HostStateRecord::encode, HostStateRecord::parse);
+}
+
+#[test]
+fn control_bodies() {
+    let introduction = Introduction { possession: vec![1; 64], backend: "pkcs11".into(), custody: digest(1) };
+    for (event, introduction) in [
+        (KeyEvent::Introduced, Some(introduction)),
+        (KeyEvent::Activated, None),
+        (KeyEvent::Deactivated, None),
+        (KeyEvent::Compromised, None),
+        (KeyEvent::Destroyed, None),
+    ] {
+        let record =
+            KeyRecord { event, purpose: KeyPurpose::Head, key: key(), introduction, by: Some(digest(2)) };
+        one_encoding(&record, KeyRecord::encode, KeyRecord::parse);
+    }
+    one_encoding(
+        &EpochRecord { document: digest(1), epoch: 3, by: digest(2) },
+        EpochRecord::encode,
+        EpochRecord::parse,
+    );
+    for subject in [Subject::Host(host()), Subject::Artifact(9, digest(1)), Subject::Principal(digest(2))] {
+        let revocation = Revocation { subject, revoke: true, reason: "stolen".into(), by: digest(3) };
+        one_encoding(&revocation, Revocation::encode, Revocation::parse);
+    }
+    for kind in [
+        PrincipalKind::Gateway,
+        PrincipalKind::Operator(Role::Viewer),
+        PrincipalKind::Operator(Role::Operator),
+        PrincipalKind::Operator(Role::SecurityOfficer),
+    ] {
+        let record =
+            PrincipalRecord { added: true, kind, thumbprint: digest(4), name: "gate-1".into(), by: None };
+        one_encoding(&record, PrincipalRecord::encode, PrincipalRecord::parse);
+    }
+    let recovery = RecoveryRecord { statement: vec![1, 2], signature: vec![3; 64] };
+    one_encoding(&recovery, RecoveryRecord::encode, RecoveryRecord::parse);
+    let statement = Statement {
+        number: 1,
+        origin: Origin::parse("test.example/log").unwrap(),
+        time_ms: 5,
+        head_keys: vec![key()],
+        ca_certificates: vec![vec![0x30, 0]],
+    };
+    one_encoding(&statement, Statement::encode, Statement::parse);
+}
+
+#[test]
+fn plain_records() {
+    for reason in [HeartbeatReason::Idle, HeartbeatReason::Start, HeartbeatReason::SignerBack] {
+        one_encoding(&Heartbeat(reason), Heartbeat::encode, Heartbeat::parse);
+    }
+    let counts = BTreeMap::from([(RefusalCode::Overloaded, 7), (RefusalCode::SignerUnavailable, 1)]);
+    one_encoding(&Faults { counts, since_ms: 11 }, Faults::encode, Faults::parse);
+    let token = JoinToken { token: digest(1), expires_ms: 2, by: digest(3) };
+    one_encoding(&token, JoinToken::encode, JoinToken::parse);
+    for refused in [None, Some(RefusalCode::Expired)] {
+        let outcome = Outcome { gateway: digest(1), artifact: (3, digest(2)), refused, time_ms: 4 };
+        one_encoding(&outcome, Outcome::encode, Outcome::parse);
+    }
+}
+
+#[test]
+fn evidence_and_inputs() {
+    let evidence = EvidenceRecord {
+        challenge: vec![1; 128],
+        attest: vec![2; 100],
+        signature: vec![3; 72],
+        bank: 0x000b,
+        pcrs: vec![(0, vec![4; 32]), (7, vec![5; 32])],
+        boot_log: Some(digest(1)),
+        requests: vec![digest(2), digest(3)],
+    };
+    one_encoding(&evidence, EvidenceRecord::encode, EvidenceRecord::parse);
+    let inputs = InputsRecord {
+        engine: "1".into(),
+        request: digest(1),
+        holder_signature: vec![2; 64],
+        evidence: digest(3),
+        challenge: ChallengeStanding::Fresh,
+        enrolment: (5, digest(4)),
+        prior: state(),
+        policy: Some(digest(5)),
+        epoch: 2,
+        references: None,
+        parents: vec![((4, digest(6)), 3)],
+        control: (9, digest(7)),
+        time_ms: 1_700_000_000_123,
+        request_id_reused: false,
+        revoked: vec![Subject::Host(host()), Subject::Artifact(4, digest(6))],
+        trust_domain: TrustDomain::parse("test.example").unwrap(),
+    };
+    one_encoding(&inputs, InputsRecord::encode, InputsRecord::parse);
+}
+
+#[test]
+fn documents() {
+    let policy = PolicyDocument {
+        policies: BTreeMap::from([("a".into(), "permit(principal, action, resource);".into())]),
+        schema: "entity Host;".into(),
+        settings: Settings::default(),
+    };
+    one_encoding(&policy, PolicyDocument::encode, PolicyDocument::parse);
+    let references = ReferencesDocument {
+        sets: BTreeMap::from([(
+            "fleet".into(),
+            vec![Generation { bank: 0x000b, pcrs: vec![(0, vec![1; 32]), (4, vec![2; 32])] }],
+        )]),
+    };
+    one_encoding(&references, ReferencesDocument::encode, ReferencesDocument::parse);
+}
+
+#[test]
+fn a_references_document_cannot_match_every_host_by_naming_no_pcr() {
+    let all = ReferencesDocument {
+        sets: BTreeMap::from([("all".into(), vec![Generation { bank: 0x000b, pcrs: vec![] }])]),
+    };
+    assert!(ReferencesDocument::parse(&all.encode()).is_err());
+}
