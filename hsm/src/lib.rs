@@ -9,6 +9,7 @@
 
 mod custody;
 mod fault;
+pub mod pkcs11;
 mod signer;
 #[cfg(feature = "danger-software-key")]
 pub mod software;

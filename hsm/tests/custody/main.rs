@@ -1,0 +1,9 @@
+//! Tests of this crate through its public face, over real devices; one binary, so that the devices' libraries are linked once.
+#[cfg(test)]
+mod pkcs11;
+#[cfg(test)]
+mod software;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod worker;
