@@ -1,5 +1,7 @@
 //! Every body and record has exactly one encoding: what its reader accepts, its writer gives back byte for byte, whatever bits were flipped.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
 use countersign_core::bundle::Statement;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument, Settings};
