@@ -1,0 +1,36 @@
+//! `docs/ERRORS.md` is the table of refusal codes, word for word. `UPDATE_DOCS=1 cargo test -p countersign-core --test errors_page` rewrites it.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use countersign_core::refusal::{Blame, RefusalCode};
+use std::fmt::Write;
+use std::path::Path;
+
+fn page() -> String {
+    let mut page = String::from(
+        "# Refusals\n\nEvery reason for which this system says no. A code never changes its meaning and is never reused. Answers over HTTP are\n\
+         `application/problem+json` with the code in `code`; a logged denial carries it in its decision; command-line tools print it and exit\n\
+         with status 1 (a refusal), 2 (misuse) or 3 (a fault that may pass).\n\nThis page is written from `src/core/src/refusal.rs`.\n",
+    );
+    for (blame, title, text) in [
+        (Blame::Refusal, "Refusals", "Evidence, policy or state says no."),
+        (Blame::Misuse, "Misuse", "The caller sent something that the protocol doesn't allow."),
+        (Blame::Fault, "Faults", "Our side failed; the same call may succeed later."),
+    ] {
+        writeln!(page, "\n## {title}\n\n{text}\n\n| Code | HTTP | Meaning |\n|---|---|---|").unwrap();
+        for code in RefusalCode::ALL.iter().filter(|code| code.blame() == blame) {
+            writeln!(page, "| `{code}` | {} | {} |", code.status(), code.meaning()).unwrap();
+        }
+    }
+    page
+}
+
+#[test]
+fn the_page_of_refusals_says_what_the_table_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/ERRORS.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, page()).unwrap();
+    }
+    let written = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == page(), "docs/ERRORS.md differs from the table; rewrite it with UPDATE_DOCS=1");
+}
