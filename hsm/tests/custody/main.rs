@@ -2,6 +2,8 @@
 #[cfg(test)]
 mod pkcs11;
 #[cfg(test)]
+mod pkcs11_faults;
+#[cfg(test)]
 mod software;
 #[cfg(test)]
 mod support;
