@@ -258,6 +258,10 @@ fn small_state_is_kept_in_the_token() {
         let long = fault(tokens.write_object("memory", &[0; MAX_OBJECT_BYTES + 1]));
         assert_eq!(long.class(), FaultClass::MessageTooLong);
         hsm.hide();
+        assert_eq!(fault(tokens.read_object("memory")).class(), FaultClass::TokenAbsent, "gone, not empty");
+        hsm.show();
+        assert_eq!(tokens.read_object("memory").unwrap(), Some(vec![7; MAX_OBJECT_BYTES]));
+        hsm.hide();
         assert_eq!(fault(tokens.write_object("memory", b"gone")).class(), FaultClass::TokenAbsent);
         hsm.show();
         assert_eq!(tokens.read_object("memory").unwrap(), Some(vec![7; MAX_OBJECT_BYTES]));

@@ -80,6 +80,28 @@ fn a_lost_session_is_reopened_without_disturbing_the_module() {
 }
 
 #[test]
+fn no_session_outlives_the_module_that_gave_it() {
+    SoftHsm::in_child("pkcs11_faults::no_session_outlives_the_module_that_gave_it", |hsm| {
+        let (faulty, config) = faulty(hsm);
+        let open = || Pkcs11Signer::open(&config, "head").unwrap();
+        let (mut one, mut other, mut third) = (open(), open(), open());
+        for signer in [&mut one, &mut other, &mut third] {
+            signer.sign(b"m").unwrap();
+        }
+        faulty.set("C_SignInit", Pkcs11Fault::Return(CKR_DEVICE_ERROR));
+        fault(other.sign(b"m"));
+        faulty.clear();
+        assert_eq!(faulty.calls("C_Finalize"), 1);
+        // The old session's number may be another's by now, so it is neither tried nor closed.
+        let (signed, closed) = (faulty.calls("C_SignInit"), faulty.calls("C_CloseSession"));
+        one.sign(b"m").unwrap();
+        drop(third);
+        assert_eq!(faulty.calls("C_SignInit"), signed + 1);
+        assert_eq!(faulty.calls("C_CloseSession"), closed);
+    });
+}
+
+#[test]
 fn a_refused_pin_reaches_the_token_once() {
     SoftHsm::in_child("pkcs11_faults::a_refused_pin_reaches_the_token_once", |hsm| {
         let (faulty, config) = faulty(hsm);
