@@ -235,6 +235,10 @@ pub struct Feed {
     pub consistency: Vec<String>,
     /// Control leaves after the number asked, exact bytes, in order.
     pub control: Vec<B64>,
+    /// For every activation of a head key among these control leaves, the first signed head that covers it, with the old and the new key's
+    /// signature; in order. A gateway that was away needs them to follow from the keys that it knows to those of the newest head (PROTOCOL §13.1).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rotations: Vec<String>,
     /// Whether more control leaves follow: ask again.
     pub more: bool,
 }
