@@ -21,6 +21,8 @@ pub mod quote;
 pub mod signature;
 pub mod wire;
 
+#[cfg(feature = "device")]
+pub mod device;
 #[cfg(feature = "simulated")]
 pub mod simulated;
 
