@@ -88,7 +88,7 @@ impl HostTpm {
         let public = blob.parse_public()?;
         self.keys.push(Key { blob: blob.clone(), public, handle: None });
         let id = KeyId(self.keys.len() - 1);
-        if let Err(error) = self.handle(id) {
+        if let Err(error) = self.with_keys([id], |_, _| Ok(())) {
             self.keys.pop();
             return Err(error);
         }
@@ -110,9 +110,11 @@ impl HostTpm {
 
     fn create(&mut self, template: &[u8]) -> Result<KeyBlob, DeviceError> {
         let public = TssPublic::unmarshall(template).map_err(|error| DeviceError::tss("template", error))?;
-        self.with_primary(|context, primary| {
-            let made = context.create(primary, public.clone(), None, None, None, None)?;
-            KeyBlob::from_tss(&made.out_public, &made.out_private)
+        self.with_keys([], |tpm, []| {
+            tpm.with_primary(|context, primary| {
+                let made = context.create(primary, public.clone(), None, None, None, None)?;
+                KeyBlob::from_tss(&made.out_public, &made.out_private)
+            })
         })
     }
 
@@ -125,8 +127,8 @@ impl HostTpm {
         let public = key.blob.tss_public()?;
         let private = Private::try_from(key.blob.private().to_vec())
             .map_err(|error| DeviceError::tss("read blob", error))?;
-        let handle = self
-            .with_primary(|context, primary| context.load(primary, private.clone(), public.clone()))?;
+        let handle =
+            self.with_primary(|context, primary| context.load(primary, private.clone(), public.clone()))?;
         if let Some(key) = self.keys.get_mut(id.0) {
             key.handle = Some(handle);
         }

@@ -139,8 +139,8 @@ pub fn verify_ek_chain(
         return Err(EkRefusal::TooManyIntermediates(intermediates.len()));
     }
     let leaf = certificate::Certificate::parse(cert_der)?;
-    leaf.require_endorsement_key()?;
     let key = leaf.public_key()?;
+    leaf.require_endorsement_key(&key)?;
     let root = path::build(&leaf, intermediates, roots, now_unix_secs)?;
     Ok(VerifiedEk { key, certificate_sha256: leaf.sha256(), root_sha256: root.sha256() })
 }
@@ -168,3 +168,7 @@ pub fn ueid(ek: &Public) -> [u8; 33] {
     }
     id
 }
+
+#[cfg(test)]
+#[path = "ek_tests.rs"]
+mod tests;

@@ -89,7 +89,7 @@ impl HostTpm {
 
     /// Public area of the endorsement key.
     pub fn ek_public(&mut self, profile: EkProfile) -> Result<Public, DeviceError> {
-        self.with_ek(profile, |_, ek| Ok(ek.public.clone()))
+        self.with_keys([], |tpm, []| tpm.with_ek(profile, |_, ek| Ok(ek.public.clone())))
     }
 
     /// Opens a credential made for this TPM's endorsement key and `key`. Both byte strings are the contents of their
@@ -135,9 +135,8 @@ impl HostTpm {
             let too_long = |_| DeviceError::CertificateTooLong(size);
             let chunk = u16::try_from((size - bytes.len()).min(NV_CHUNK)).map_err(too_long)?;
             let offset = u16::try_from(bytes.len()).map_err(too_long)?;
-            let part = self.call("NV_Read", |context| {
-                context.nv_read(NvAuth::NvIndex(handle), handle, chunk, offset)
-            })?;
+            let part = self
+                .call("NV_Read", |context| context.nv_read(NvAuth::NvIndex(handle), handle, chunk, offset))?;
             if part.value().is_empty() {
                 return Err(DeviceError::CertificateTooLong(size));
             }
@@ -225,8 +224,8 @@ impl HostTpm {
     }
 
     fn satisfy_ek_policy(&mut self, session: AuthSession) -> Result<(), DeviceError> {
-        let policy = PolicySession::try_from(session)
-            .map_err(|error| DeviceError::tss("StartAuthSession", error))?;
+        let policy =
+            PolicySession::try_from(session).map_err(|error| DeviceError::tss("StartAuthSession", error))?;
         let (attributes, mask) = SessionAttributesBuilder::new().with_continue_session(true).build();
         self.call_with("session attributes", (None, None, None), |context| {
             context.tr_sess_set_attributes(session, attributes, mask)
@@ -247,7 +246,8 @@ impl HostTpm {
 
     /// The stack's object for a TPM handle; `None` when the TPM has no such object.
     fn lookup(&mut self, handle: TpmHandle) -> Result<Option<ObjectHandle>, DeviceError> {
-        let found = self.call_with("lookup", (None, None, None), |context| context.tr_from_tpm_public(handle));
+        let found =
+            self.call_with("lookup", (None, None, None), |context| context.tr_from_tpm_public(handle));
         match found {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.is_stale_handle() => Ok(None),

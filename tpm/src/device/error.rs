@@ -90,10 +90,7 @@ impl DeviceError {
 
     /// A handle that the TPM does not know (any more): after a reset. TPM 2.0 Part 2, 6.6.3.
     pub(super) fn is_stale_handle(&self) -> bool {
-        matches!(
-            self.kind(),
-            Some(Kind::ReferenceH0 | Kind::ReferenceH1 | Kind::ReferenceH2 | Kind::Handle)
-        )
+        matches!(self.kind(), Some(Kind::ReferenceH0 | Kind::ReferenceH1 | Kind::ReferenceH2 | Kind::Handle))
     }
 
     /// No room for another object.

@@ -147,10 +147,8 @@ impl HostTpm {
                 context.sign(key, digest.clone(), SignatureScheme::Null, ticket.clone())
             };
             match tpm.call("Sign", command)? {
-                TssSignature::EcDsa(made) => {
-                    fixed(made.signature_r().value(), made.signature_s().value())
-                        .ok_or(DeviceError::Signature)
-                }
+                TssSignature::EcDsa(made) => fixed(made.signature_r().value(), made.signature_s().value())
+                    .ok_or(DeviceError::Signature),
                 _ => Err(DeviceError::Signature),
             }
         })
@@ -174,7 +172,7 @@ fn data(extra: &[u8]) -> Result<Data, DeviceError> {
 
 /// ESYS numbers the PCRs from 0. TCG TSS 2.0 ESAPI, 9.
 fn pcr_handle(pcr: u32) -> Option<PcrHandle> {
-    (pcr <= crate::quote::MAX_PCR).then(|| PcrHandle::from(pcr))
+    if pcr <= crate::quote::MAX_PCR { PcrHandle::try_from(pcr).ok() } else { None }
 }
 
 /// Whether the quote's digest is over these values.

@@ -122,16 +122,20 @@ impl<'a> Certificate<'a> {
     }
 
     /// The certificate is for an endorsement key. TCG EK Credential Profile 2.5, 3.2.
-    pub(super) fn require_endorsement_key(&self) -> Result<(), EkRefusal> {
+    pub(super) fn require_endorsement_key(&self, key: &PublicKey) -> Result<(), EkRefusal> {
         if self.extension::<BasicConstraints>()?.is_some_and(|constraints| constraints.ca) {
             return Err(EkRefusal::NotAnEkCertificate);
         }
-        // 3.2.15: keyEncipherment for RSA, keyAgreement for ECC; an attestation key would have digitalSignature only.
-        if let Some(usage) = self.extension::<KeyUsage>()?
-            && !usage.key_encipherment()
-            && !usage.key_agreement()
-        {
-            return Err(EkRefusal::NotAnEkCertificate);
+        // 3.2.15: keyEncipherment for RSA, keyAgreement for ECC. Attestation keys have digitalSignature only, and some
+        // of their certificates nevertheless carry the usage of endorsement keys.
+        if let Some(usage) = self.extension::<KeyUsage>()? {
+            let fits = match key {
+                PublicKey::Rsa { .. } => usage.key_encipherment(),
+                PublicKey::Ecc { .. } => usage.key_agreement(),
+            };
+            if !fits {
+                return Err(EkRefusal::NotAnEkCertificate);
+            }
         }
         match self.extension::<ExtendedKeyUsage>()? {
             Some(usages) if !usages.0.contains(&TCG_EK_CERTIFICATE) => Err(EkRefusal::NotAnEkCertificate),

@@ -49,7 +49,7 @@ impl Search<'_, '_> {
             if child.is_issued_by_name_of(root) {
                 match self.step(child, root, below) {
                     Ok(()) => return Ok(index),
-                    Err(EkRefusal::PathTooComplex) => return Err(EkRefusal::PathTooComplex),
+                    Err(_) if self.checks_left == 0 => return Err(EkRefusal::PathTooComplex),
                     Err(refusal) => reason = refusal,
                 }
             }
@@ -60,7 +60,7 @@ impl Search<'_, '_> {
             }
             match self.step(child, issuer, below).and_then(|()| self.climb(issuer, below + 1)) {
                 Ok(index) => return Ok(index),
-                Err(EkRefusal::PathTooComplex) => return Err(EkRefusal::PathTooComplex),
+                Err(_) if self.checks_left == 0 => return Err(EkRefusal::PathTooComplex),
                 // "Unknown" further up says less than a reason already found.
                 Err(EkRefusal::IssuerUnknown) if reason != EkRefusal::IssuerUnknown => {}
                 Err(refusal) => reason = refusal,
