@@ -13,6 +13,8 @@ pub mod pkcs11;
 mod signer;
 #[cfg(feature = "danger-software-key")]
 pub mod software;
+#[cfg(feature = "tpm")]
+pub mod tpm;
 pub mod worker;
 
 pub use countersign_core::key::{Algorithm, VerifyingKey};

@@ -6,7 +6,7 @@
 //! What is trusted: the module is a C library in this process; it is trusted not to corrupt memory, and with nothing else. Signatures are
 //! verified, attributes are read back, handles are used only in the incarnation of the module that gave them.
 //!
-//! One module is opened once a process ([`module`]); each signer has a session of its own ([`connection`]) and heals by reopening the
+//! One module is opened once a process (`module`); each signer has a session of its own (`connection`) and heals by reopening the
 //! session, then by starting the module over, which all others notice by its era.
 mod config;
 mod connection;

@@ -8,4 +8,7 @@ mod software;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+#[cfg(feature = "tpm")]
+mod tpm;
+#[cfg(test)]
 mod worker;

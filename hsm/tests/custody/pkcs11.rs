@@ -4,7 +4,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::support::{LABEL, PATIENCE, PIN, conformance, fault, pin_file, token};
+use crate::support::{LABEL, PATIENCE, PIN, conformance, fault, pin_file, token, two_signers_share_a_key};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use countersign_fixture::{SoftHsm, in_child_process, wait_until};
 use countersign_hsm::pkcs11::{MAX_OBJECT_BYTES, Pkcs11Config, Pkcs11Signer, Pkcs11Token};
@@ -23,11 +23,13 @@ fn token_keys_conform() {
         let config = token(hsm);
         for (label, algorithm) in [("head", Algorithm::EdDsa), ("head-p256", Algorithm::Es256)] {
             let made = Pkcs11Token::open(&config).unwrap().generate(label, algorithm).unwrap();
-            conformance(algorithm, || {
+            let open = || -> Box<dyn Signer> {
                 let signer = Pkcs11Signer::open(&config, label).unwrap();
                 assert_eq!(*signer.public_key(), made);
                 Box::new(signer)
-            });
+            };
+            conformance(algorithm, open);
+            two_signers_share_a_key(open);
             let evidence = Pkcs11Signer::open(&config, label).unwrap().custody().unwrap();
             assert_eq!(evidence.backend, Backend::Pkcs11);
             assert_eq!(evidence.attributes["CKA_EXTRACTABLE"], "false");

@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 use countersign_hsm::software::DangerSoftwareSigner;
 use countersign_hsm::{Algorithm, Backend, Signer};
 
+use crate::support::{conformance, two_signers_share_a_key};
+
 #[test]
 fn software_keys_conform() {
-    crate::support::conformance(Algorithm::EdDsa, || {
+    let open = || -> Box<dyn Signer> {
         Box::new(DangerSoftwareSigner::ed25519_from_seed(&[7; 32], Duration::ZERO).unwrap())
-    });
+    };
+    conformance(Algorithm::EdDsa, open);
+    two_signers_share_a_key(open);
 }
 
 #[test]

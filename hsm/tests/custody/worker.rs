@@ -49,6 +49,17 @@ fn held(limits: WorkerLimits) -> Hand {
 }
 
 #[test]
+fn a_handle_is_shared_between_threads() {
+    let handle = SignerHandle::start("shared", Box::new(key()), WorkerLimits::default()).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| handle.sign(b"m").unwrap());
+        }
+    });
+    assert_eq!(handle.counts().signatures, 4);
+}
+
+#[test]
 fn a_worker_signs_and_counts() {
     let handle = SignerHandle::start("signs", Box::new(key()), WorkerLimits::default()).unwrap();
     for message in [b"one", b"two"] {
