@@ -227,3 +227,7 @@ impl HostTpm {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "device_tests.rs"]
+mod tests;
