@@ -1,1 +1,7 @@
-//! Nothing yet.
+//! The authority: enrol, verify, appraise, decide, sequence, sign, serve.
+
+pub mod appraise;
+pub mod challenge;
+pub mod decide;
+pub mod policy;
+pub mod verify;

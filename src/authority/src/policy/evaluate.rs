@@ -1,0 +1,176 @@
+//! Evaluating a compiled policy over the facts of one request.
+
+use super::CompiledPolicy;
+use cedar_policy::{Context, Decision, Entities, Entity, EntityId, EntityUid, Request, RestrictedExpression};
+use countersign_core::digest::Sha256Digest;
+use countersign_core::leaf::decision::{Appraisal, Delegation};
+use countersign_core::leaf::host::HostKeyKind;
+use countersign_core::request;
+use std::collections::{HashMap, HashSet};
+
+/// What is known of Secure Boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecureBootFact {
+    /// The boot log proves that it was on.
+    On,
+    /// The boot log proves that it was off.
+    Off,
+    /// Nothing proves either.
+    Unknown,
+}
+
+impl SecureBootFact {
+    /// The text that policies compare with.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Everything that a policy can look at.
+#[derive(Clone, Copy, Debug)]
+pub struct PolicyFacts<'a> {
+    /// The request.
+    pub request: &'a request::Request,
+    /// The appraisal of the host.
+    pub appraisal: &'a Appraisal,
+    /// Secure Boot as the boot log proves it.
+    pub secure_boot: SecureBootFact,
+    /// TPMS_ATTEST.firmwareVersion.
+    pub firmware_version: u64,
+    /// How the host key is held.
+    pub host_key_kind: HostKeyKind,
+    /// Whether the EK has a manufacturer's certificate.
+    pub ek_certified: bool,
+    /// Claims that rest on the host's word.
+    pub asserted: &'a [String],
+    /// Generations above.
+    pub depth: u64,
+    /// Leaf hash of the lineage's root, if there are parents.
+    pub root: Option<&'a Sha256Digest>,
+}
+
+/// The answer, and the policies that determined it, sorted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// A policy permits and none forbids.
+    Permitted(Vec<String>),
+    /// No policy permits (the list is empty then), or these forbid.
+    Denied(Vec<String>),
+    /// These policies failed to evaluate; the list is empty if the facts themselves couldn't be put.
+    Failed(Vec<String>),
+}
+
+impl CompiledPolicy {
+    /// Asks the policies that bear on the request's action.
+    #[must_use]
+    pub fn evaluate(&self, facts: &PolicyFacts<'_>) -> Verdict {
+        let name = facts.request.action.as_str();
+        let family = name.split_once('.').map_or(name, |(family, _)| family);
+        // Cedar entities of type Action are named by the family; a family that the schema doesn't declare is permitted by nothing.
+        let Some(slice) = self.slices.iter().find(|slice| slice.action.id().unescaped() == family) else {
+            return Verdict::Denied(Vec::new());
+        };
+        let Some((request, entities)) = self.question(slice.action.clone(), facts) else {
+            return Verdict::Failed(Vec::new());
+        };
+        let response = self.authorizer.is_authorized(&request, &slice.policies, &entities);
+        let diagnostics = response.diagnostics();
+        // Cedar skips what fails: a failing `forbid` would let through. Any failure denies.
+        let mut failed: Vec<String> = diagnostics.errors().map(failed_policy).collect();
+        if !failed.is_empty() {
+            failed.sort();
+            failed.dedup();
+            return Verdict::Failed(failed);
+        }
+        let mut determining: Vec<String> = diagnostics.reason().map(ToString::to_string).collect();
+        determining.sort();
+        match response.decision() {
+            Decision::Allow => Verdict::Permitted(determining),
+            Decision::Deny => Verdict::Denied(determining),
+        }
+    }
+
+    fn question(&self, action: EntityUid, facts: &PolicyFacts<'_>) -> Option<(Request, Entities)> {
+        let asked = facts.request;
+        let uid = |name: &cedar_policy::EntityTypeName, id: &str| {
+            EntityUid::from_type_name_and_id(name.clone(), EntityId::new(id))
+        };
+        let host = uid(&self.types.host, &asked.host.to_hex());
+        let runtime = uid(&self.types.runtime, asked.runtime.as_str());
+        let workload = uid(&self.types.workload, &asked.workload.to_hex());
+        let path = asked.runtime.as_str().splitn(6, '/').nth(5).unwrap_or_default();
+        let attributes = HashMap::from([("path".to_owned(), text(path))]);
+        let principal = Entity::new(runtime.clone(), attributes, HashSet::from([host])).ok()?;
+        let entities = Entities::from_entities([principal], None).ok()?;
+        let context = Context::from_pairs(context(facts)).ok()?;
+        // The types are the schema's by construction; a test puts the same question with the schema.
+        let request = Request::new(runtime, action, workload, context, None).ok()?;
+        Some((request, entities))
+    }
+}
+
+fn failed_policy(error: &cedar_policy::AuthorizationError) -> String {
+    match error {
+        cedar_policy::AuthorizationError::PolicyEvaluationError(error) => error.policy_id().to_string(),
+    }
+}
+
+fn text(value: &str) -> RestrictedExpression {
+    RestrictedExpression::new_string(value.to_owned())
+}
+
+/// Cedar's Long is signed; every number here is bounded far below, except what saturates.
+fn long(value: u64) -> RestrictedExpression {
+    RestrictedExpression::new_long(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> RestrictedExpression {
+    RestrictedExpression::new_set(values.into_iter().map(text))
+}
+
+pub(super) fn context(facts: &PolicyFacts<'_>) -> Vec<(String, RestrictedExpression)> {
+    let asked = facts.request;
+    let firmware =
+        [("version_1", facts.firmware_version >> 32), ("version_2", facts.firmware_version & 0xffff_ffff)]
+            .map(|(name, half)| (name.to_owned(), long(half)));
+    let mut pairs = vec![
+        ("action", text(asked.action.as_str())),
+        ("audience", text(asked.audience.as_str())),
+        ("arguments", text(&asked.arguments.to_hex())),
+        ("ttl_secs", long(asked.ttl_secs)),
+        ("tier", text(facts.appraisal.tier.name())),
+        ("secure_boot", text(facts.secure_boot.as_str())),
+        (
+            "host_key",
+            text(match facts.host_key_kind {
+                HostKeyKind::Certified => "certified",
+                HostKeyKind::Software => "software",
+            }),
+        ),
+        ("ek_certificate", RestrictedExpression::new_bool(facts.ek_certified)),
+        ("asserted", texts(facts.asserted.iter().map(String::as_str))),
+        ("depth", long(facts.depth)),
+        ("has_parent", RestrictedExpression::new_bool(!asked.parents.is_empty())),
+    ];
+    // Keys are distinct, so the record always exists; if not, policies that read it fail, which denies.
+    pairs.extend(RestrictedExpression::new_record(firmware).ok().map(|record| ("firmware", record)));
+    pairs.extend(facts.appraisal.reference_set.as_deref().map(|name| ("reference_set", text(name))));
+    pairs.extend(facts.root.map(|root| ("root", text(&root.to_hex()))));
+    pairs.extend(asked.delegation.as_ref().and_then(delegation).map(|record| ("delegation", record)));
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn delegation(delegation: &Delegation) -> Option<RestrictedExpression> {
+    let members = [
+        ("actions", texts(delegation.actions.iter().map(|action| action.as_str()))),
+        ("audiences", texts(delegation.audiences.iter().map(|audience| audience.as_str()))),
+        ("depth", long(delegation.depth)),
+        ("budget", long(delegation.budget)),
+    ];
+    RestrictedExpression::new_record(members.map(|(name, value)| (name.to_owned(), value))).ok()
+}

@@ -1,0 +1,224 @@
+//! What loads, what it answers, and what is refused with which place in the text.
+
+use super::evaluate::context;
+use super::{
+    CompiledPolicy, PolicyCache, PolicyFacts, PolicyInvalid, PolicyUnavailable, SCHEMA, SecureBootFact,
+    SourcePosition, Verdict,
+};
+use crate::appraise::unappraised;
+use crate::verify::kit::{Host, PERMIT, delegation, document};
+use countersign_core::digest::Sha256Digest;
+use countersign_core::leaf::decision::Appraisal;
+use countersign_core::leaf::host::{HostKeyKind, Tier};
+use countersign_core::request::{Request, RequestDocument};
+use std::str::FromStr;
+
+fn compiled(policies: &[(&str, &str)]) -> CompiledPolicy {
+    CompiledPolicy::load(&document(policies)).unwrap()
+}
+
+fn parsed(document: &RequestDocument) -> Request {
+    Request::parse(&serde_json::to_vec(document).unwrap()).unwrap()
+}
+
+fn affirmed() -> Appraisal {
+    Appraisal { tier: Tier::Affirming, vector: Vec::new(), reference_set: Some("fleet".to_owned()) }
+}
+
+fn ask(policy: &CompiledPolicy, change: impl FnOnce(&mut RequestDocument)) -> Verdict {
+    let mut document = Host::new(1).request("r-1");
+    change(&mut document);
+    let request = parsed(&document);
+    policy.evaluate(&facts(&request, &affirmed()))
+}
+
+fn facts<'a>(request: &'a Request, appraisal: &'a Appraisal) -> PolicyFacts<'a> {
+    PolicyFacts {
+        request,
+        appraisal,
+        secure_boot: SecureBootFact::On,
+        firmware_version: 0x0007_0002_0000_0005,
+        host_key_kind: HostKeyKind::Certified,
+        ek_certified: true,
+        asserted: &[],
+        depth: 0,
+        root: None,
+    }
+}
+
+fn invalid(policies: &[(&str, &str)]) -> PolicyInvalid {
+    CompiledPolicy::load(&document(policies)).unwrap_err()
+}
+
+#[test]
+fn the_sample_policy_loads_without_a_warning() {
+    assert_eq!(compiled(&[("base", PERMIT)]).warnings(), [""; 0]);
+}
+
+#[test]
+fn a_permit_names_itself_and_the_default_is_no() {
+    let policy = compiled(&[("base", PERMIT)]);
+    assert_eq!(ask(&policy, |_| {}), Verdict::Permitted(vec!["base#exec-on-good-hosts".to_owned()]));
+    assert_eq!(ask(&policy, |request| request.aud = "other".to_owned()), Verdict::Denied(Vec::new()));
+    assert_eq!(ask(&compiled(&[]), |_| {}), Verdict::Denied(Vec::new()));
+}
+
+#[test]
+fn an_action_belongs_to_the_family_before_its_first_dot() {
+    let policy = compiled(&[("base", PERMIT), ("all", "permit (principal, action, resource);")]);
+    let action = |name: &str| ask(&policy, |request| request.action = name.to_owned());
+    assert_eq!(
+        action("call.github.issue"),
+        Verdict::Permitted(vec!["all".to_owned(), "base#tools".to_owned()])
+    );
+    assert_eq!(action("call"), Verdict::Permitted(vec!["all".to_owned()]));
+    assert_eq!(action("request.get"), Verdict::Permitted(vec!["all".to_owned()]));
+    // Even a policy for every action permits none that the schema doesn't declare.
+    for unknown in ["deploy", "calls", "execute.call", "call-x"] {
+        assert_eq!(action(unknown), Verdict::Denied(Vec::new()), "{unknown}");
+    }
+}
+
+#[test]
+fn forbid_wins_and_is_named() {
+    let forbid = r#"forbid (principal, action in [Action::"exec"], resource) when { principal.path == "payments/worker" };"#;
+    let policy = compiled(&[("base", PERMIT), ("stop", forbid)]);
+    assert_eq!(ask(&policy, |_| {}), Verdict::Denied(vec!["stop".to_owned()]));
+}
+
+#[test]
+fn a_policy_that_fails_to_evaluate_denies_where_cedar_alone_would_permit() {
+    let failing = r#"forbid (principal, action == Action::"exec", resource)
+        when { context.ttl_secs + 9223372036854775807 > 0 };"#;
+    let policy = compiled(&[("base", PERMIT), ("overflow", failing)]);
+    assert_eq!(ask(&policy, |_| {}), Verdict::Failed(vec!["overflow".to_owned()]));
+}
+
+#[test]
+fn policies_see_host_lineage_and_delegation() {
+    let host = Host::new(1).endorsed.host.to_hex();
+    let source = format!(
+        r#"permit (principal in Host::"{host}", action == Action::"exec", resource == Workload::"{}")
+        when {{
+            context.tier == "affirming" && context has reference_set && context.reference_set == "fleet" &&
+            context.secure_boot == "on" && context.host_key == "certified" && context.ek_certificate &&
+            context.firmware.version_1 >= 458754 && context.firmware.version_2 == 5 &&
+            !context.asserted.contains("nothing") && context.depth == 0 && !context.has_parent && !(context has root) &&
+            context has delegation && context.delegation.budget <= 10 &&
+            ["call.a"].containsAll(context.delegation.actions)
+        }};"#,
+        "ab".repeat(32)
+    );
+    let policy = compiled(&[("all", &source)]);
+    let asked = |budget| {
+        move |request: &mut RequestDocument| {
+            request.delegation = Some(delegation(&["call.a"], &["gate"], 2, budget));
+        }
+    };
+    assert_eq!(ask(&policy, asked(10)), Verdict::Permitted(vec!["all".to_owned()]));
+    assert_eq!(ask(&policy, asked(11)), Verdict::Denied(Vec::new()));
+    assert_eq!(ask(&policy, |_| {}), Verdict::Denied(Vec::new()));
+}
+
+#[test]
+fn the_context_that_is_built_is_the_one_that_the_schema_declares() {
+    let schema = cedar_policy::Schema::from_str(SCHEMA).unwrap();
+    let mut document = Host::new(1).request("r-1");
+    document.delegation = Some(delegation(&["exec"], &["gate"], 1, 1));
+    let request = parsed(&document);
+    let (affirmed, none) = (affirmed(), unappraised());
+    let full = PolicyFacts { root: Some(&Sha256Digest::ZERO), depth: 3, ..facts(&request, &affirmed) };
+    document.delegation = None;
+    let plain = parsed(&document);
+    let firmware = PolicyFacts { firmware_version: u64::MAX, ..facts(&plain, &none) };
+    for facts in [full, firmware] {
+        let uid = |text: &str| cedar_policy::EntityUid::from_str(text).unwrap();
+        for family in super::FAMILIES {
+            cedar_policy::Request::new(
+                uid(r#"Runtime::"r""#),
+                uid(&format!("Action::\"{family}\"")),
+                uid(r#"Workload::"w""#),
+                cedar_policy::Context::from_pairs(context(&facts)).unwrap(),
+                Some(&schema),
+            )
+            .unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_does_not_parse_or_validate_is_told_by_policy_line_and_column() {
+    let syntax = invalid(&[("base", PERMIT), ("broken", "permit (principal,\n  action resource);")]);
+    assert_eq!(syntax.policy.as_deref(), Some("broken"));
+    assert_eq!(syntax.position, Some(SourcePosition { line: 2, column: 10 }));
+    let unknown = "permit (principal, action, resource)\nwhen { context.colour == \"red\" };";
+    let typed = invalid(&[("typo", unknown)]);
+    assert_eq!(typed.policy.as_deref(), Some("typo"));
+    assert_eq!(typed.position.map(|position| position.line), Some(2));
+    assert!(typed.to_string().starts_with("typo:2:"), "{typed}");
+    let unknown_action =
+        invalid(&[("action", r#"permit (principal, action == Action::"deploy", resource);"#)]);
+    assert_eq!(unknown_action.policy.as_deref(), Some("action"));
+    // Strict validation: an optional attribute needs its `has`.
+    assert!(
+        invalid(&[("x", "permit (principal, action, resource) when { context.reference_set == \"a\" };")])
+            .policy
+            .is_some()
+    );
+}
+
+#[test]
+fn templates_foreign_schemas_and_impossible_settings_are_refused() {
+    assert!(
+        invalid(&[("t", "permit (principal == ?principal, action, resource);")])
+            .message
+            .contains("templates")
+    );
+    let mut other = document(&[]);
+    other.schema.push('\n');
+    assert!(CompiledPolicy::load(&other).unwrap_err().message.contains("schema"));
+    let settings = |bank: u16, pcrs: &[u32]| {
+        let mut document = document(&[]);
+        (document.settings.bank, document.settings.pcrs) = (bank, pcrs.to_vec());
+        CompiledPolicy::load(&document).unwrap_err().message
+    };
+    assert!(settings(4, &[0, 7]).contains("SHA-1"));
+    assert!(settings(0x12, &[0, 7]).contains("bank"));
+    assert!(settings(11, &[16]).contains("boot log"));
+    assert!(settings(11, &[24]).contains("PCR selection"));
+}
+
+#[test]
+fn identifiers_are_those_of_the_document_and_bounded() {
+    let two = "permit (principal, action, resource);\nforbid (principal, action, resource) when { context.depth > 3 };";
+    assert_eq!(ask(&compiled(&[("two", two)]), |_| {}), Verdict::Permitted(vec!["two#1".to_owned()]));
+    assert!(invalid(&[("", two)]).message.contains("identifier"));
+    assert!(invalid(&[("a#b", two)]).message.contains("identifier"));
+    assert!(invalid(&[(&"x".repeat(128), two)]).message.contains("longer"));
+    let many = "permit (principal, action, resource);\n".repeat(257);
+    assert!(invalid(&[("many", &many)]).message.contains("256"));
+    let clash =
+        "@id(\"x\") permit (principal, action, resource);\n@id(\"x\") permit (principal, action, resource);";
+    assert!(invalid(&[("clash", clash)]).message.contains('x'));
+}
+
+#[test]
+fn the_cache_serves_a_digest_and_refuses_bytes_of_another() {
+    let cache = PolicyCache::default();
+    let document = document(&[("base", PERMIT)]);
+    let digest = document.digest();
+    assert!(cache.find(&digest).is_none());
+    assert_eq!(cache.load(&Sha256Digest::ZERO, &document.encode()).unwrap_err(), PolicyUnavailable::Digest);
+    let loaded = cache.load(&digest, &document.encode()).unwrap();
+    assert!(std::sync::Arc::ptr_eq(&loaded, &cache.find(&digest).unwrap()));
+    for n in 0..4 {
+        let other = super::tests::document(&[(
+            "n",
+            &format!("permit (principal, action, resource) when {{ context.depth == {n} }};"),
+        )]);
+        cache.load(&other.digest(), &other.encode()).unwrap();
+    }
+    assert!(cache.find(&digest).is_none(), "bounded");
+    let bad = super::tests::document(&[("bad", "permit")]);
+    assert!(matches!(cache.load(&bad.digest(), &bad.encode()), Err(PolicyUnavailable::Invalid(_))));
+}

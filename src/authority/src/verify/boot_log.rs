@@ -1,0 +1,188 @@
+//! Boot logs: fetched by digest, replayed once, compared with every quote.
+//!
+//! A log is tens of kilobytes and the same for every call between two boots. What it leads to depends on the log, the bank and the registers
+//! only, so that is cached; what is never cached is the comparison with the quote at hand.
+
+use super::call::{CallError, Subject};
+use super::{Finding, Quoted};
+use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::record::EvidenceRecord;
+use countersign_core::refusal::RefusalCode;
+use countersign_tpm::eventlog::{BootLogRefusal, EventLog, VerifiedBootLog, verify_replay};
+use countersign_tpm::quote::VerifiedQuote;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Registers that a firmware boot log explains to its end: 0 to 7 (firmware), 8, 9 (boot loader) and 14 (shim). Others, such as 10 (IMA)
+/// and 11 to 15 (unified kernel images and what follows them), grow after boot; references may name them, the log can't.
+const EXPLAINED: [u32; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14];
+
+/// The registers of a selection that a boot log has to explain.
+#[must_use]
+pub fn explained_by_boot_log(selected: &[u32]) -> Vec<u32> {
+    selected.iter().copied().filter(|pcr| EXPLAINED.contains(pcr)).collect()
+}
+
+/// The store that holds members can't be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store of evidence members failed: {0}")]
+pub struct SourceFault(pub String);
+
+/// Where boot logs come from: members sent inline with the call, then the store. At most one of the two methods is called per call.
+pub trait BootLogSource {
+    /// Whether the member can be fetched, and so can be by an auditor later. Asked when the replay is cached.
+    fn holds(&self, digest: &Sha256Digest) -> Result<bool, SourceFault>;
+
+    /// The member's bytes; `None` if it has to be sent.
+    fn fetch(&self, digest: &Sha256Digest) -> Result<Option<Arc<[u8]>>, SourceFault>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    log: Sha256Digest,
+    bank: u16,
+    /// All quoted registers: they say which separators were required.
+    selected: Vec<u32>,
+}
+
+/// A log that replayed, and the values that it led to.
+#[derive(Debug)]
+struct Replayed {
+    values: Vec<(u32, Vec<u8>)>,
+    verified: Arc<VerifiedBootLog>,
+}
+
+/// Replays that held, least recently used dropped first. Failures aren't kept: they end in a denial, and a hostile log must not push
+/// others out.
+#[derive(Debug)]
+pub struct BootLogCache {
+    capacity: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    entries: HashMap<Key, (u64, Arc<Replayed>)>,
+    by_use: BTreeMap<u64, Key>,
+    clock: u64,
+}
+
+impl BootLogCache {
+    /// Keeps up to `capacity` replays, each below 3 KiB beside the facts taken from the log.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Self { capacity, inner: Mutex::default() }
+    }
+
+    fn find(&self, key: &Key) -> Option<Arc<Replayed>> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.touch(key)
+    }
+
+    fn keep(&self, key: Key, replayed: Arc<Replayed>) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.insert(key, replayed, self.capacity);
+    }
+}
+
+impl Inner {
+    fn touch(&mut self, key: &Key) -> Option<Arc<Replayed>> {
+        let (used, replayed) = self.entries.get_mut(key)?;
+        self.clock += 1;
+        if let Some(key) = self.by_use.remove(used) {
+            self.by_use.insert(self.clock, key);
+        }
+        *used = self.clock;
+        Some(Arc::clone(replayed))
+    }
+
+    fn insert(&mut self, key: Key, replayed: Arc<Replayed>, capacity: usize) {
+        if capacity == 0 || self.touch(&key).is_some() {
+            return;
+        }
+        while self.entries.len() >= capacity {
+            let Some((_, oldest)) = self.by_use.pop_first() else { break };
+            self.entries.remove(&oldest);
+        }
+        self.clock += 1;
+        self.by_use.insert(self.clock, key.clone());
+        self.entries.insert(key, (self.clock, replayed));
+    }
+}
+
+/// Holds the boot log named by the evidence against the quote.
+pub(super) fn judge_boot_log(
+    subject: &Subject<'_>,
+    record: &EvidenceRecord,
+    quote: VerifiedQuote,
+) -> Result<Quoted, CallError> {
+    let values: Vec<&[u8]> = quote.pcrs().map(|(_, value)| value).collect();
+    let pcr_digest = sha256(&values.concat());
+    let boot = match record.boot_log {
+        Some(digest) => replay(subject, digest, &quote)?,
+        None => Err(Finding::new(RefusalCode::BootLogMissing, "the evidence names no boot log")),
+    };
+    Ok(Quoted { quote, pcr_digest, boot })
+}
+
+fn replay(
+    subject: &Subject<'_>,
+    digest: Sha256Digest,
+    quote: &VerifiedQuote,
+) -> Result<Result<Arc<VerifiedBootLog>, Finding>, CallError> {
+    let selected = subject.settings.pcrs.clone();
+    let key = Key { log: digest, bank: subject.settings.bank, selected };
+    if let Some(replayed) = subject.cache.find(&key) {
+        // What was replayed before may never have been stored: an auditor must be able to replay it too.
+        if !subject.source.holds(&digest)? {
+            return Err(CallError::EvidenceNeeded(vec![digest]));
+        }
+        return Ok(compare(&replayed, quote).map(|()| Arc::clone(&replayed.verified)));
+    }
+    let Some(bytes) = subject.source.fetch(&digest)? else {
+        return Err(CallError::EvidenceNeeded(vec![digest]));
+    };
+    if sha256(&bytes) != digest {
+        return Err(CallError::Source(SourceFault("a member doesn't hash to its name".to_owned())));
+    }
+    Ok(replay_afresh(&bytes, quote, &key.selected).inspect(|verified| {
+        let covered = verified.covered();
+        let values =
+            quote.pcrs().filter(|(pcr, _)| covered.contains(pcr)).map(|(pcr, value)| (pcr, value.to_vec()));
+        let replayed = Replayed { values: values.collect(), verified: Arc::clone(verified) };
+        subject.cache.keep(key, Arc::new(replayed));
+    }))
+}
+
+/// The cached values are what the log leads to; this quote has to say the same.
+fn compare(replayed: &Replayed, quote: &VerifiedQuote) -> Result<(), Finding> {
+    match replayed.values.iter().find(|(pcr, value)| quote.pcr(*pcr) != Some(value.as_slice())) {
+        None => Ok(()),
+        Some((pcr, _)) => Err(Finding::new(
+            RefusalCode::BootLogMismatch,
+            format!("the log doesn't lead to the quoted PCR {pcr}"),
+        )),
+    }
+}
+
+fn replay_afresh(
+    bytes: &[u8],
+    quote: &VerifiedQuote,
+    selected: &[u32],
+) -> Result<Arc<VerifiedBootLog>, Finding> {
+    let log = EventLog::parse(bytes)
+        .map_err(|error| Finding::new(RefusalCode::BootLogMalformed, error.to_string()))?;
+    let verified = verify_replay(&log, quote, &explained_by_boot_log(selected)).map_err(|refusal| {
+        let code = match &refusal {
+            BootLogRefusal::SeparatorMissing { .. }
+            | BootLogRefusal::SeparatorRepeated { .. }
+            | BootLogRefusal::SeparatorFalse { .. } => RefusalCode::BootLogSeparator,
+            BootLogRefusal::NothingCovered
+            | BootLogRefusal::NotQuoted { .. }
+            | BootLogRefusal::Replay(_)
+            | BootLogRefusal::Mismatch { .. } => RefusalCode::BootLogMismatch,
+        };
+        Finding::new(code, refusal.to_string())
+    })?;
+    Ok(Arc::new(verified))
+}
