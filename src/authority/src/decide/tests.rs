@@ -1,0 +1,803 @@
+//! Every code that a decision can name, the order in which they are told, and the laws that hold for all inputs.
+
+use super::{
+    AttestationOutcome, ENGINE, Family, Inconsistent, Inputs, Outcome, Situation, decide, decide_attestation,
+    merge_state, state_after_enrolment,
+};
+use crate::appraise::References;
+use crate::policy::CompiledPolicy;
+use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent, references};
+use crate::verify::{Call, VerifiedCall};
+use countersign_core::control::ControlState;
+use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::document::{PolicyDocument, ReferencesDocument};
+use countersign_core::leaf::control::{EpochRecord, Revocation, Subject};
+use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Verdict};
+use countersign_core::leaf::host::{HostKeyKind, HostState, HostStateRecord, Tier};
+use countersign_core::leaf::{Kind, Leaf, leaf_hash};
+use countersign_core::name::{Action, Audience};
+use countersign_core::record::{ChallengeStanding, InputsRecord};
+use countersign_core::refusal::RefusalCode;
+use countersign_core::request::RequestDocument;
+use countersign_tpm::simulated::boot::BootOptions;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+const NOW: u64 = NOW_MS / 1_000;
+
+/// A host, what is active, and the leaves that parents are looked up in.
+struct World {
+    host: Host,
+    control: ControlState,
+    policy: Option<CompiledPolicy>,
+    references: Option<References>,
+    leaves: BTreeMap<u64, (Vec<u8>, u64)>,
+    spent: bool,
+    reused: bool,
+    time_ms: u64,
+}
+
+impl World {
+    fn empty() -> Self {
+        let host = Host::new(1);
+        let control = ControlState::genesis(host.origin.as_str(), ed25519(50).1);
+        Self {
+            host,
+            control,
+            policy: None,
+            references: None,
+            leaves: BTreeMap::new(),
+            spent: false,
+            reused: false,
+            time_ms: NOW_MS,
+        }
+    }
+
+    fn new() -> Self {
+        let mut world = Self::empty();
+        world.activate(&document(&[("base", PERMIT)]));
+        world
+    }
+
+    fn control_leaf(&mut self, kind: Kind, body: Vec<u8>) {
+        let leaf = Leaf { kind, index: self.control.number(), time_ms: NOW_MS, salt: [0; 16], body };
+        self.control.apply(&leaf.encode().unwrap()).unwrap();
+    }
+
+    fn activate(&mut self, document: &PolicyDocument) {
+        let record = EpochRecord {
+            document: document.digest(),
+            epoch: self.control.epoch() + 1,
+            by: Sha256Digest::ZERO,
+        };
+        self.control_leaf(Kind::Policy, record.encode());
+        let policy = CompiledPolicy::load(document).unwrap();
+        self.host.settings = policy.settings().clone();
+        self.policy = Some(policy);
+    }
+
+    fn activate_references(&mut self, document: &ReferencesDocument) {
+        let record = EpochRecord {
+            document: document.digest(),
+            epoch: self.control.epoch() + 1,
+            by: Sha256Digest::ZERO,
+        };
+        self.control_leaf(Kind::References, record.encode());
+        self.references = Some(References::parse(&document.encode()).unwrap());
+    }
+
+    fn revoke(&mut self, subject: Subject) {
+        let record = Revocation { subject, revoke: true, reason: String::new(), by: Sha256Digest::ZERO };
+        self.control_leaf(Kind::Revocation, record.encode());
+    }
+
+    fn situation<'a>(&'a self, call: &'a VerifiedCall) -> Situation<'a> {
+        Situation {
+            origin: &self.host.origin,
+            trust_domain: &self.host.trust_domain,
+            host: &self.host.endorsed,
+            judged: call.judged(),
+            challenge_spent: self.spent,
+            control: &self.control,
+            policy: self.policy.as_ref(),
+            references: self.references.as_ref(),
+            time_ms: self.time_ms,
+        }
+    }
+
+    fn family(&self, parents: &[LeafRef]) -> Family {
+        let fetch = |index| Ok::<_, Infallible>(self.leaves.get(&index).cloned());
+        let Ok(family) = Family::resolve(parents, fetch);
+        family
+    }
+
+    fn decide_call(&self, call: Call) -> Outcome {
+        let call = self.host.verify(call).unwrap();
+        let request = &call.requests()[0];
+        let family = self.family(&request.request().parents);
+        decide(&Inputs {
+            situation: self.situation(&call),
+            request,
+            family: &family,
+            request_id_reused: self.reused,
+        })
+        .unwrap()
+    }
+
+    fn decide(&mut self, request: &RequestDocument) -> Outcome {
+        let call = self.host.call(NOW_MS, std::slice::from_ref(request));
+        self.decide_call(call)
+    }
+
+    fn request(&self) -> RequestDocument {
+        self.host.request("r-1")
+    }
+
+    fn attest(&mut self) -> AttestationOutcome {
+        let call = self.host.call(NOW_MS, &[]);
+        let call = self.host.verify(call).unwrap();
+        decide_attestation(&self.situation(&call)).unwrap()
+    }
+
+    /// Puts a decision into the log.
+    fn append(&mut self, index: u64, decision: &Decision, budget_left: u64) -> LeafRef {
+        let kind = if matches!(decision.verdict, Verdict::Allow { .. }) { Kind::Allow } else { Kind::Deny };
+        let leaf = Leaf { kind, index, time_ms: NOW_MS, salt: [0; 16], body: decision.encode() };
+        let bytes = leaf.encode().unwrap();
+        let reference = (index, leaf_hash(&bytes));
+        self.leaves.insert(index, (bytes, budget_left));
+        reference
+    }
+
+    /// An allow decision at `index` that may have children.
+    fn parent(&mut self, index: u64, change: impl FnOnce(&mut Decision)) -> LeafRef {
+        let mut request = self.host.request(&format!("p-{index}"));
+        request.delegation = Some(delegation(&["call.a", "exec"], &["gate", "other"], 3, 100));
+        let mut decision = self.decide(&request).decision;
+        assert!(matches!(decision.verdict, Verdict::Allow { .. }));
+        change(&mut decision);
+        let left = decision.delegation.as_ref().map_or(0, |delegation| delegation.budget);
+        self.append(index, &decision, left)
+    }
+
+    fn child(&mut self, parents: &[LeafRef], change: impl FnOnce(&mut RequestDocument)) -> Outcome {
+        let mut request = self.host.request("child");
+        request.parents = parents.iter().map(|(index, leaf)| parent(*index, leaf)).collect();
+        change(&mut request);
+        self.decide(&request)
+    }
+}
+
+fn code(outcome: &Outcome) -> Option<RefusalCode> {
+    match outcome.decision.verdict {
+        Verdict::Allow { .. } => None,
+        Verdict::Deny(code) => Some(code),
+    }
+}
+
+fn plain(change: impl FnOnce(&mut World)) -> Outcome {
+    let mut world = World::new();
+    change(&mut world);
+    let request = world.request();
+    world.decide(&request)
+}
+
+#[test]
+fn a_good_call_is_allowed_and_the_body_says_why() {
+    let outcome = plain(|_| {});
+    assert_eq!(code(&outcome), None, "{}", outcome.detail);
+    let decision = Decision::parse(&outcome.body).unwrap();
+    assert_eq!(decision, outcome.decision);
+    assert_eq!(decision.verdict, Verdict::Allow { nbf: NOW, exp: NOW + 120 });
+    assert_eq!(decision.issued_at, NOW);
+    assert_eq!(decision.policy.as_ref().unwrap().determining, ["base#exec-on-good-hosts"]);
+    assert_eq!(decision.policy.as_ref().unwrap().epoch, 1);
+    assert_eq!(decision.appraisal.tier, Tier::Warning, "no references are active");
+    assert_eq!(decision.appraisal.vector, [(0, 2), (1, 2), (2, 0), (4, 2)]);
+    assert_eq!(decision.asserted, ["runtime", "workload"]);
+    assert_eq!(decision.engine, ENGINE);
+    assert_eq!(decision.control, 1);
+    assert_eq!(sha256(&outcome.inputs_bytes), decision.inputs);
+    assert_eq!(InputsRecord::parse(&outcome.inputs_bytes).unwrap(), outcome.inputs);
+    assert_eq!(outcome.kind(), Kind::Allow);
+    assert!(outcome.spends_challenge());
+    assert!(outcome.charges.is_empty());
+}
+
+#[test]
+fn good_evidence_renews_the_hosts_state_also_when_policy_denies() {
+    let allowed = plain(|_| {});
+    let denied = plain(|world| world.activate(&document(&[])));
+    assert_eq!(code(&denied), Some(RefusalCode::PolicyDenied));
+    for state in [allowed.state_after(), denied.state_after()] {
+        assert_eq!(state.version, 2, "the first boot that was seen");
+        assert_eq!((state.reset_count, state.restart_count, state.clock_ms), (1, 0, 1_000));
+        assert_eq!(state.trusted_until_ms, NOW_MS + 300_000);
+        assert_eq!(state.tier, Tier::Warning);
+        assert!(state.evidence.is_some() && state.boot_log.is_some() && state.pcr_digest.is_some());
+    }
+}
+
+#[test]
+fn challenge_expired_and_spent() {
+    let expired = plain(|world| world.time_ms = NOW_MS + 30_001);
+    assert_eq!(code(&expired), Some(RefusalCode::ChallengeExpired));
+    assert_eq!(expired.inputs.challenge, ChallengeStanding::Expired);
+    let spent = plain(|world| world.spent = true);
+    assert_eq!(code(&spent), Some(RefusalCode::ChallengeSpent));
+    let both = plain(|world| (world.spent, world.time_ms) = (true, NOW_MS + 30_001));
+    assert_eq!(code(&both), Some(RefusalCode::ChallengeExpired), "a store forgets what expired");
+    for outcome in [expired, spent, both] {
+        assert!(!outcome.spends_challenge());
+        assert_eq!(*outcome.state_after(), HostState::unattested(1), "old evidence says nothing new");
+        assert_eq!(outcome.decision.appraisal.tier, Tier::None);
+        assert_eq!(outcome.kind(), Kind::Deny);
+    }
+    assert_eq!(code(&plain(|world| world.time_ms = NOW_MS + 30_000)), None);
+}
+
+#[test]
+fn request_id_reused() {
+    let outcome = plain(|world| world.reused = true);
+    assert_eq!(code(&outcome), Some(RefusalCode::RequestIdReused));
+    // The host's state is the call's, not the request's: another request of the call may be allowed.
+    assert_eq!(outcome.state_after().version, 2);
+}
+
+#[test]
+fn host_revoked() {
+    let outcome = plain(|world| world.revoke(Subject::Host(world.host.endorsed.host)));
+    assert_eq!(code(&outcome), Some(RefusalCode::HostRevoked));
+    assert_eq!(outcome.inputs.revoked, [Subject::Host(Host::new(1).endorsed.host)]);
+    assert_eq!(*outcome.state_after(), HostState::unattested(1));
+}
+
+#[test]
+fn a_finding_of_the_evidence_is_its_own_code_and_changes_nothing() {
+    let mut world = World::new();
+    let request = world.request();
+    let mut call = world.host.call(NOW_MS, &[request]);
+    call.boot_log = None;
+    let outcome = world.decide_call(call.clone());
+    assert_eq!(code(&outcome), Some(RefusalCode::BootLogMissing));
+    assert_eq!(*outcome.state_after(), HostState::unattested(1));
+    assert!(outcome.spends_challenge());
+    // Counters come before the boot log.
+    world.host.endorsed.prior.reset_count = 9;
+    assert_eq!(code(&world.decide_call(call.clone())), Some(RefusalCode::QuoteResetRegressed));
+    // The quote's own findings come before the counters.
+    call.pcrs[0].1[0] ^= 1;
+    assert_eq!(code(&world.decide_call(call)), Some(RefusalCode::QuoteDigestMismatch));
+}
+
+fn after(prior: impl FnOnce(&mut HostState)) -> Outcome {
+    plain(|world| {
+        let state = &mut world.host.endorsed.prior;
+        *state = HostState { version: 4, reset_count: 1, restart_count: 0, clock_ms: 1_000, ..*state };
+        prior(state);
+    })
+}
+
+#[test]
+fn counters_may_rise_and_not_fall() {
+    assert_eq!(code(&after(|prior| prior.reset_count = 2)), Some(RefusalCode::QuoteResetRegressed));
+    assert_eq!(code(&after(|prior| prior.restart_count = 1)), Some(RefusalCode::QuoteResetRegressed));
+    assert_eq!(code(&after(|prior| prior.clock_ms = 61_001)), Some(RefusalCode::QuoteClockBehind));
+    let trailing = after(|prior| prior.clock_ms = 61_000);
+    assert_eq!(code(&trailing), None);
+    assert_eq!(trailing.state_after().clock_ms, 61_000, "the largest seen stays");
+    assert_eq!(trailing.state_after().version, 4);
+    // A restart count of an earlier reset says nothing.
+    let rebooted = after(|prior| (prior.reset_count, prior.restart_count, prior.clock_ms) = (0, 7, 999_999));
+    assert_eq!(code(&rebooted), None);
+    assert_eq!((rebooted.state_after().version, rebooted.state_after().clock_ms), (5, 1_000));
+}
+
+#[test]
+fn references_affirm_or_contradict() {
+    let matching = plain(|world| {
+        let generation = world.host.generation();
+        world.activate_references(&references(&[("fleet", generation)]));
+    });
+    assert_eq!(code(&matching), None);
+    assert_eq!(matching.decision.appraisal.tier, Tier::Affirming);
+    assert_eq!(matching.decision.appraisal.reference_set.as_deref(), Some("fleet"));
+    let contradicted = plain(|world| {
+        let mut generation = world.host.generation();
+        generation.pcrs[2].1[0] ^= 1;
+        world.activate_references(&references(&[("fleet", generation)]));
+    });
+    assert_eq!(code(&contradicted), Some(RefusalCode::ReferenceMismatch));
+    assert_eq!(contradicted.decision.appraisal.tier, Tier::Contraindicated);
+    assert_eq!(contradicted.state_after().trusted_until_ms, 0);
+    // An operator captures new references from this very evidence.
+    assert!(contradicted.state_after().evidence.is_some());
+    let unquoted = plain(|world| {
+        let mut generation = world.host.generation();
+        generation.pcrs.push((16, vec![0; 32]));
+        world.activate_references(&references(&[("fleet", generation)]));
+    });
+    assert_eq!(
+        code(&unquoted),
+        Some(RefusalCode::ReferenceMismatch),
+        "a register that wasn't quoted matches nothing"
+    );
+    let emptied = plain(|world| world.activate_references(&ReferencesDocument::default()));
+    assert_eq!(code(&emptied), Some(RefusalCode::ReferenceMismatch));
+}
+
+#[test]
+fn several_generations_hold_at_once() {
+    let mut world = World::new();
+    let old = world.host.generation();
+    world.host.reboot(&BootOptions { seed: 8, ..BootOptions::default() });
+    let new = world.host.generation();
+    world.activate_references(&references(&[("fleet", old), ("fleet", new)]));
+    let request = world.request();
+    assert_eq!(code(&world.decide(&request)), None);
+}
+
+#[test]
+fn weak_endorsements_and_configurations_warn() {
+    let affirmed = |change: fn(&mut World)| {
+        plain(|world| {
+            change(world);
+            let generation = world.host.generation();
+            world.activate_references(&references(&[("fleet", generation)]));
+        })
+        .decision
+        .appraisal
+    };
+    assert_eq!(affirmed(|_| {}).tier, Tier::Affirming);
+    let listed = affirmed(|world| world.host.endorsed.ek_certified = false);
+    assert_eq!((listed.tier, listed.vector), (Tier::Warning, vec![(0, 2), (1, 2), (2, 2), (4, 32)]));
+    let insecure =
+        affirmed(|world| world.host.reboot(&BootOptions { secure_boot: false, ..BootOptions::default() }));
+    assert_eq!((insecure.tier, insecure.vector), (Tier::Warning, vec![(0, 2), (1, 32), (2, 2), (4, 2)]));
+}
+
+#[test]
+fn policy_absent_denied_and_error() {
+    let mut world = World::empty();
+    world.host.settings = countersign_core::document::Settings::default();
+    let request = world.request();
+    let absent = world.decide(&request);
+    assert_eq!(code(&absent), Some(RefusalCode::PolicyAbsent));
+    assert_eq!(absent.decision.policy, None);
+    assert_eq!(absent.state_after().trusted_until_ms, NOW_MS + 300_000);
+    let failing = "forbid (principal, action, resource) when { context.ttl_secs + 9223372036854775807 > 0 };";
+    let failed = plain(|world| world.activate(&document(&[("base", PERMIT), ("bad", failing)])));
+    assert_eq!(code(&failed), Some(RefusalCode::PolicyError));
+    assert_eq!(failed.decision.policy.unwrap().determining, ["bad"]);
+    let software = r#"forbid (principal, action, resource) when { context.host_key == "software" };"#;
+    let forbidden = plain(|world| {
+        world.activate(&document(&[("base", PERMIT), ("hw", software)]));
+        world.host.endorsed.host_key_kind = HostKeyKind::Software;
+    });
+    assert_eq!(code(&forbidden), Some(RefusalCode::PolicyDenied));
+    assert_eq!(forbidden.decision.policy.unwrap().determining, ["hw"]);
+}
+
+#[test]
+fn the_lifetime_is_the_smallest_of_all_bounds() {
+    let exp = |outcome: &Outcome| match outcome.decision.verdict {
+        Verdict::Allow { exp, .. } => exp - NOW,
+        Verdict::Deny(code) => panic!("{code}: {}", outcome.detail),
+    };
+    let mut world = World::new();
+    let mut request = world.request();
+    request.ttl_secs = 1;
+    assert_eq!(exp(&world.decide(&request)), 1);
+    request.ttl_secs = 86_400;
+    assert_eq!(exp(&world.decide(&request)), 300, "the host's trust");
+    let mut short = document(&[("base", PERMIT)]);
+    short.settings.max_ttl_secs = 30;
+    world.activate(&short);
+    assert_eq!(exp(&world.decide(&request)), 30, "the settings");
+    let parent = world.parent(7, |decision| decision.verdict = Verdict::Allow { nbf: NOW, exp: NOW + 9 });
+    assert_eq!(exp(&world.child(&[parent], |_| {})), 9, "the parent");
+}
+
+#[test]
+fn a_child_within_its_parents_delegation_is_allowed_and_charged() {
+    let mut world = World::new();
+    let (a, b) = (world.parent(7, |_| {}), world.parent(8, |_| {}));
+    let child =
+        world.child(&[a], |request| request.delegation = Some(delegation(&["exec"], &["gate"], 2, 10)));
+    assert_eq!(code(&child), None, "{}", child.detail);
+    assert_eq!(child.charges, [(7, 11)]);
+    assert_eq!(child.decision.lineage.root, Some(a));
+    assert_eq!(child.decision.lineage.depth, 1);
+    assert_eq!(child.inputs.parents, [(a, 100)]);
+    let child = world.append(9, &child.decision, 10);
+    let grandchild = world.child(&[child], |_| {});
+    assert_eq!(code(&grandchild), None);
+    assert_eq!(grandchild.decision.lineage.root, Some(a));
+    assert_eq!(grandchild.decision.lineage.depth, 2);
+    // One of its parents is its other parent's root: one family.
+    let both = world.child(&[child, a], |_| {});
+    assert_eq!(code(&both), None);
+    assert_eq!(both.charges, [(9, 1), (7, 1)]);
+    assert_eq!(both.decision.lineage.depth, 2);
+    assert_eq!(code(&world.child(&[a, b], |_| {})), Some(RefusalCode::LineageRootMismatch));
+}
+
+#[test]
+fn parent_unknown() {
+    let mut world = World::new();
+    let good = world.parent(7, |_| {});
+    let nowhere = world.child(&[(99, good.1)], |_| {});
+    assert_eq!(code(&nowhere), Some(RefusalCode::ParentUnknown));
+    assert_eq!(nowhere.inputs.parents, [((99, good.1), 0)]);
+    assert_eq!(Decision::parse(&nowhere.body).unwrap(), nowhere.decision);
+    assert_eq!(code(&world.child(&[(7, Sha256Digest::ZERO)], |_| {})), Some(RefusalCode::ParentUnknown));
+    world.spent = true;
+    let request = world.host.request("denied");
+    let denied = world.decide(&request).decision;
+    world.spent = false;
+    let denied = world.append(8, &denied, 0);
+    assert_eq!(code(&world.child(&[denied], |_| {})), Some(RefusalCode::ParentUnknown));
+    // A child whose own parent can't be found isn't followed halfway.
+    let orphan = world.parent(10, |decision| {
+        decision.lineage.parents = vec![(98, Sha256Digest::ZERO)];
+        decision.lineage.root = Some((98, Sha256Digest::ZERO));
+        decision.lineage.depth = 1;
+    });
+    assert_eq!(code(&world.child(&[orphan], |_| {})), Some(RefusalCode::ParentUnknown));
+}
+
+#[test]
+fn parent_expired() {
+    let mut world = World::new();
+    let parent = world.parent(7, |decision| decision.verdict = Verdict::Allow { nbf: NOW - 9, exp: NOW });
+    assert_eq!(code(&world.child(&[parent], |_| {})), Some(RefusalCode::ParentExpired));
+}
+
+#[test]
+fn a_revoked_parent_ancestor_or_host_above_denies() {
+    let revoked = |subject: fn(LeafRef, LeafRef, LeafRef) -> Subject| {
+        let mut world = World::new();
+        let root = world.parent(7, |_| {});
+        let mut line = vec![root];
+        for index in [8, 9, 10] {
+            let above = line[line.len() - 1];
+            let depth = u64::try_from(line.len()).unwrap();
+            line.push(world.parent(index, |decision| {
+                decision.lineage.parents = vec![above];
+                decision.lineage.root = Some(root);
+                decision.lineage.depth = depth;
+            }));
+        }
+        world.revoke(subject(line[0], line[1], line[3]));
+        world.child(&[line[3]], |_| {})
+    };
+    let parent = revoked(|_, _, parent| Subject::Artifact(parent.0, parent.1));
+    assert_eq!(code(&parent), Some(RefusalCode::ParentRevoked));
+    let root = revoked(|root, _, _| Subject::Artifact(root.0, root.1));
+    assert_eq!(code(&root), Some(RefusalCode::ParentRevoked));
+    // Named in no lineage that the child can see: found by walking.
+    let hidden = revoked(|_, hidden, _| Subject::Artifact(hidden.0, hidden.1));
+    assert_eq!(code(&hidden), Some(RefusalCode::ParentRevoked));
+    assert_eq!(hidden.inputs.revoked.len(), 1);
+    let elsewhere = revoked(|_, hidden, _| Subject::Artifact(hidden.0, Sha256Digest::ZERO));
+    assert_eq!(code(&elsewhere), None);
+    let mut world = World::new();
+    let other = Host::new(2).endorsed.host;
+    let parent = world.parent(7, |decision| decision.host = other);
+    world.revoke(Subject::Host(other));
+    assert_eq!(code(&world.child(&[parent], |_| {})), Some(RefusalCode::ParentRevoked));
+}
+
+#[test]
+fn delegation_absent_exceeded_and_budget() {
+    let mut world = World::new();
+    let barren = world.parent(7, |decision| decision.delegation = None);
+    assert_eq!(code(&world.child(&[barren], |_| {})), Some(RefusalCode::DelegationAbsent));
+    let narrow = world.parent(8, |decision| {
+        decision.delegation = Some(Delegation {
+            actions: vec![Action::parse("exec").unwrap()],
+            audiences: vec![Audience::parse("gate").unwrap()],
+            depth: 2,
+            budget: 10,
+        });
+    });
+    let mut exceeded = |change: fn(&mut RequestDocument)| code(&world.child(&[narrow], change));
+    assert_eq!(
+        exceeded(|request| request.action = "call.a".to_owned()),
+        Some(RefusalCode::DelegationExceeded)
+    );
+    let cases: [fn(&mut RequestDocument); 3] = [
+        |request| request.delegation = Some(delegation(&["call.a"], &["gate"], 1, 1)),
+        |request| request.delegation = Some(delegation(&["exec"], &["gate", "other"], 1, 1)),
+        |request| request.delegation = Some(delegation(&["exec"], &["gate"], 2, 1)),
+    ];
+    for case in cases {
+        assert_eq!(exceeded(case), Some(RefusalCode::DelegationExceeded));
+    }
+    assert_eq!(exceeded(|request| request.delegation = Some(delegation(&["exec"], &["gate"], 1, 9))), None);
+    let too_much: fn(&mut RequestDocument) =
+        |request| request.delegation = Some(delegation(&["exec"], &["gate"], 1, 10));
+    assert_eq!(exceeded(too_much), Some(RefusalCode::BudgetExhausted));
+    world.leaves.get_mut(&8).unwrap().1 = 0;
+    assert_eq!(code(&world.child(&[narrow], |_| {})), Some(RefusalCode::BudgetExhausted));
+}
+
+#[test]
+fn audience_is_part_of_the_delegation() {
+    let mut world = World::new();
+    world.activate(&document(&[("all", "permit (principal, action, resource);")]));
+    let parent = world.parent(7, |_| {});
+    let elsewhere = world.child(&[parent], |request| request.aud = "third".to_owned());
+    assert_eq!(code(&elsewhere), Some(RefusalCode::DelegationExceeded));
+    assert_eq!(code(&world.child(&[parent], |request| request.aud = "other".to_owned())), None);
+}
+
+#[test]
+fn attestations_leave_states_or_codes() {
+    let mut world = World::empty();
+    world.host.settings = countersign_core::document::Settings::default();
+    let good = world.attest();
+    assert_eq!(good.record.code, None, "no policy is needed to be known");
+    assert_eq!(good.record.state.version, 2);
+    assert_eq!(good.appraisal.tier, Tier::Warning);
+    assert_eq!(HostStateRecord::parse(&good.body).unwrap(), good.record);
+    world.spent = true;
+    let spent = world.attest();
+    assert_eq!(
+        (spent.record.code, spent.challenge),
+        (Some(RefusalCode::ChallengeSpent), ChallengeStanding::Spent)
+    );
+    assert_eq!(spent.record.state, HostState::unattested(1));
+    world.spent = false;
+    world.activate_references(&ReferencesDocument::default());
+    let contradicted = world.attest();
+    assert_eq!(contradicted.record.code, Some(RefusalCode::ReferenceMismatch));
+    assert_eq!(contradicted.record.state.tier, Tier::Contraindicated);
+    world.revoke(Subject::Host(world.host.endorsed.host));
+    assert_eq!(world.attest().record.code, Some(RefusalCode::HostRevoked));
+}
+
+#[test]
+fn inputs_that_do_not_belong_together_decide_nothing() {
+    let mut world = World::new();
+    let request = world.request();
+    let call = world.host.call(NOW_MS, &[request]);
+    let call = world.host.verify(call).unwrap();
+    let none = Family::none();
+    let request = &call.requests()[0];
+    let with = |situation| {
+        decide(&Inputs { situation, request, family: &none, request_id_reused: false }).unwrap_err()
+    };
+    let situation = world.situation(&call);
+    let other = Host::new(2).endorsed;
+    assert_eq!(with(Situation { host: &other, ..situation }), Inconsistent::Host);
+    assert_eq!(with(Situation { policy: None, ..situation }), Inconsistent::Documents);
+    let references = References::parse(&ReferencesDocument::default().encode()).unwrap();
+    assert_eq!(with(Situation { references: Some(&references), ..situation }), Inconsistent::Documents);
+    assert_eq!(decide_attestation(&situation).unwrap_err(), Inconsistent::Request);
+    // The policy moved after the evidence was judged.
+    let mut moved = World::new();
+    let mut other_settings = document(&[("base", PERMIT)]);
+    other_settings.settings.pcrs = vec![0, 7];
+    moved.activate(&other_settings);
+    let moved = Situation { control: &moved.control, policy: moved.policy.as_ref(), ..situation };
+    assert_eq!(with(moved), Inconsistent::Settings);
+    // A request that no quote covers.
+    let mut elsewhere = Host::new(1);
+    let foreign = elsewhere.call(NOW_MS, &[elsewhere.request("r-2")]);
+    let foreign = elsewhere.verify(foreign).unwrap();
+    let uncovered =
+        Inputs { situation, request: &foreign.requests()[0], family: &none, request_id_reused: false };
+    assert_eq!(decide(&uncovered).unwrap_err(), Inconsistent::Request);
+    let family = world.family(&[(3, Sha256Digest::ZERO)]);
+    assert_eq!(
+        decide(&Inputs { situation, request, family: &family, request_id_reused: false }).unwrap_err(),
+        Inconsistent::Family
+    );
+}
+
+#[test]
+fn all_requests_of_a_call_carry_one_state() {
+    let mut world = World::new();
+    let requests = [world.host.request("a"), world.host.request("b")];
+    let call = world.host.call(NOW_MS, &requests);
+    let call = world.host.verify(call).unwrap();
+    let states: Vec<HostState> = (call.requests().iter().zip([false, true]))
+        .map(|(request, request_id_reused)| {
+            let family = Family::none();
+            let inputs =
+                Inputs { situation: world.situation(&call), request, family: &family, request_id_reused };
+            *decide(&inputs).unwrap().state_after()
+        })
+        .collect();
+    assert_eq!(states[0], states[1]);
+}
+
+#[test]
+fn what_the_log_shows_of_a_host_never_goes_back() {
+    let shown = HostState { version: 3, clock_ms: 50, ..HostState::unattested(3) };
+    let same = HostState { clock_ms: 40, trusted_until_ms: 9, ..shown };
+    assert_eq!(merge_state(&shown, &same), HostState { trusted_until_ms: 9, ..shown });
+    assert_eq!(merge_state(&shown, &HostState { version: 2, clock_ms: 99, ..shown }), shown);
+    assert_eq!(merge_state(&shown, &HostState { version: 4, clock_ms: 1, ..shown }).clock_ms, 1);
+    assert_eq!(state_after_enrolment(Some(&shown), 3), shown);
+    assert_eq!(state_after_enrolment(Some(&shown), 4), HostState::unattested(4));
+    assert_eq!(state_after_enrolment(None, 1), HostState::unattested(1));
+}
+
+const TRANSCRIPT: &str = "COUNTERSIGN_TEST_TRANSCRIPT";
+
+/// A world that is the same in every process: quotes are randomised, so nothing of them stays in the parent's leaf.
+fn fixed_world() -> (World, LeafRef) {
+    let mut world = World::new();
+    let generation = world.host.generation();
+    world.activate_references(&references(&[("b", generation.clone()), ("a", generation)]));
+    let parent = world.parent(7, |decision| {
+        decision.evidence = Sha256Digest::ZERO;
+        decision.inputs = Sha256Digest::ZERO;
+        decision.host_state.evidence = None;
+    });
+    (world, parent)
+}
+
+fn transcript(call: &Call) -> String {
+    let record = countersign_core::record::EvidenceRecord {
+        challenge: call.challenge.clone(),
+        attest: call.attest.clone(),
+        signature: call.signature.clone(),
+        bank: call.bank,
+        pcrs: call.pcrs.clone(),
+        boot_log: call.boot_log,
+        requests: Vec::new(),
+    };
+    let (request, signature) = &call.requests[0];
+    [&record.encode(), request, signature].map(|bytes| data_encoding::HEXLOWER.encode(bytes)).join(",")
+}
+
+fn decide_transcript(text: &str) -> String {
+    let parts: Vec<Vec<u8>> =
+        text.split(',').map(|part| data_encoding::HEXLOWER.decode(part.as_bytes()).unwrap()).collect();
+    let record = countersign_core::record::EvidenceRecord::parse(&parts[0]).unwrap();
+    let (world, _) = fixed_world();
+    let outcome = world.decide_call(Call {
+        challenge: record.challenge,
+        requests: vec![(parts[1].clone(), parts[2].clone())],
+        attest: record.attest,
+        signature: record.signature,
+        bank: record.bank,
+        pcrs: record.pcrs,
+        boot_log: record.boot_log,
+    });
+    assert_eq!(code(&outcome), None, "{}", outcome.detail);
+    data_encoding::HEXLOWER.encode(&[outcome.body, outcome.inputs_bytes].concat())
+}
+
+#[test]
+fn two_processes_decide_the_same_bytes() {
+    if let Some(text) = std::env::var_os(TRANSCRIPT) {
+        println!("bytes:{}:", decide_transcript(text.to_str().unwrap()));
+        return;
+    }
+    let (mut world, above) = fixed_world();
+    let mut request = world.host.request("child");
+    request.parents = vec![parent(above.0, &above.1)];
+    request.delegation = Some(delegation(&["exec"], &["gate"], 2, 5));
+    let call = world.host.call(NOW_MS, &[request]);
+    let text = transcript(&call);
+    let ours = decide_transcript(&text);
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "decide::tests::two_processes_decide_the_same_bytes", "--nocapture"])
+        .env(TRANSCRIPT, &text)
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let theirs = printed.split("bytes:").nth(1).and_then(|rest| rest.split(':').next());
+    assert_eq!(theirs, Some(ours.as_str()), "{printed}");
+}
+
+fn subset(universe: &'static [&'static str]) -> impl Strategy<Value = Vec<&'static str>> {
+    prop::sample::subsequence(universe, 1..=universe.len())
+}
+
+const ACTIONS: &[&str] = &["call.a", "call.b", "exec"];
+const AUDIENCES: &[&str] = &["gate", "other", "third"];
+
+fn grants() -> impl Strategy<Value = (Vec<&'static str>, Vec<&'static str>, u64, u64)> {
+    (subset(ACTIONS), subset(AUDIENCES), 1..5_u64, 1..20_u64)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_child_never_widens(
+        above in grants(),
+        asked in prop::option::of(grants()),
+        action in prop::sample::select(ACTIONS),
+        audience in prop::sample::select(AUDIENCES),
+        left in 0..25_u64,
+        lifetime in 1..200_u64,
+        ttl_secs in 1..200_u64,
+    ) {
+        let mut world = World::new();
+        world.activate(&document(&[("all", "permit (principal, action, resource);")]));
+        let (actions, audiences, depth, budget) = &above;
+        let granted = Delegation {
+            actions: actions.iter().map(|text| Action::parse(text).unwrap()).collect(),
+            audiences: audiences.iter().map(|text| Audience::parse(text).unwrap()).collect(),
+            depth: *depth,
+            budget: *budget,
+        };
+        let parent = world.parent(7, |decision| {
+            decision.delegation = Some(granted.clone());
+            decision.verdict = Verdict::Allow { nbf: NOW, exp: NOW + lifetime };
+        });
+        world.leaves.get_mut(&7).unwrap().1 = left;
+        let child = world.child(&[parent], |request| {
+            request.action = action.to_owned();
+            request.aud = audience.to_owned();
+            request.ttl_secs = ttl_secs;
+            request.delegation =
+                asked.as_ref().map(|(actions, audiences, depth, budget)| delegation(actions, audiences, *depth, *budget));
+        });
+        let decision = &child.decision;
+        match decision.verdict {
+            Verdict::Allow { nbf, exp } => {
+                prop_assert!(nbf < exp && exp <= NOW + lifetime && exp <= NOW + ttl_secs);
+                prop_assert!(granted.actions.contains(&decision.action));
+                prop_assert!(granted.audiences.contains(&decision.audience));
+                let own = decision.delegation.as_ref();
+                prop_assert!(own.is_none_or(|own| own.depth < granted.depth));
+                prop_assert!(own.is_none_or(|own| own.actions.iter().all(|action| granted.actions.contains(action))));
+                prop_assert!(own.is_none_or(|own| own.audiences.iter().all(|one| granted.audiences.contains(one))));
+                let taken = 1 + own.map_or(0, |own| own.budget);
+                prop_assert!(taken <= left);
+                prop_assert_eq!(&child.charges, &vec![(7, taken)]);
+            }
+            Verdict::Deny(code) => {
+                prop_assert!(matches!(code, RefusalCode::DelegationExceeded | RefusalCode::BudgetExhausted));
+                prop_assert!(child.charges.is_empty());
+                prop_assert_eq!(&decision.delegation, &None);
+            }
+        }
+        prop_assert_eq!(&Decision::parse(&child.body).unwrap(), decision);
+    }
+
+    #[test]
+    fn the_order_in_which_parents_and_documents_were_put_changes_no_verdict(
+        order in Just(vec![7_u64, 8, 9, 10]).prop_shuffle(),
+        names in Just(vec!["a", "b", "c", "d"]).prop_shuffle(),
+    ) {
+        let bodies = |order: &[u64], names: &[&str]| {
+            let mut world = World::new();
+            let policies: Vec<(&str, &str)> = names.iter().map(|name| (*name, "permit (principal, action, resource);")).collect();
+            world.activate(&document(&policies));
+            let generation = world.host.generation();
+            let sets: Vec<_> = names.iter().map(|name| (*name, generation.clone())).collect();
+            world.activate_references(&references(&sets));
+            let root = world.parent(6, |decision| {
+                decision.evidence = Sha256Digest::ZERO;
+                decision.inputs = Sha256Digest::ZERO;
+                decision.host_state.evidence = None;
+            });
+            let mut parents: BTreeMap<u64, LeafRef> = BTreeMap::new();
+            for index in [7, 8, 9, 10] {
+                let parent = world.parent(index, |decision| {
+                    decision.lineage.parents = vec![root];
+                    decision.lineage.root = Some(root);
+                    decision.lineage.depth = 1;
+                });
+                parents.insert(index, parent);
+            }
+            let parents: Vec<LeafRef> = order.iter().map(|index| parents[index]).collect();
+            let outcome = world.child(&parents, |_| {});
+            assert_eq!(code(&outcome), None, "{}", outcome.detail);
+            let mut charges = outcome.charges;
+            charges.sort_unstable();
+            let decision = outcome.decision;
+            (decision.verdict, decision.policy, decision.appraisal, decision.lineage.depth, decision.lineage.root, charges)
+        };
+        prop_assert_eq!(bodies(&order, &names), bodies(&[7, 8, 9, 10], &["a", "b", "c", "d"]));
+    }
+}
