@@ -48,7 +48,8 @@ impl TpmSigner {
         Ok(signer)
     }
 
-    /// Runs `work` on the open TPM; again over a new connection when that one was lost.
+    /// Runs `work` on the open TPM; again over a new connection when that one was lost. A kernel device stays broken once it broke; the
+    /// transport to swtpm connects for every command and so heals without this.
     fn run<T>(&mut self, mut work: impl FnMut(&mut Open) -> Result<T, SignFault>) -> Result<T, SignFault> {
         let had_connection = self.open.is_some();
         let result = self.attempt(&mut work);
