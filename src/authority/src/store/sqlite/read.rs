@@ -1,0 +1,274 @@
+//! The reading side of the SQLite store: a few connections, each used by one thread at a time.
+
+use std::time::Duration;
+
+use countersign_core::digest::Sha256Digest;
+use countersign_core::leaf::Leaf;
+use countersign_core::leaf::host::{Enrolment, HostState};
+use countersign_core::name::{HostId, Origin, RequestId};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use super::super::{
+    Acknowledgement, ChallengeKey, HostRow, JoinTokenRow, KnownOutcome, LogReader, MAX_PAGE, ReadFault,
+    SpentId, StoredHead, TableReader, Tip, TripleHash,
+};
+use super::facts::{self, RowFault, RowResult};
+use super::{int, uint};
+
+/// How long a caller waits for a free connection: far longer than any query takes, shorter than any caller's deadline.
+const FREE_TIMEOUT: Duration = Duration::from_secs(2);
+
+const HOST_COLUMNS: &str = "host.host, enrolment_idx, enrolment_hash, state, state_idx, leaf.bytes
+                            FROM host JOIN leaf ON leaf.idx = enrolment_idx";
+
+/// Reading connections behind one value that all threads share.
+pub struct SqliteReader {
+    free: Receiver<Connection>,
+    put_back: Sender<Connection>,
+    origin: Origin,
+}
+
+/// A connection on loan; goes back when dropped, by a panic too.
+struct Loan<'a> {
+    connection: Option<Connection>,
+    put_back: &'a Sender<Connection>,
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // There is room: the channel holds as many as there are.
+            let _ = self.put_back.try_send(connection);
+        }
+    }
+}
+
+impl SqliteReader {
+    pub(super) fn new(connections: Vec<Connection>, origin: Origin) -> Self {
+        let (put_back, free) = bounded(connections.len());
+        for connection in connections {
+            let _ = put_back.try_send(connection);
+        }
+        Self { free, put_back, origin }
+    }
+
+    fn read<T>(
+        &self,
+        call: &'static str,
+        work: impl FnOnce(&Connection) -> RowResult<T>,
+    ) -> Result<T, ReadFault> {
+        let connection = self.free.recv_timeout(FREE_TIMEOUT).map_err(|_| ReadFault::Busy)?;
+        let loan = Loan { connection: Some(connection), put_back: &self.put_back };
+        let Some(connection) = &loan.connection else { return Err(ReadFault::Busy) };
+        work(connection).map_err(|fault| match fault {
+            RowFault::Corrupt(what) => ReadFault::Corrupt(what),
+            RowFault::Database(fault) => ReadFault::Io { call, reason: fault.to_string() },
+        })
+    }
+
+    fn head_where(
+        &self,
+        call: &'static str,
+        sql: &'static str,
+        size: Option<u64>,
+    ) -> Result<Option<StoredHead>, ReadFault> {
+        self.read(call, |connection| {
+            let mut statement = connection.prepare_cached(sql)?;
+            let read = |row: &Row<'_>| Ok((uint(row.get(0)?), row.get::<_, String>(1)?));
+            let row = match size {
+                Some(size) => statement.query_row([int(size)], read),
+                None => statement.query_row([], read),
+            };
+            let row = row.optional()?;
+            row.map(|(size, text)| facts::stored_head(connection, self.origin.as_str(), size, &text))
+                .transpose()
+        })
+    }
+}
+
+fn page(count: u64) -> i64 {
+    int(count.min(MAX_PAGE))
+}
+
+/// Rows with an index each, cut where the first one is missing.
+fn gapless<T>(first: u64, rows: impl Iterator<Item = rusqlite::Result<(i64, T)>>) -> RowResult<Vec<T>> {
+    let mut out = Vec::new();
+    for (expected, row) in (first..).zip(rows) {
+        let (index, value) = row?;
+        if uint(index) != expected {
+            break;
+        }
+        out.push(value);
+    }
+    Ok(out)
+}
+
+impl LogReader for SqliteReader {
+    fn leaf(&self, index: u64) -> Result<Option<Vec<u8>>, ReadFault> {
+        self.read("leaf", |connection| {
+            let mut statement = connection.prepare_cached("SELECT bytes FROM leaf WHERE idx = ?1")?;
+            Ok(statement.query_row([int(index)], |row| row.get(0)).optional()?)
+        })
+    }
+
+    fn leaves(&self, from: u64, count: u64) -> Result<Vec<Vec<u8>>, ReadFault> {
+        self.read("leaves", |connection| {
+            let sql = "SELECT idx, bytes FROM leaf WHERE idx >= ?1 ORDER BY idx LIMIT ?2";
+            let mut statement = connection.prepare_cached(sql)?;
+            let rows = statement.query_map([int(from), page(count)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            gapless(from, rows)
+        })
+    }
+
+    fn control_leaves(&self, after: u64, count: u64) -> Result<Vec<(u64, Vec<u8>)>, ReadFault> {
+        self.read("control leaves", |connection| {
+            let sql = "SELECT control.number, control.idx, leaf.bytes FROM control JOIN leaf ON leaf.idx = control.idx
+                       WHERE control.number > ?1 ORDER BY control.number LIMIT ?2";
+            let mut statement = connection.prepare_cached(sql)?;
+            let rows = statement.query_map([int(after), page(count)], |row| {
+                Ok((row.get(0)?, (uint(row.get(1)?), row.get(2)?)))
+            })?;
+            gapless(after.saturating_add(1), rows)
+        })
+    }
+
+    fn nodes(&self, level: u8, first: u64, count: u64) -> Result<Vec<TripleHash>, ReadFault> {
+        self.read("nodes", |connection| {
+            let read = |row: &Row<'_>| {
+                let bytes = row.get_ref(1)?.as_blob()?;
+                Ok((row.get(0)?, TripleHash::from_bytes(bytes)))
+            };
+            let hashes = if level == 0 {
+                let sql = "SELECT idx, hashes FROM leaf_hash WHERE idx >= ?1 ORDER BY idx LIMIT ?2";
+                let mut statement = connection.prepare_cached(sql)?;
+                gapless(first, statement.query_map([int(first), page(count)], read)?)?
+            } else {
+                let sql = "SELECT idx, hashes FROM node WHERE level = ?3 AND idx >= ?1 ORDER BY idx LIMIT ?2";
+                let mut statement = connection.prepare_cached(sql)?;
+                gapless(first, statement.query_map(params![int(first), page(count), level], read)?)?
+            };
+            hashes.into_iter().collect::<Option<_>>().ok_or(RowFault::Corrupt("a tree node"))
+        })
+    }
+
+    fn head(&self, size: u64) -> Result<Option<StoredHead>, ReadFault> {
+        self.head_where("head", "SELECT size, body FROM head WHERE size = ?1", Some(size))
+    }
+
+    fn heads(&self, from: u64, count: u64) -> Result<Vec<StoredHead>, ReadFault> {
+        self.read("heads", |connection| {
+            let sql = "SELECT size, body FROM head WHERE size >= ?1 ORDER BY size LIMIT ?2";
+            let mut statement = connection.prepare_cached(sql)?;
+            let rows =
+                statement.query_map([int(from), page(count)], |row| Ok((uint(row.get(0)?), row.get(1)?)))?;
+            let rows: Vec<(u64, String)> = rows.collect::<Result<_, _>>()?;
+            let heads = rows
+                .iter()
+                .map(|(size, text)| facts::stored_head(connection, self.origin.as_str(), *size, text));
+            heads.collect()
+        })
+    }
+
+    fn newest_committed(&self) -> Result<Option<Tip>, ReadFault> {
+        self.read("newest head", |connection| facts::tip(connection, self.origin.as_str()))
+    }
+
+    fn newest_signed(&self) -> Result<Option<StoredHead>, ReadFault> {
+        let sql = "SELECT size, body FROM head WHERE size = (SELECT max(size) FROM signature)";
+        self.head_where("newest signed head", sql, None)
+    }
+
+    fn blob(&self, digest: &Sha256Digest) -> Result<Option<Vec<u8>>, ReadFault> {
+        self.read("blob", |connection| {
+            let mut statement = connection.prepare_cached("SELECT bytes FROM blob WHERE digest = ?1")?;
+            Ok(statement.query_row([digest.as_bytes()], |row| row.get(0)).optional()?)
+        })
+    }
+}
+
+type RawHost = (Vec<u8>, i64, [u8; 32], Vec<u8>, i64, Vec<u8>);
+
+fn raw_host(row: &Row<'_>) -> rusqlite::Result<RawHost> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?))
+}
+
+fn host_row(raw: RawHost) -> RowResult<HostRow> {
+    let (host, enrolment_index, enrolment_hash, state, state_index, leaf) = raw;
+    let corrupt = RowFault::Corrupt("a host row");
+    let parsed = (|| {
+        let leaf = Leaf::parse(&leaf).ok()?;
+        Some(HostRow {
+            host: HostId::from_slice(&host).ok()?,
+            enrolment_leaf: (uint(enrolment_index), Sha256Digest::new(enrolment_hash)),
+            enrolled_ms: leaf.time_ms,
+            enrolment: Enrolment::parse(&leaf.body).ok()?,
+            state: HostState::parse(&state).ok()?,
+            state_index: uint(state_index),
+        })
+    })();
+    parsed.ok_or(corrupt)
+}
+
+impl TableReader for SqliteReader {
+    fn outcome(&self, host: &HostId, request_id: &RequestId) -> Result<Option<KnownOutcome>, ReadFault> {
+        self.read("outcome", |connection| facts::outcome(connection, host, request_id))
+    }
+
+    fn host(&self, host: &HostId) -> Result<Option<HostRow>, ReadFault> {
+        self.read("host", |connection| {
+            let sql = format!("SELECT {HOST_COLUMNS} WHERE host.host = ?1");
+            let mut statement = connection.prepare_cached(&sql)?;
+            statement.query_row([host.as_bytes()], raw_host).optional()?.map(host_row).transpose()
+        })
+    }
+
+    fn hosts(&self, after: Option<&HostId>, count: u64) -> Result<Vec<HostRow>, ReadFault> {
+        self.read("hosts", |connection| {
+            let sql = format!("SELECT {HOST_COLUMNS} WHERE host.host > ?1 ORDER BY host.host LIMIT ?2");
+            let mut statement = connection.prepare_cached(&sql)?;
+            let after: &[u8] = after.map_or(&[], |host| host.as_bytes());
+            let rows = statement.query_map(params![after, page(count)], raw_host)?;
+            rows.map(|row| host_row(row?)).collect()
+        })
+    }
+
+    fn host_of_key(&self, thumbprint: &Sha256Digest) -> Result<Option<HostId>, ReadFault> {
+        self.read("host of key", |connection| facts::host_of_key(connection, thumbprint))
+    }
+
+    fn budget_left(&self, index: u64) -> Result<Option<u64>, ReadFault> {
+        self.read("budget", |connection| facts::budget_left(connection, index))
+    }
+
+    fn join_token(&self, token: &Sha256Digest) -> Result<Option<JoinTokenRow>, ReadFault> {
+        self.read("join token", |connection| facts::join_token(connection, token))
+    }
+
+    fn is_spent(&self, id: &SpentId) -> Result<bool, ReadFault> {
+        self.read("spent", |connection| facts::is_spent(connection, id))
+    }
+
+    fn challenge_keys(&self) -> Result<Vec<ChallengeKey>, ReadFault> {
+        self.read("challenge keys", |connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT id, key, made_ms FROM challenge_key ORDER BY made_ms DESC, id")?;
+            let rows = statement.query_map([], |row| {
+                Ok(ChallengeKey { id: row.get(0)?, key: row.get(1)?, made_ms: uint(row.get(2)?) })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    fn acknowledgements(&self) -> Result<Vec<Acknowledgement>, ReadFault> {
+        self.read("acknowledgements", |connection| {
+            let sql = "SELECT gateway, control, time_ms FROM acknowledgement ORDER BY gateway";
+            let mut statement = connection.prepare_cached(sql)?;
+            let rows = statement.query_map([], |row| {
+                let gateway = Sha256Digest::new(row.get(0)?);
+                Ok(Acknowledgement { gateway, control: uint(row.get(1)?), time_ms: uint(row.get(2)?) })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+}
