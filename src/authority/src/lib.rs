@@ -2,6 +2,10 @@
 
 pub mod appraise;
 pub mod challenge;
+pub mod clock;
 pub mod decide;
 pub mod policy;
+pub mod sequence;
+pub mod sign;
+pub mod store;
 pub mod verify;

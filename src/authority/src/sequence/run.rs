@@ -1,0 +1,447 @@
+//! The sequencer's thread: gather, append, sign, release, again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use countersign_core::leaf::Kind;
+use countersign_core::leaf::record::{Faults, Heartbeat, HeartbeatReason};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+
+use super::append::{Append, Entry, Outcome, Prepared, SequenceFault};
+use super::faults::faults_entry;
+use super::grow::BatchTree;
+use super::plan::{NoPlan, Plan, Terms, Verdict, plan};
+use super::{Health, Job, Reply, SequencerLimits, Shared};
+use crate::clock::ClockWatch;
+use crate::sign::HeadSigner;
+use crate::store::{Additions, Reader, SignedHead, StoreFault, StoredHead, Wanted, Writer, receipts_for};
+
+/// An Append and who waits for it.
+struct Call {
+    append: Box<Prepared>,
+    /// `None` for what the sequencer appends on its own.
+    reply: Option<oneshot::Sender<Reply>>,
+}
+
+/// What keeps appends from being taken, as far as this thread knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Down {
+    No,
+    Signer,
+    Log,
+    Clock,
+    /// For good.
+    Failed,
+}
+
+/// A batch that is durable.
+struct Committed {
+    additions: Option<Additions>,
+    verdicts: Vec<Verdict>,
+    tree: Arc<BatchTree>,
+}
+
+impl Committed {
+    /// A leaf of this batch.
+    fn leaf(&self, index: u64) -> Option<Arc<[u8]>> {
+        let leaves = &self.additions.as_ref()?.leaves;
+        let at = index.checked_sub(leaves.first()?.index)?;
+        leaves.get(usize::try_from(at).ok()?).map(|leaf| Arc::clone(&leaf.bytes))
+    }
+}
+
+/// Why a batch didn't come about. All of its calls get this answer.
+enum NoBatch {
+    Fault(SequenceFault),
+    Failed,
+}
+
+pub(super) struct Thread {
+    pub(super) shared: Arc<Shared>,
+    pub(super) limits: SequencerLimits,
+    pub(super) jobs: Receiver<Job>,
+    pub(super) writer: Box<dyn Writer>,
+    pub(super) reader: Arc<dyn Reader>,
+    pub(super) signer: HeadSigner,
+    pub(super) watch: ClockWatch,
+    /// The newest head that a commit of this process returned. Only this one is ever signed: what was found at start may not have been
+    /// synced by whoever wrote it.
+    pub(super) own: Option<StoredHead>,
+    /// The newest head in the store.
+    pub(super) newest: Option<StoredHead>,
+    pub(super) state: State,
+}
+
+/// The changing part of what the thread knows.
+pub(super) struct State {
+    down: Down,
+    probed: Instant,
+    /// Faults whose leaf is in the batch under way.
+    telling: Option<Faults>,
+    /// A heartbeat that is due, and why.
+    due: Option<HeartbeatReason>,
+    /// Something was down since faults were last told: the next batch tells them.
+    owing: bool,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        Self { down: Down::No, probed: Instant::now(), telling: None, due: None, owing: false }
+    }
+}
+
+impl Thread {
+    /// Before the first job: a leaf of this process's own, so that there is a head that it may sign.
+    pub(super) fn begin(&mut self) {
+        if self.newest.is_some() {
+            self.state.due = Some(HeartbeatReason::Start);
+            self.batch(Vec::new());
+        }
+        self.publish_health();
+    }
+
+    pub(super) fn run(mut self) {
+        while self.state.down != Down::Failed {
+            let (calls, go_on) = self.gather();
+            // Also without calls: a probe or a heartbeat may be due.
+            self.batch(calls);
+            self.publish_health();
+            if !go_on {
+                break;
+            }
+        }
+        let last = if self.state.down == Down::Failed { Health::Failed } else { Health::Stopped };
+        self.shared.set_health(last);
+        // Those still waiting see their sender dropped with the queue.
+    }
+
+    /// Everything that waits, up to a batch's size; waits for the first. `false`: this is the last batch.
+    fn gather(&mut self) -> (Vec<Call>, bool) {
+        let mut calls = Vec::new();
+        let mut leaves = 0;
+        let mut job = match self.jobs.recv_timeout(self.patience()) {
+            Ok(job) => Some(job),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return (calls, false),
+        };
+        while let Some(taken) = job {
+            match taken {
+                Job::Append { append, reply } => {
+                    leaves += append.entries.len();
+                    let closes = append.changes_keys();
+                    calls.push(Call { append, reply: Some(reply) });
+                    if closes || leaves >= self.limits.batch_leaves {
+                        break;
+                    }
+                }
+                Job::Desk(work) => {
+                    let result = work(self.writer.as_mut());
+                    self.judge_write(&result);
+                }
+                Job::Heartbeat { max_age_ms } => self.heartbeat(max_age_ms),
+                Job::Wake => {}
+            }
+            job = self.jobs.try_recv().ok();
+        }
+        let stopping = self.shared.stopping.load(Ordering::SeqCst) && self.jobs.is_empty();
+        (calls, !stopping)
+    }
+
+    fn patience(&self) -> Duration {
+        if self.state.down == Down::No {
+            return self.limits.probe_every;
+        }
+        self.limits.probe_every.saturating_sub(self.state.probed.elapsed())
+    }
+
+    fn heartbeat(&mut self, max_age_ms: u64) {
+        let newest_ms = self.newest.as_ref().map(|head| head.body().time_ms);
+        let age_ms = newest_ms.map(|then| self.shared.clock.now_ms().saturating_sub(then));
+        // An empty log begins with its initialisation, not with a heartbeat.
+        if age_ms.is_some_and(|age| age >= max_age_ms) && self.state.due.is_none() {
+            self.state.due = Some(HeartbeatReason::Idle);
+        }
+    }
+
+    /// One batch: appended, signed, released. Whatever happens, every call gets its answer, or sees that the process is over.
+    fn batch(&mut self, calls: Vec<Call>) {
+        // Watched also when idle, so that a step is seen when it happens and slewing isn't taken for one.
+        let clock = self.watch.observe(self.shared.clock.as_ref());
+        let probe = self.state.probed.elapsed() >= self.limits.probe_every;
+        if self.state.down == Down::Signer && (!probe || !self.probe_signer()) {
+            return self.refuse(calls, &SequenceFault::SignerUnavailable);
+        }
+        if self.state.down == Down::Failed {
+            return self.refuse(calls, &SequenceFault::Stopped);
+        }
+        let now_ms = match clock {
+            Ok(now_ms) => now_ms,
+            Err(fault) => {
+                self.note_down(Down::Clock, &fault);
+                return self.refuse(calls, &SequenceFault::ClockUnreliable);
+            }
+        };
+        let own = self.own_leaves(probe || !calls.is_empty());
+        if calls.is_empty() && own.is_empty() {
+            return;
+        }
+        let mut calls = calls;
+        if let Ok(append) = Prepared::new(Append::of(own)) {
+            calls.push(Call { append: Box::new(append), reply: None });
+        }
+        match self.commit(&calls, now_ms) {
+            Ok(committed) => self.sign_and_release(calls, committed),
+            Err(NoBatch::Fault(fault)) => {
+                self.untold();
+                self.refuse(calls, &fault);
+            }
+            // Dropped without an answer: whether the batch is durable is known after a restart.
+            Err(NoBatch::Failed) => self.state.down = Down::Failed,
+        }
+    }
+
+    /// Leaves that this thread appends on its own account: a heartbeat that is due, and the faults that can be told now. While something
+    /// is down it adds them only when `trying` anyway.
+    fn own_leaves(&mut self, trying: bool) -> Vec<Entry> {
+        if self.state.down != Down::No {
+            if !trying {
+                return Vec::new();
+            }
+            self.state.probed = Instant::now();
+        }
+        let mut entries = Vec::new();
+        if let Some(reason) = self.state.due {
+            entries.push(Entry::plain(Kind::Heartbeat, Heartbeat(reason).encode()));
+        }
+        // An empty log begins with its initialisation.
+        if self.newest.is_some() && (self.state.due.is_some() || self.state.owing) {
+            self.state.telling = self.shared.faults.take();
+            entries.extend(self.state.telling.as_ref().map(faults_entry));
+        }
+        entries
+    }
+
+    /// The batch is in the log: so are the heartbeat and the counts.
+    fn told(&mut self) {
+        self.state.telling = None;
+        self.state.due = None;
+        self.state.owing = false;
+    }
+
+    fn untold(&mut self) {
+        if let Some(faults) = self.state.telling.take() {
+            self.shared.faults.put_back(faults);
+        }
+    }
+
+    fn commit(&mut self, calls: &[Call], now_ms: u64) -> Result<Committed, NoBatch> {
+        let control = self.shared.control.load_full();
+        let mut wanted = Wanted { control_after: control.number(), ..Wanted::default() };
+        calls.iter().for_each(|call| call.append.want(&mut wanted));
+        let count = calls.iter().map(|call| call.append.entries.len()).sum();
+        // Without entropy there are no salts, and without salts no leaves.
+        let salts = salts(count).ok_or(NoBatch::Fault(SequenceFault::LogUnavailable))?;
+        let terms = Terms { control: &control, now_ms, salts: &salts };
+        let batch: Vec<&Prepared> = calls.iter().map(|call| call.append.as_ref()).collect();
+        let mut planned: Option<Result<Plan, NoPlan>> = None;
+        let result = self.writer.append(&wanted, &mut |prior| {
+            let mut outcome = plan(prior, &batch, &terms);
+            let additions = outcome.as_mut().ok().and_then(|plan| plan.additions.take());
+            planned = Some(outcome);
+            additions
+        });
+        self.judge_write(&result);
+        let additions = match result {
+            Ok(additions) => additions,
+            Err(fault) if fault.is_fatal() => return Err(NoBatch::Failed),
+            Err(_) => return Err(NoBatch::Fault(SequenceFault::LogUnavailable)),
+        };
+        match planned {
+            Some(Ok(plan)) => Ok(self.committed(additions, plan)),
+            Some(Err(NoPlan::Clock(fault))) => {
+                self.note_down(Down::Clock, &fault);
+                Err(NoBatch::Fault(SequenceFault::ClockUnreliable))
+            }
+            Some(Err(NoPlan::Contradiction(what))) => {
+                tracing::error!("the store contradicts itself: {what}");
+                Err(NoBatch::Failed)
+            }
+            Some(Err(NoPlan::Full)) | None => Err(NoBatch::Fault(SequenceFault::LogUnavailable)),
+        }
+    }
+
+    fn committed(&mut self, additions: Option<Additions>, plan: Plan) -> Committed {
+        if let Some(control) = plan.control {
+            self.shared.control.store(Arc::new(control));
+        }
+        if let Some(additions) = &additions {
+            self.newest = Some(additions.head.clone());
+            self.own = Some(additions.head.clone());
+            self.told();
+            count(&self.shared.counters.batches, 1);
+            count(&self.shared.counters.leaves, additions.leaves.len() as u64);
+        }
+        if matches!(self.state.down, Down::Clock | Down::Log) {
+            self.state.down = Down::No;
+        }
+        Committed { additions, verdicts: plan.verdicts, tree: Arc::new(plan.tree) }
+    }
+
+    fn sign_and_release(&mut self, calls: Vec<Call>, committed: Committed) {
+        let signed = self.sign_newest();
+        if self.state.down == Down::Failed {
+            // Signed or not, stored or not: nothing leaves any more.
+            return;
+        }
+        let head = self.shared.signed.load_full();
+        for (call, verdict) in calls.into_iter().zip(&committed.verdicts) {
+            let Some(reply) = call.reply else { continue };
+            let answer = match verdict {
+                Verdict::Appended(range) => match (&head, signed) {
+                    (Some(head), true) => Reply::Appended {
+                        leaves: range
+                            .clone()
+                            .filter_map(|index| Some((index, committed.leaf(index)?)))
+                            .collect(),
+                        tree: Arc::clone(&committed.tree),
+                        head: Arc::clone(head),
+                    },
+                    _ => Reply::Fault(SequenceFault::SignerUnavailable),
+                },
+                Verdict::Existing(indexes) => self.existing(indexes, head.as_ref(), &committed),
+                Verdict::Stale => {
+                    count(&self.shared.counters.stale, 1);
+                    Reply::Outcome(Outcome::Stale)
+                }
+                Verdict::ChallengeSpent => Reply::Outcome(Outcome::ChallengeSpent),
+                Verdict::Spent(spend) => Reply::Outcome(Outcome::Spent(*spend)),
+                Verdict::Refused(refused) => Reply::Outcome(Outcome::Refused(*refused)),
+            };
+            // Whoever asked may have gone; the leaf stands and is handed out on retry.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Earlier answers, from the log or from this very batch.
+    fn existing(&self, indexes: &[u64], head: Option<&Arc<SignedHead>>, committed: &Committed) -> Reply {
+        let Some(head) = head.filter(|head| indexes.iter().all(|index| *index < head.size())) else {
+            return Reply::Fault(SequenceFault::SignerUnavailable);
+        };
+        let receipts = indexes.iter().map(|index| match committed.leaf(*index) {
+            Some(leaf) => committed.tree.receipt(*index, leaf).ok(),
+            None => {
+                let found = receipts_for(self.reader.as_ref(), &[*index], Arc::clone(head)).ok()?;
+                found.leaves.into_iter().next()
+            }
+        });
+        match receipts.collect::<Option<Vec<_>>>() {
+            Some(leaves) => Reply::Existing { leaves, head: Arc::clone(head) },
+            None => Reply::Fault(SequenceFault::LogUnavailable),
+        }
+    }
+
+    /// Signs the newest committed head, if it isn't signed yet and is this process's own. `true`: it is under a stored signature.
+    fn sign_newest(&mut self) -> bool {
+        let signed_size = self.shared.signed.load().as_ref().map_or(0, |head| head.size());
+        let newest_size = self.newest.as_ref().map_or(0, |head| head.body().size);
+        if signed_size == newest_size {
+            return newest_size > 0;
+        }
+        let Some(head) = self.own.clone().filter(|own| own.body().size == newest_size) else {
+            self.note_down(Down::Signer, &"nothing of this process's own to sign yet");
+            return false;
+        };
+        let control = self.shared.control.load_full();
+        let lines = match self.signer.sign(&head, &control) {
+            Ok(lines) => lines,
+            Err(fault) => {
+                let down = if fault.is_fatal() { Down::Failed } else { Down::Signer };
+                self.note_down(down, &fault);
+                return false;
+            }
+        };
+        let attached = self.writer.attach_signatures(newest_size, &lines);
+        let signed = StoredHead::new(head.text(), lines).ok().and_then(|head| SignedHead::new(head).ok());
+        match (attached, signed) {
+            (Ok(()), Some(signed)) => {
+                count(&self.shared.counters.signed, 1);
+                self.shared.signed.store(Some(Arc::new(signed)));
+                true
+            }
+            (Err(fault), _) => {
+                // Signed, but not stored: nothing is released, and the probe signs the same body again.
+                let down = if fault.is_fatal() { Down::Failed } else { Down::Signer };
+                self.note_down(down, &fault);
+                false
+            }
+            (Ok(()), None) => {
+                self.note_down(Down::Failed, &"a signed head can't be put together");
+                false
+            }
+        }
+    }
+
+    /// Tries to sign again what is committed; when that works, tells of it in the log.
+    fn probe_signer(&mut self) -> bool {
+        self.state.probed = Instant::now();
+        if self.own.as_ref() != self.newest.as_ref() {
+            // Nothing of this process's own: the start heartbeat has to be committed first.
+            self.state.down = Down::No;
+            return true;
+        }
+        if !self.sign_newest() {
+            return false;
+        }
+        tracing::info!("heads are signed again");
+        self.state.down = Down::No;
+        self.state.due = Some(HeartbeatReason::SignerBack);
+        true
+    }
+
+    fn refuse(&self, calls: Vec<Call>, fault: &SequenceFault) {
+        for call in calls {
+            let Some(reply) = call.reply else { continue };
+            let fault = self.shared.refuse(fault.clone(), call.append.entries.len() as u64);
+            let _ = reply.send(Reply::Fault(fault));
+        }
+    }
+
+    fn judge_write<T>(&mut self, result: &Result<T, StoreFault>) {
+        let Err(fault) = result else { return };
+        self.note_down(if fault.is_fatal() { Down::Failed } else { Down::Log }, fault);
+    }
+
+    fn note_down(&mut self, down: Down, why: &dyn std::fmt::Display) {
+        let now = self.state.down;
+        // An unsigned head weighs more than a write that found no space: it closes the door.
+        let weighs_less = now == Down::Failed || (now == Down::Signer && down != Down::Failed);
+        if now != down && !weighs_less {
+            tracing::error!(?down, "{why}");
+            self.state.down = down;
+            self.state.probed = Instant::now();
+        }
+        self.state.owing = true;
+    }
+
+    fn publish_health(&self) {
+        self.shared.set_health(match self.state.down {
+            Down::No => Health::Serving,
+            Down::Signer => Health::SignerDown,
+            Down::Log => Health::LogDown,
+            Down::Clock => Health::ClockUnreliable,
+            Down::Failed => Health::Failed,
+        });
+    }
+}
+
+fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+fn salts(count: usize) -> Option<Vec<[u8; 16]>> {
+    let mut bytes = vec![0; count * 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(bytes.chunks_exact(16).filter_map(|chunk| chunk.try_into().ok()).collect())
+}
