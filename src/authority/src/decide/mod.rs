@@ -14,7 +14,6 @@ mod lineage;
 mod state;
 
 pub use lineage::{Family, MAX_ANCESTORS};
-pub use state::{merge_state, state_after_enrolment};
 
 use crate::appraise::{References, secure_boot_fact, unappraised};
 use crate::policy::{self, CompiledPolicy, PolicyFacts};
@@ -291,5 +290,9 @@ fn expiry(inputs: &Inputs<'_>, settings: &Settings, state: &HostState) -> u64 {
     inputs.family.expiries().chain([asked, granted, trusted]).min().unwrap_or(nbf)
 }
 
+#[cfg(test)]
+mod kit;
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;

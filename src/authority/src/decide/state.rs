@@ -8,7 +8,6 @@ use countersign_core::document::Settings;
 use countersign_core::leaf::host::{HostState, Tier};
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::attest::ClockInfo;
-use std::cmp::Ordering;
 
 /// Refuses a quote from before what was already seen (PROTOCOL §8.4; TPM 2.0 Part 1, 36).
 pub(super) fn check_counters(prior: &HostState, clock: &ClockInfo) -> Result<(), Finding> {
@@ -54,21 +53,4 @@ pub(super) fn state_after_good_quote(situation: &Situation<'_>, good: &Good<'_>)
         tier: good.appraisal.tier,
         evidence: Some(*situation.judged.record_digest()),
     }
-}
-
-/// What the log shows of a host after a leaf that carries `body`, when it showed `shown` before: of one version the largest clock stays, since
-/// calls decided side by side don't know of each other's; an older version changes nothing (PROTOCOL §8.4).
-#[must_use]
-pub fn merge_state(shown: &HostState, body: &HostState) -> HostState {
-    match body.version.cmp(&shown.version) {
-        Ordering::Less => *shown,
-        Ordering::Equal => HostState { clock_ms: shown.clock_ms.max(body.clock_ms), ..*body },
-        Ordering::Greater => *body,
-    }
-}
-
-/// What the log shows of a host after an enrolment leaf: a renewal leaves the version and the state, a new AK starts afresh.
-#[must_use]
-pub fn state_after_enrolment(shown: Option<&HostState>, version: u64) -> HostState {
-    shown.filter(|shown| shown.version == version).copied().unwrap_or(HostState::unattested(version))
 }

@@ -236,6 +236,27 @@ fn verify_requests(
     Ok(verified)
 }
 
+/// Judges evidence from the log: its challenge's MAC was checked when it was logged, and auditors hold no MAC key.
+pub(crate) fn judge_logged(
+    origin: &Origin,
+    host: HostId,
+    ak: &Arc<Public>,
+    settings: &Settings,
+    record: EvidenceRecord,
+    boot_logs: (&BootLogCache, &dyn BootLogSource),
+) -> Result<Judged, CallError> {
+    let challenge =
+        ChallengeBody::read_unverified(&record.challenge).map_err(|_| CallError::ChallengeInvalid)?;
+    if challenge.host != host {
+        return Err(CallError::ChallengeHostMismatch);
+    }
+    let (cache, source) = boot_logs;
+    catch_unwind(AssertUnwindSafe(|| {
+        judge(&Subject { origin, host, ak, settings, challenge, cache, source }, record)
+    }))
+    .unwrap_or(Err(CallError::Panicked))
+}
+
 /// What evidence is judged against.
 pub(super) struct Subject<'a> {
     pub(super) origin: &'a Origin,

@@ -88,6 +88,8 @@ pub(crate) struct Host {
     pub(crate) keys: ChallengeKeys,
     pub(crate) members: Members,
     pub(crate) verifier: Verifier,
+    /// The head that challenges name.
+    pub(crate) head: Sha256Digest,
     random: u8,
 }
 
@@ -136,6 +138,7 @@ impl Host {
             trust_domain,
             settings: document(&[]).settings,
             keys: ChallengeKeys::new(vec![key]),
+            head: sha256(b"head"),
             random: 0,
         }
     }
@@ -160,8 +163,7 @@ impl Host {
 
     pub(crate) fn challenge(&mut self, now_ms: u64) -> Vec<u8> {
         self.random += 1;
-        let head = sha256(b"head");
-        self.keys.mint(self.endorsed.host, head, now_ms, &ROTATION, [self.random; 16]).unwrap().challenge
+        self.keys.mint(self.endorsed.host, self.head, now_ms, &ROTATION, [self.random; 16]).unwrap().challenge
     }
 
     /// A call as the agent makes it.

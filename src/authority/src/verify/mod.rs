@@ -12,6 +12,7 @@ mod call;
 mod quote;
 
 pub use boot_log::{BootLogCache, BootLogSource, SourceFault, explained_by_boot_log};
+pub(crate) use call::judge_logged;
 pub use call::{Call, CallError, VerifiedCall, Verifier};
 
 use countersign_core::challenge::ChallengeBody;
