@@ -1,6 +1,7 @@
 //! The authority: enrol, verify, appraise, decide, sequence, sign, serve.
 
 pub mod appraise;
+pub mod audit;
 pub mod challenge;
 pub mod clock;
 pub mod decide;

@@ -1,0 +1,168 @@
+//! What the log shows at a point: the state that decisions have to agree with, folded from the leaves before them.
+
+use crate::store::project::{enrolled_state, merge_state};
+use countersign_core::control::{ControlError, ControlState};
+use countersign_core::digest::Sha256Digest;
+use countersign_core::leaf::decision::{Decision, LeafRef, Verdict};
+use countersign_core::leaf::host::{Enrolment, HostState};
+use countersign_core::name::{HostId, RequestId};
+use countersign_tpm::public::Public;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+/// States of a host that a decision under way may have read: as many calls of one host can be decided side by side.
+const RECENT_STATES: usize = 64;
+
+/// A host as the log shows it.
+pub(super) struct HostFold {
+    pub(super) enrolment: Enrolment,
+    pub(super) leaf: LeafRef,
+    pub(super) ak: Option<Arc<Public>>,
+    shown: HostState,
+    /// States shown since the version last rose, newest last.
+    recent: VecDeque<HostState>,
+}
+
+impl HostFold {
+    fn show(&mut self, state: HostState) {
+        if state.version != self.shown.version {
+            self.recent.clear();
+        }
+        if self.recent.back() != Some(&state) {
+            self.recent.push_back(state);
+        }
+        if self.recent.len() > RECENT_STATES {
+            self.recent.pop_front();
+        }
+        self.shown = state;
+    }
+}
+
+/// The leaves of one append: they were all compared with the state just before the first.
+#[derive(Default)]
+pub(super) struct Group {
+    key: Option<(HostId, Sha256Digest, bool)>,
+    priors: Vec<HostState>,
+    budgets: HashMap<u64, u64>,
+    spent: bool,
+}
+
+impl Group {
+    /// States that its decisions may have read, newest first.
+    pub(super) fn priors(&self) -> &[HostState] {
+        &self.priors
+    }
+
+    /// Whether an earlier append spent its challenge.
+    pub(super) const fn spent(&self) -> bool {
+        self.spent
+    }
+}
+
+/// Everything that decisions depend on and that the log explains.
+pub(super) struct Fold {
+    pub(super) control: ControlState,
+    pub(super) hosts: HashMap<HostId, HostFold>,
+    pub(super) group: Group,
+    budgets: HashMap<u64, u64>,
+    answered: HashMap<(HostId, RequestId), Sha256Digest>,
+    spent: HashMap<Sha256Digest, u64>,
+    spent_by_expiry: BTreeMap<(u64, Sha256Digest), ()>,
+}
+
+impl Fold {
+    pub(super) fn new(control: ControlState) -> Self {
+        Self {
+            control,
+            hosts: HashMap::new(),
+            group: Group::default(),
+            budgets: HashMap::new(),
+            answered: HashMap::new(),
+            spent: HashMap::new(),
+            spent_by_expiry: BTreeMap::new(),
+        }
+    }
+
+    /// Takes note of which append the next leaf belongs to: leaves in a row of one host over one evidence record with one standing.
+    pub(super) fn enter(
+        &mut self,
+        key: Option<(HostId, Sha256Digest, bool)>,
+        challenge: Option<&Sha256Digest>,
+    ) {
+        if key.is_some() && self.group.key == key {
+            return;
+        }
+        let priors = key
+            .and_then(|(host, ..)| self.hosts.get(&host))
+            .map_or_else(Vec::new, |host| host.recent.iter().rev().copied().collect());
+        let spent = challenge.is_some_and(|digest| self.spent.contains_key(digest));
+        self.group = Group { key, priors, budgets: HashMap::new(), spent };
+    }
+
+    /// What was left of a budget when the append was made.
+    pub(super) fn budget_left(&self, index: u64) -> u64 {
+        self.group.budgets.get(&index).or_else(|| self.budgets.get(&index)).copied().unwrap_or(0)
+    }
+
+    /// Whether the identifier was answered before for other bytes.
+    pub(super) fn reused(&self, host: &HostId, id: &RequestId, request: &Sha256Digest) -> bool {
+        self.answered.get(&(*host, id.clone())).is_some_and(|answered| answered != request)
+    }
+
+    pub(super) fn enrol(&mut self, enrolment: Enrolment, leaf: LeafRef) {
+        let known = self.hosts.get(&enrolment.host).map(|host| host.shown);
+        let state = enrolled_state(known.as_ref(), enrolment.version);
+        let mut host = HostFold { enrolment, leaf, ak: None, shown: state, recent: VecDeque::new() };
+        host.show(state);
+        self.hosts.insert(host.enrolment.host, host);
+    }
+
+    pub(super) fn apply_control(&mut self, bytes: &[u8]) -> Result<(), ControlError> {
+        self.control.apply(bytes).map(drop)
+    }
+
+    pub(super) fn show(&mut self, host: &HostId, state: &HostState) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            let merged = merge_state(&host.shown, state);
+            host.show(merged);
+        }
+    }
+
+    /// A challenge that was fresh is spent from here on, and forgotten long after nobody could use it.
+    pub(super) fn spend(&mut self, challenge: Sha256Digest, expires_ms: u64, now_ms: u64) {
+        const MEMORY_MS: u64 = 600_000;
+        self.spent.insert(challenge, expires_ms);
+        self.spent_by_expiry.insert((expires_ms, challenge), ());
+        while let Some(((expires, digest), ())) =
+            self.spent_by_expiry.first_key_value().map(|(key, ())| (*key, ()))
+        {
+            if expires.saturating_add(MEMORY_MS) >= now_ms {
+                break;
+            }
+            self.spent_by_expiry.pop_first();
+            self.spent.remove(&digest);
+        }
+    }
+
+    /// Applies a decision leaf. `false`: a parent's budget is overdrawn.
+    pub(super) fn apply_decision(&mut self, index: u64, decision: &Decision) -> bool {
+        self.show(&decision.host, &decision.host_state);
+        self.answered.entry((decision.host, decision.request_id.clone())).or_insert(decision.request);
+        if !matches!(decision.verdict, Verdict::Allow { .. }) {
+            return true;
+        }
+        let own = decision.delegation.as_ref().map(|delegation| delegation.budget);
+        let charge = own.unwrap_or(0).saturating_add(1);
+        let mut covered = true;
+        for (parent, _) in &decision.lineage.parents {
+            let left = self.budgets.get(parent).copied().unwrap_or(0);
+            self.group.budgets.entry(*parent).or_insert(left);
+            covered &= left >= charge;
+            self.budgets.insert(*parent, left.saturating_sub(charge));
+        }
+        if let Some(budget) = own {
+            self.budgets.insert(index, budget);
+        }
+        covered
+    }
+}

@@ -1,0 +1,348 @@
+//! For tests: a log in memory, and an authority that is honest unless told to lie.
+
+use super::{FindingKind, HeadExport, LogSource, MismatchKind, Unreadable, replay, verify};
+use crate::decide::{Family, Inputs, Outcome, Situation, decide, decide_attestation};
+use crate::policy::CompiledPolicy;
+use crate::store::project::{enrolled_state, merge_state};
+use crate::verify::VerifiedCall;
+use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent};
+use countersign_core::bundle::{
+    BundleDocument, Statement, StatementDocument, TrustBundle, statement_preimage,
+};
+use countersign_core::checkpoint::HeadBody;
+use countersign_core::control::ControlState;
+use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::document::{PolicyDocument, Settings};
+use countersign_core::key::JsonKey;
+use countersign_core::leaf::control::{
+    EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, RecoveryRecord, Revocation, Subject,
+    key_possession,
+};
+use countersign_core::leaf::decision::{LeafRef, Verdict};
+use countersign_core::leaf::host::HostState;
+use countersign_core::leaf::{Kind, Leaf, leaf_hash};
+use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tree, TreeHash};
+use countersign_core::note::{NoteKey, SignedNote};
+use countersign_core::refusal::RefusalCode;
+use countersign_core::request::RequestDocument;
+use std::collections::HashMap;
+
+pub(super) const HEAD: u8 = 40;
+pub(super) const RECOVERY: u8 = 41;
+pub(super) const NEXT_HEAD: u8 = 42;
+
+/// How an authority may lie when it decides.
+#[derive(Default)]
+pub(super) struct Lie {
+    pub(super) control: Option<ControlState>,
+    pub(super) spent: Option<bool>,
+    pub(super) reused: Option<bool>,
+    pub(super) prior: Option<HostState>,
+    pub(super) time_ms: Option<u64>,
+    pub(super) budget: Option<u64>,
+    pub(super) enrolment: Option<LeafRef>,
+}
+
+/// A log in memory, and an authority that is honest unless told to lie.
+pub(super) struct Log {
+    pub(super) host: Host,
+    pub(super) bundle: TrustBundle,
+    pub(super) control: ControlState,
+    pub(super) policy: Option<CompiledPolicy>,
+    pub(super) shown: HostState,
+    pub(super) time_ms: u64,
+    pub(super) leaves: Vec<Vec<u8>>,
+    pub(super) heads: Vec<HeadExport>,
+    pub(super) blobs: HashMap<Sha256Digest, Vec<u8>>,
+    pub(super) budgets: HashMap<u64, u64>,
+    pub(super) sha256: Frontier<Sha256Tree>,
+    pub(super) sha3: Frontier<Sha3_512Tree>,
+    pub(super) blake2: Frontier<Blake2b512Tree>,
+    pub(super) signers: Vec<u8>,
+}
+
+impl LogSource for Log {
+    fn leaves(&self, from: u64, count: u64) -> Result<Vec<Vec<u8>>, Unreadable> {
+        let (from, count) = (usize::try_from(from).unwrap(), usize::try_from(count.min(3)).unwrap());
+        Ok(self.leaves.iter().skip(from).take(count).cloned().collect())
+    }
+
+    fn heads(&self, from: u64, count: u64) -> Result<Vec<HeadExport>, Unreadable> {
+        let size = |head: &HeadExport| HeadBody::parse(&head.text).map_or(from, |body| body.size);
+        let count = usize::try_from(count.min(2)).unwrap();
+        Ok(self.heads.iter().skip_while(|head| size(head) < from).take(count).cloned().collect())
+    }
+
+    fn blob(&self, digest: &Sha256Digest) -> Result<Option<Vec<u8>>, Unreadable> {
+        Ok(self.blobs.get(digest).cloned())
+    }
+}
+
+pub(super) fn bundle(host: &Host) -> (TrustBundle, RecoveryRecord) {
+    let statement = Statement {
+        number: 1,
+        origin: host.origin.clone(),
+        time_ms: NOW_MS,
+        head_keys: vec![ed25519(HEAD).1],
+        ca_certificates: vec![vec![1]],
+    }
+    .encode();
+    let signature = ed25519(RECOVERY).0.sign(&statement_preimage(&statement)).as_ref().to_vec();
+    let text = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
+    let document = BundleDocument {
+        v: 1,
+        origin: host.origin.as_str().to_owned(),
+        trust_domain: host.trust_domain.as_str().to_owned(),
+        recovery_key: JsonKey::from(ed25519(RECOVERY).1),
+        statements: vec![StatementDocument { statement: text(&statement), signature: text(&signature) }],
+    };
+    let bundle = TrustBundle::verify(&serde_json::to_vec(&document).unwrap()).unwrap();
+    (bundle, RecoveryRecord { statement, signature })
+}
+
+pub(super) fn key_leaf(origin: &str, seed: u8, event: KeyEvent) -> (Kind, Vec<u8>) {
+    let (pair, key) = ed25519(seed);
+    let introduction = (event == KeyEvent::Introduced).then(|| Introduction {
+        possession: pair.sign(&key_possession(origin, KeyPurpose::Head, &key)).as_ref().to_vec(),
+        backend: "test".to_owned(),
+        custody: Sha256Digest::ZERO,
+    });
+    (Kind::Key, KeyRecord { event, purpose: KeyPurpose::Head, key, introduction, by: None }.encode())
+}
+
+impl Log {
+    pub(super) fn empty() -> Self {
+        let host = Host::new(1);
+        let (bundle, _) = bundle(&host);
+        Self {
+            control: ControlState::of_bundle(&bundle),
+            bundle,
+            host,
+            policy: None,
+            shown: HostState::unattested(1),
+            time_ms: NOW_MS,
+            leaves: Vec::new(),
+            heads: Vec::new(),
+            blobs: HashMap::new(),
+            budgets: HashMap::new(),
+            sha256: Frontier::new(),
+            sha3: Frontier::new(),
+            blake2: Frontier::new(),
+            signers: vec![HEAD],
+        }
+    }
+
+    /// Initialised: keys, one policy, one enrolled host.
+    pub(super) fn new() -> Self {
+        let mut log = Self::empty();
+        let origin = log.host.origin.as_str().to_owned();
+        let (_, recovery) = bundle(&log.host);
+        log.append(vec![
+            (Kind::Recovery, recovery.encode()),
+            key_leaf(&origin, HEAD, KeyEvent::Introduced),
+            key_leaf(&origin, HEAD, KeyEvent::Activated),
+        ]);
+        log.host.settings = Settings::default();
+        let ak = log.host.tpm.ak_public().bytes().to_vec();
+        log.blobs.insert(sha256(&ak), ak);
+        let boot_log = log.host.boot.log().to_vec();
+        log.blobs.insert(sha256(&boot_log), boot_log);
+        log.enrol();
+        log
+    }
+
+    pub(super) fn with_policy() -> Self {
+        let mut log = Self::new();
+        log.activate(&document(&[("base", PERMIT)]));
+        log
+    }
+
+    pub(super) fn enrol(&mut self) {
+        let refs = self.append(vec![(Kind::Enrolment, self.host.enrolment.encode())]);
+        self.host.endorsed.enrolment = refs[0];
+        self.shown = enrolled_state(Some(&self.shown), self.host.enrolment.version);
+    }
+
+    pub(super) fn activate(&mut self, document: &PolicyDocument) {
+        let record = EpochRecord {
+            document: document.digest(),
+            epoch: self.control.epoch() + 1,
+            by: Sha256Digest::ZERO,
+        };
+        self.append(vec![(Kind::Policy, record.encode())]);
+        self.blobs.insert(document.digest(), document.encode());
+        let policy = CompiledPolicy::load(document).unwrap();
+        self.host.settings = policy.settings().clone();
+        self.policy = Some(policy);
+    }
+
+    pub(super) fn revoke(&mut self, subject: Subject, revoke: bool) {
+        let record = Revocation { subject, revoke, reason: String::new(), by: Sha256Digest::ZERO };
+        self.append(vec![(Kind::Revocation, record.encode())]);
+    }
+
+    pub(super) fn append(&mut self, entries: Vec<(Kind, Vec<u8>)>) -> Vec<LeafRef> {
+        self.time_ms += 10;
+        let mut refs = Vec::new();
+        for (kind, body) in entries {
+            let index = u64::try_from(self.leaves.len()).unwrap();
+            let leaf = Leaf { kind, index, time_ms: self.time_ms, salt: [3; 16], body }.encode().unwrap();
+            if kind.is_control() {
+                self.control.apply(&leaf).unwrap();
+            }
+            refs.push((index, leaf_hash(&leaf)));
+            self.sha256.append(Sha256Tree::leaf_hash(&leaf), |_| {}).unwrap();
+            self.sha3.append(Sha3_512Tree::leaf_hash(&leaf), |_| {}).unwrap();
+            self.blake2.append(Blake2b512Tree::leaf_hash(&leaf), |_| {}).unwrap();
+            self.leaves.push(leaf);
+        }
+        let body = HeadBody {
+            origin: self.host.origin.as_str().to_owned(),
+            size: u64::try_from(self.leaves.len()).unwrap(),
+            sha256_root: self.sha256.root(),
+            sha3_root: self.sha3.root(),
+            blake2_root: self.blake2.root(),
+            time_ms: self.time_ms,
+            prev: self.heads.last().map_or(Sha256Digest::ZERO, |head| sha256(head.text.as_bytes())),
+            control_seq: self.control.number(),
+            control_digest: *self.control.digest(),
+        };
+        let head = self.sign(body.encode());
+        self.host.head = sha256(head.text.as_bytes());
+        self.heads.push(head);
+        refs
+    }
+
+    pub(super) fn sign(&self, text: String) -> HeadExport {
+        let lines = self.signers.iter().map(|seed| {
+            let (pair, key) = ed25519(*seed);
+            let signature: [u8; 64] = pair.sign(text.as_bytes()).as_ref().try_into().unwrap();
+            NoteKey::new(self.host.origin.as_str(), key).unwrap().line(&signature)
+        });
+        let lines: Vec<_> = lines.collect();
+        let note = (!lines.is_empty()).then(|| SignedNote::new(&text, lines).unwrap().format());
+        HeadExport { text, note }
+    }
+
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        self.blobs.insert(sha256(bytes), bytes.to_vec());
+    }
+
+    pub(super) fn verified(&mut self, requests: &[RequestDocument]) -> VerifiedCall {
+        let call = self.host.call(self.time_ms, requests);
+        self.host.verify(call).unwrap()
+    }
+
+    /// Decides all requests of a call and appends the leaves in one batch.
+    pub(super) fn decide(&mut self, call: &VerifiedCall, lie: &Lie) -> Vec<(LeafRef, Outcome)> {
+        let mut endorsed = self.host.endorsed.clone();
+        endorsed.prior = lie.prior.unwrap_or(self.shown);
+        endorsed.enrolment = lie.enrolment.unwrap_or(endorsed.enrolment);
+        let mut outcomes = Vec::new();
+        for request in call.requests() {
+            let family = Family::resolve(&request.request().parents, |index| {
+                let left = lie.budget.or_else(|| self.budgets.get(&index).copied()).unwrap_or(0);
+                let leaf = self.leaves.get(usize::try_from(index).unwrap());
+                Ok::<_, std::convert::Infallible>(leaf.map(|leaf| (leaf.clone(), left)))
+            });
+            let Ok(family) = family;
+            let inputs = Inputs {
+                situation: Situation {
+                    origin: &self.host.origin,
+                    trust_domain: &self.host.trust_domain,
+                    host: &endorsed,
+                    judged: call.judged(),
+                    challenge_spent: lie.spent.unwrap_or(false),
+                    control: lie.control.as_ref().unwrap_or(&self.control),
+                    policy: self.policy.as_ref(),
+                    references: None,
+                    time_ms: lie.time_ms.unwrap_or(self.time_ms + 5),
+                },
+                request,
+                family: &family,
+                request_id_reused: lie.reused.unwrap_or(false),
+            };
+            outcomes.push(decide(&inputs).unwrap());
+        }
+        for (request, outcome) in call.requests().iter().zip(&outcomes) {
+            self.keep(request.bytes());
+            self.keep(&outcome.inputs_bytes);
+        }
+        self.keep(call.judged().record_bytes());
+        let refs =
+            self.append(outcomes.iter().map(|outcome| (outcome.kind(), outcome.body.clone())).collect());
+        for ((index, _), outcome) in refs.iter().zip(&outcomes) {
+            self.shown = merge_state(&self.shown, outcome.state_after());
+            for (parent, charge) in &outcome.charges {
+                *self.budgets.get_mut(parent).unwrap() -= charge;
+            }
+            if let (Kind::Allow, Some(delegation)) = (outcome.kind(), &outcome.decision.delegation) {
+                self.budgets.insert(*index, delegation.budget);
+            }
+        }
+        refs.into_iter().zip(outcomes).collect()
+    }
+
+    pub(super) fn ask(&mut self, requests: &[RequestDocument]) -> Vec<(LeafRef, Outcome)> {
+        let call = self.verified(requests);
+        self.decide(&call, &Lie::default())
+    }
+
+    pub(super) fn attest(&mut self, time_ms: Option<u64>) {
+        let call = self.verified(&[]);
+        let mut endorsed = self.host.endorsed.clone();
+        endorsed.prior = self.shown;
+        let outcome = decide_attestation(&Situation {
+            origin: &self.host.origin,
+            trust_domain: &self.host.trust_domain,
+            host: &endorsed,
+            judged: call.judged(),
+            challenge_spent: false,
+            control: &self.control,
+            policy: self.policy.as_ref(),
+            references: None,
+            time_ms: time_ms.unwrap_or(self.time_ms + 5),
+        })
+        .unwrap();
+        self.keep(call.judged().record_bytes());
+        self.shown = merge_state(&self.shown, &outcome.record.state);
+        self.append(vec![(Kind::HostState, outcome.body)]);
+    }
+
+    pub(super) fn request(&self, id: &str) -> RequestDocument {
+        self.host.request(id)
+    }
+
+    pub(super) fn delegating(&self, id: &str) -> RequestDocument {
+        let mut request = self.host.request(id);
+        request.delegation = Some(delegation(&["exec"], &["gate"], 3, 5));
+        request
+    }
+
+    pub(super) fn child(&self, id: &str, above: &LeafRef) -> RequestDocument {
+        let mut request = self.host.request(id);
+        request.parents = vec![parent(above.0, &above.1)];
+        request
+    }
+
+    pub(super) fn kinds(&self) -> FindingKind {
+        verify(self, &self.bundle, &mut |_| {}).unwrap_err().kind
+    }
+
+    pub(super) fn mismatches(&self) -> Vec<(u64, MismatchKind)> {
+        let report = replay(self, &self.bundle, &mut |_| {}).unwrap();
+        assert_eq!(report.not_replayable, []);
+        report.mismatches.into_iter().map(|mismatch| (mismatch.index, mismatch.kind)).collect()
+    }
+
+    pub(super) fn last(&self) -> u64 {
+        u64::try_from(self.leaves.len()).unwrap() - 1
+    }
+}
+
+pub(super) fn code(outcome: &Outcome) -> Option<RefusalCode> {
+    match outcome.decision.verdict {
+        Verdict::Allow { .. } => None,
+        Verdict::Deny(code) => Some(code),
+    }
+}

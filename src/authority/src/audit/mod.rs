@@ -1,0 +1,76 @@
+//! Audit: what anybody can find out from the log alone, without the authority's word.
+//!
+//! Comes in: leaves, heads and blobs from any [`LogSource`], and the pinned trust bundle. Goes out, from [`verify()`]: that the log is one
+//! well-formed, append-only, signed history; from [`replay()`]: that every decision in it follows, byte for byte, from inputs that the log
+//! itself explains. Refused: to call anything good that could not be read. What was pruned is reported as not replayable.
+//!
+//! Neither finds a log that was forked before it was handed over: that takes the memory of gateways and witnesses.
+
+mod fold;
+mod replay;
+mod store;
+mod verify;
+
+pub use replay::{Mismatch, MismatchKind, Missing, ReplayReport, replay};
+pub use store::StoreLog;
+pub use verify::{Finding, FindingKind, Report, verify};
+
+use countersign_core::digest::Sha256Digest;
+
+/// Leaves or heads asked for at once.
+const PAGE: u64 = 512;
+
+/// The source can't be read; nothing was found out.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the log can't be read: {0}")]
+pub struct Unreadable(pub String);
+
+/// A committed head: the body, and the note if it has signatures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadExport {
+    /// Exact body text.
+    pub text: String,
+    /// The signed note over that text.
+    pub note: Option<String>,
+}
+
+/// Where a log is read from: a store, an export, the admin API. Nothing that it says is believed.
+pub trait LogSource {
+    /// Exact leaf bytes from index `from` on, without a gap; at most `count`, and none only if there are none.
+    fn leaves(&self, from: u64, count: u64) -> Result<Vec<Vec<u8>>, Unreadable>;
+
+    /// Committed heads of size `from` or more, ascending by size; at most `count`, and none only if there are none.
+    fn heads(&self, from: u64, count: u64) -> Result<Vec<HeadExport>, Unreadable>;
+
+    /// The blob of this SHA-256; `None` if it was pruned or never kept.
+    fn blob(&self, digest: &Sha256Digest) -> Result<Option<Vec<u8>>, Unreadable>;
+}
+
+/// Reads leaves page by page, in order.
+struct Leaves<'a> {
+    source: &'a dyn LogSource,
+    next: u64,
+    page: std::vec::IntoIter<Vec<u8>>,
+}
+
+impl<'a> Leaves<'a> {
+    fn new(source: &'a dyn LogSource) -> Self {
+        Self { source, next: 0, page: Vec::new().into_iter() }
+    }
+
+    /// The next leaf and the index at which it was asked for; `None` at the end.
+    fn next(&mut self) -> Result<Option<(u64, Vec<u8>)>, Unreadable> {
+        if self.page.len() == 0 {
+            self.page = self.source.leaves(self.next, PAGE)?.into_iter();
+        }
+        let Some(bytes) = self.page.next() else { return Ok(None) };
+        let index = self.next;
+        self.next += 1;
+        Ok(Some((index, bytes)))
+    }
+}
+
+#[cfg(test)]
+mod kit;
+#[cfg(test)]
+mod tests;

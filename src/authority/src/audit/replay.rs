@@ -1,0 +1,539 @@
+//! Replay: every decision once more, from what the log names and nothing else.
+//!
+//! What is taken from a decision's inputs record is only what no log can tell: the decision time, the holder signature, which recent state of
+//! the host was read. All else (policy, epoch, references, control, parents, budgets, revocations, spent challenges, reused identifiers) is
+//! folded from the leaves before, put into the same functions that decided, and compared with the leaf byte for byte.
+
+use super::fold::Fold;
+use super::{Leaves, LogSource, PAGE, Unreadable};
+use crate::appraise::References;
+use crate::decide::{ENGINE, Family, Inputs, Situation, decide, decide_attestation};
+use crate::policy::{CompiledPolicy, PolicyCache};
+use crate::verify::{BootLogCache, BootLogSource, CallError, Endorsed, Judged, SourceFault, judge_logged};
+use countersign_core::bundle::TrustBundle;
+use countersign_core::challenge::ChallengeBody;
+use countersign_core::control::ControlState;
+use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::document::Settings;
+use countersign_core::leaf::decision::{Decision, Verdict};
+use countersign_core::leaf::host::{Enrolment, HostState, HostStateRecord};
+use countersign_core::leaf::{Kind, Leaf, leaf_hash};
+use countersign_core::name::HostId;
+use countersign_core::record::{EvidenceRecord, InputsRecord};
+use countersign_core::refusal::RefusalCode;
+use countersign_core::request::SignedRequest;
+use countersign_tpm::public::Public;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// A decision may be this much later than its leaf: clocks of replicas differ by no more before they stop (DESIGN).
+const CLOCK_TOLERANCE_MS: u64 = 2_000;
+/// A decision may be this much earlier than its leaf: no queue holds a call longer, and nobody revives a challenge by dating back.
+const MAX_DECISION_AGE_MS: u64 = 300_000;
+/// Boot log replays kept.
+const BOOT_LOGS: usize = 256;
+
+/// What a replay amounts to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplayReport {
+    /// Allow, deny and host-state leaves whose bodies came out byte for byte.
+    pub replayed: u64,
+    /// Those of them that deny.
+    pub denied: u64,
+    /// Leaves whose inputs are gone: index, and what is missing. Never counted as good.
+    pub not_replayable: Vec<(u64, Missing)>,
+    /// Leaves that don't follow from what the log explains.
+    pub mismatches: Vec<Mismatch>,
+}
+
+/// Why a decision can't be repeated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Missing {
+    /// A blob isn't there any more.
+    #[error("blob {0} is missing")]
+    Blob(Sha256Digest),
+    /// Decided by another version of the decision function.
+    #[error("engine {0} isn't the one of this program")]
+    Engine(String),
+}
+
+/// A leaf that doesn't follow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("leaf {index}: {kind}")]
+pub struct Mismatch {
+    /// Index of the leaf.
+    pub index: u64,
+    /// In what.
+    pub kind: MismatchKind,
+}
+
+/// In what a leaf doesn't follow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MismatchKind {
+    /// The leaf or a record that it names doesn't parse.
+    #[error("{0} is malformed")]
+    Malformed(&'static str),
+    /// A named input isn't the one that the log explains.
+    #[error("{0} isn't what the log shows")]
+    Input(&'static str),
+    /// The request's holder signature or names don't hold.
+    #[error("the request would have been refused unlogged")]
+    Request,
+    /// The evidence would never have led to a decision.
+    #[error("the evidence would have been refused unlogged: {0}")]
+    Evidence(RefusalCode),
+    /// The inputs agree, and lead to another body.
+    #[error("the same inputs lead to another body")]
+    Body,
+    /// More children than a parent's budget covers.
+    #[error("a parent's budget is overdrawn")]
+    Budget,
+}
+
+/// Why one leaf didn't replay.
+enum Stop {
+    Missing(Missing),
+    Mismatch(MismatchKind),
+    Unreadable(Unreadable),
+}
+
+impl From<MismatchKind> for Stop {
+    fn from(kind: MismatchKind) -> Self {
+        Self::Mismatch(kind)
+    }
+}
+
+/// Replays the log from its first leaf. Run [`super::verify()`] over the same source first: this function looks at no tree and no signature
+/// of a head. `progress` is told how many leaves are done.
+pub fn replay(
+    source: &dyn LogSource,
+    bundle: &TrustBundle,
+    progress: &mut dyn FnMut(u64),
+) -> Result<ReplayReport, Unreadable> {
+    let mut replay = Replay {
+        source,
+        bundle,
+        fold: Fold::new(ControlState::of_bundle(bundle)),
+        policies: PolicyCache::default(),
+        references: None,
+        boot_logs: BootLogCache::new(BOOT_LOGS),
+        judged: None,
+        heads: Heads { source, known: HashSet::new(), next: 0, page: Vec::new().into_iter(), ahead: None },
+        report: ReplayReport::default(),
+    };
+    let mut leaves = Leaves::new(source);
+    while let Some((index, bytes)) = leaves.next()? {
+        replay.take(index, &bytes)?;
+        if (index + 1).is_multiple_of(PAGE) {
+            progress(index + 1);
+        }
+    }
+    progress(leaves.next);
+    Ok(replay.report)
+}
+
+struct Replay<'a> {
+    source: &'a dyn LogSource,
+    bundle: &'a TrustBundle,
+    fold: Fold,
+    policies: PolicyCache,
+    references: Option<References>,
+    boot_logs: BootLogCache,
+    judged: Option<Arc<Judged>>,
+    heads: Heads<'a>,
+    report: ReplayReport,
+}
+
+/// What is in force at a leaf.
+struct InForce {
+    policy: Option<Arc<CompiledPolicy>>,
+    settings: Settings,
+}
+
+impl Replay<'_> {
+    fn take(&mut self, index: u64, bytes: &[u8]) -> Result<(), Unreadable> {
+        self.heads.up_to(index)?;
+        let Ok(leaf) = Leaf::parse(bytes) else {
+            self.mismatch(index, MismatchKind::Malformed("leaf"));
+            return Ok(());
+        };
+        match leaf.kind {
+            Kind::Allow | Kind::Deny => self.take_decision(index, &leaf),
+            Kind::HostState => self.take_host_state(index, &leaf),
+            Kind::Enrolment => {
+                self.fold.enter(None, None);
+                match Enrolment::parse(&leaf.body) {
+                    Ok(enrolment) => self.fold.enrol(enrolment, (index, leaf_hash(bytes))),
+                    Err(_) => self.mismatch(index, MismatchKind::Malformed("enrolment")),
+                }
+                Ok(())
+            }
+            kind => {
+                self.fold.enter(None, None);
+                if kind.is_control() && self.fold.apply_control(bytes).is_err() {
+                    self.mismatch(index, MismatchKind::Malformed("control leaf"));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn mismatch(&mut self, index: u64, kind: MismatchKind) {
+        self.report.mismatches.push(Mismatch { index, kind });
+    }
+
+    fn settle(&mut self, index: u64, denied: bool, verdict: Result<(), Stop>) -> Result<(), Unreadable> {
+        match verdict {
+            Ok(()) => {
+                self.report.replayed += 1;
+                self.report.denied += u64::from(denied);
+            }
+            Err(Stop::Missing(missing)) => self.report.not_replayable.push((index, missing)),
+            Err(Stop::Mismatch(kind)) => self.mismatch(index, kind),
+            Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
+        }
+        Ok(())
+    }
+
+    fn take_decision(&mut self, index: u64, leaf: &Leaf) -> Result<(), Unreadable> {
+        let Ok(decision) = Decision::parse(&leaf.body) else {
+            self.mismatch(index, MismatchKind::Malformed("decision"));
+            return Ok(());
+        };
+        let code = match decision.verdict {
+            Verdict::Allow { .. } => None,
+            Verdict::Deny(code) => Some(code),
+        };
+        let evidence = self.evidence(&decision.evidence);
+        let challenge = self.enter(decision.host, &decision.evidence, code, evidence.as_ref().ok());
+        let verdict = evidence.and_then(|evidence| self.repeat_decision(leaf, &decision, evidence));
+        self.settle(index, code.is_some(), verdict)?;
+        self.spend(challenge, code, leaf.time_ms);
+        if !self.fold.apply_decision(index, &decision) {
+            self.mismatch(index, MismatchKind::Budget);
+        }
+        Ok(())
+    }
+
+    fn take_host_state(&mut self, index: u64, leaf: &Leaf) -> Result<(), Unreadable> {
+        let Ok(record) = HostStateRecord::parse(&leaf.body) else {
+            self.mismatch(index, MismatchKind::Malformed("host state"));
+            return Ok(());
+        };
+        let evidence = self.evidence(&record.evidence);
+        let challenge = self.enter(record.host, &record.evidence, record.code, evidence.as_ref().ok());
+        let verdict = evidence.and_then(|evidence| self.repeat_attestation(leaf, &record, evidence));
+        self.settle(index, record.code.is_some(), verdict)?;
+        self.spend(challenge, record.code, leaf.time_ms);
+        self.fold.show(&record.host, &record.state);
+        Ok(())
+    }
+
+    /// Enters the append that the leaf is of. The code tells the standing: it is checked before everything else.
+    fn enter(
+        &mut self,
+        host: HostId,
+        evidence: &Sha256Digest,
+        code: Option<RefusalCode>,
+        record: Option<&EvidenceRecord>,
+    ) -> Option<(Sha256Digest, u64)> {
+        let challenge = record.and_then(|record| {
+            let body = ChallengeBody::read_unverified(&record.challenge).ok()?;
+            Some((sha256(&record.challenge), body.expires_ms))
+        });
+        let digest = challenge.as_ref().map(|(digest, _)| digest);
+        self.fold.enter(Some((host, *evidence, is_fresh(code))), digest);
+        challenge
+    }
+
+    fn spend(&mut self, challenge: Option<(Sha256Digest, u64)>, code: Option<RefusalCode>, time_ms: u64) {
+        if let Some((digest, expires_ms)) = challenge.filter(|_| is_fresh(code)) {
+            self.fold.spend(digest, expires_ms, time_ms);
+        }
+    }
+
+    fn repeat_decision(
+        &mut self,
+        leaf: &Leaf,
+        decision: &Decision,
+        evidence: EvidenceRecord,
+    ) -> Result<(), Stop> {
+        let record = InputsRecord::parse(&self.blob(&decision.inputs)?)
+            .map_err(|_| MismatchKind::Malformed("inputs record"))?;
+        if record.engine != ENGINE {
+            return Err(Stop::Missing(Missing::Engine(record.engine)));
+        }
+        let request = self.request(decision, &record)?;
+        let within = record.time_ms <= leaf.time_ms.saturating_add(CLOCK_TOLERANCE_MS)
+            && record.time_ms.saturating_add(MAX_DECISION_AGE_MS) >= leaf.time_ms;
+        if !within {
+            return Err(MismatchKind::Input("decision time").into());
+        }
+        if !self.fold.group.priors().contains(&record.prior) {
+            return Err(MismatchKind::Input("prior host state").into());
+        }
+        let in_force = self.in_force()?;
+        let host = self.endorsed(&decision.host, record.prior)?;
+        let judged = self.judge(&host, &in_force, evidence)?;
+        let family = self.family(&request)?;
+        let outcome = decide(&Inputs {
+            situation: self.situation(&host, &judged, &in_force, record.time_ms),
+            request: &request,
+            family: &family,
+            request_id_reused: self.fold.reused(&decision.host, &decision.request_id, &decision.request),
+        })
+        .map_err(|_| MismatchKind::Input("evidence"))?;
+        if outcome.body == leaf.body {
+            return Ok(());
+        }
+        Err(first_difference(&outcome.inputs, &record).map_or(MismatchKind::Body, MismatchKind::Input).into())
+    }
+
+    /// A host-state leaf names no inputs record: it has to follow from some state that a call under way may have read.
+    fn repeat_attestation(
+        &mut self,
+        leaf: &Leaf,
+        record: &HostStateRecord,
+        evidence: EvidenceRecord,
+    ) -> Result<(), Stop> {
+        let in_force = self.in_force()?;
+        let unread = HostState::unattested(0);
+        let host = self.endorsed(&record.host, unread)?;
+        let judged = self.judge(&host, &in_force, evidence)?;
+        let trust_ms = in_force.settings.host_trust_secs.saturating_mul(1_000);
+        let times = match record.code {
+            None => vec![record.state.trusted_until_ms.saturating_sub(trust_ms)],
+            // The time of a refused attestation stands nowhere; it matters only on which side of the challenge's end it was.
+            Some(_) => vec![leaf.time_ms, leaf.time_ms.min(judged.challenge().expires_ms)],
+        };
+        let within = |time_ms: &u64| {
+            *time_ms <= leaf.time_ms.saturating_add(CLOCK_TOLERANCE_MS)
+                && time_ms.saturating_add(MAX_DECISION_AGE_MS) >= leaf.time_ms
+        };
+        for time_ms in times.into_iter().filter(within) {
+            for prior in self.fold.group.priors() {
+                let host = Endorsed { prior: *prior, ..host.clone() };
+                let outcome = decide_attestation(&self.situation(&host, &judged, &in_force, time_ms))
+                    .map_err(|_| MismatchKind::Input("evidence"))?;
+                if outcome.body == leaf.body {
+                    return Ok(());
+                }
+            }
+        }
+        Err(MismatchKind::Body.into())
+    }
+
+    fn situation<'a>(
+        &'a self,
+        host: &'a Endorsed,
+        judged: &'a Judged,
+        in_force: &'a InForce,
+        time_ms: u64,
+    ) -> Situation<'a> {
+        Situation {
+            origin: self.bundle.origin(),
+            trust_domain: self.bundle.trust_domain(),
+            host,
+            judged,
+            challenge_spent: self.fold.group.spent(),
+            control: &self.fold.control,
+            policy: in_force.policy.as_deref(),
+            references: self.references.as_ref(),
+            time_ms,
+        }
+    }
+
+    fn blob(&self, digest: &Sha256Digest) -> Result<Vec<u8>, Stop> {
+        let found = self.source.blob(digest).map_err(Stop::Unreadable)?;
+        let bytes = found.ok_or(Stop::Missing(Missing::Blob(*digest)))?;
+        // Bytes of another digest are as good as none.
+        if sha256(&bytes) == *digest { Ok(bytes) } else { Err(Stop::Missing(Missing::Blob(*digest))) }
+    }
+
+    fn evidence(&self, digest: &Sha256Digest) -> Result<EvidenceRecord, Stop> {
+        EvidenceRecord::parse(&self.blob(digest)?)
+            .map_err(|_| MismatchKind::Malformed("evidence record").into())
+    }
+
+    fn request(&self, decision: &Decision, record: &InputsRecord) -> Result<SignedRequest, Stop> {
+        let bytes = self.blob(&decision.request)?;
+        let signed = SignedRequest::verify(bytes, record.holder_signature.clone())
+            .map_err(|_| MismatchKind::Request)?;
+        let request = signed.request();
+        let own = request.host == decision.host
+            && *request.runtime.host() == decision.host
+            && request.runtime.trust_domain() == self.bundle.trust_domain();
+        if own { Ok(signed) } else { Err(MismatchKind::Request.into()) }
+    }
+
+    /// The documents that the control chain names here.
+    fn in_force(&mut self) -> Result<InForce, Stop> {
+        let policy = match self.fold.control.policy().copied() {
+            None => None,
+            Some(digest) => Some(match self.policies.find(&digest) {
+                Some(policy) => policy,
+                None => self
+                    .policies
+                    .load(&digest, &self.blob(&digest)?)
+                    .map_err(|_| MismatchKind::Malformed("policy document"))?,
+            }),
+        };
+        let named = self.fold.control.references().copied();
+        if self.references.as_ref().map(|references| *references.digest()) != named {
+            self.references = match named {
+                None => None,
+                Some(digest) => Some(
+                    References::parse(&self.blob(&digest)?)
+                        .map_err(|_| MismatchKind::Malformed("references document"))?,
+                ),
+            };
+        }
+        let settings = policy.as_ref().map_or_else(Settings::default, |policy| policy.settings().clone());
+        Ok(InForce { policy, settings })
+    }
+
+    fn endorsed(&mut self, host: &HostId, prior: HostState) -> Result<Endorsed, Stop> {
+        let unknown = || Stop::from(MismatchKind::Input("enrolment"));
+        let known = self.fold.hosts.get(host).ok_or_else(unknown)?;
+        let ak = match &known.ak {
+            Some(ak) => Arc::clone(ak),
+            None => {
+                let bytes = self.blob(&known.enrolment.ak_public)?;
+                Arc::new(Public::parse(&bytes).map_err(|_| MismatchKind::Malformed("AK public area"))?)
+            }
+        };
+        let known = self.fold.hosts.get_mut(host).ok_or_else(unknown)?;
+        if ak.name().as_bytes() != known.enrolment.ak_name {
+            return Err(MismatchKind::Malformed("AK public area").into());
+        }
+        known.ak = Some(Arc::clone(&ak));
+        Ok(Endorsed {
+            host: *host,
+            enrolment: known.leaf,
+            ak,
+            host_key_kind: known.enrolment.host_key_kind,
+            ek_certified: known.enrolment.ek_certificate.is_some(),
+            prior,
+        })
+    }
+
+    /// The requests of a call share one judgement.
+    fn judge(
+        &mut self,
+        host: &Endorsed,
+        in_force: &InForce,
+        evidence: EvidenceRecord,
+    ) -> Result<Arc<Judged>, Stop> {
+        let digest = evidence.digest();
+        let same = |judged: &&Arc<Judged>| {
+            *judged.record_digest() == digest
+                && *judged.host() == host.host
+                && judged.ak().name() == host.ak.name()
+                && *judged.settings() == in_force.settings
+        };
+        if let Some(judged) = self.judged.as_ref().filter(same) {
+            return Ok(Arc::clone(judged));
+        }
+        let blobs = Blobs(self.source);
+        let origin = self.bundle.origin();
+        let boot_logs = (&self.boot_logs, &blobs as &dyn BootLogSource);
+        let judged = judge_logged(origin, host.host, &host.ak, &in_force.settings, evidence, boot_logs);
+        let judged = judged.map_err(|error| match error {
+            CallError::EvidenceNeeded(digests) => {
+                Stop::Missing(Missing::Blob(digests.first().copied().unwrap_or(Sha256Digest::ZERO)))
+            }
+            CallError::Source(fault) => Stop::Unreadable(Unreadable(fault.0)),
+            other => MismatchKind::Evidence(other.code()).into(),
+        })?;
+        // PROTOCOL §4.1: the challenge names a head of this log that was committed before.
+        if !self.heads.known.contains(&judged.challenge().head) {
+            return Err(MismatchKind::Input("head named by the challenge").into());
+        }
+        let judged = Arc::new(judged);
+        self.judged = Some(Arc::clone(&judged));
+        Ok(judged)
+    }
+
+    fn family(&self, request: &SignedRequest) -> Result<Family, Stop> {
+        Family::resolve(&request.request().parents, |index| {
+            let leaf = self.source.leaves(index, 1).map_err(Stop::Unreadable)?.into_iter().next();
+            Ok(leaf.map(|bytes| (bytes, self.fold.budget_left(index))))
+        })
+    }
+}
+
+fn is_fresh(code: Option<RefusalCode>) -> bool {
+    !matches!(code, Some(RefusalCode::ChallengeExpired | RefusalCode::ChallengeSpent))
+}
+
+/// The input in which the record differs from what the log shows.
+fn first_difference(shown: &InputsRecord, record: &InputsRecord) -> Option<&'static str> {
+    let same = [
+        ("request", shown.request == record.request),
+        ("evidence", shown.evidence == record.evidence),
+        ("challenge standing", shown.challenge == record.challenge),
+        ("enrolment", shown.enrolment == record.enrolment),
+        ("control", shown.control == record.control),
+        ("policy", shown.policy == record.policy),
+        ("epoch", shown.epoch == record.epoch),
+        ("references", shown.references == record.references),
+        ("parents", shown.parents == record.parents),
+        ("request identifier", shown.request_id_reused == record.request_id_reused),
+        ("revoked subjects", shown.revoked == record.revoked),
+        ("trust domain", shown.trust_domain == record.trust_domain),
+    ];
+    same.into_iter().find(|(_, same)| !same).map(|(name, _)| name)
+}
+
+struct Blobs<'a>(&'a dyn LogSource);
+
+impl BootLogSource for Blobs<'_> {
+    fn holds(&self, _: &Sha256Digest) -> Result<bool, SourceFault> {
+        // What was fetched once in this replay was there.
+        Ok(true)
+    }
+
+    fn fetch(&self, digest: &Sha256Digest) -> Result<Option<Arc<[u8]>>, SourceFault> {
+        let found = self.0.blob(digest).map_err(|error| SourceFault(error.to_string()))?;
+        Ok(found.filter(|bytes| sha256(bytes) == *digest).map(Arc::from))
+    }
+}
+
+/// Digests of the head bodies up to a leaf.
+struct Heads<'a> {
+    source: &'a dyn LogSource,
+    known: HashSet<Sha256Digest>,
+    /// Size from which the next page is asked for.
+    next: u64,
+    page: std::vec::IntoIter<super::HeadExport>,
+    ahead: Option<(u64, Sha256Digest)>,
+}
+
+impl Heads<'_> {
+    /// Learns every head whose size is at most `index`: those that were committed before this leaf.
+    fn up_to(&mut self, index: u64) -> Result<(), Unreadable> {
+        loop {
+            if self.ahead.is_none() {
+                self.ahead = self.read()?;
+            }
+            match self.ahead {
+                Some((size, digest)) if size <= index => {
+                    self.known.insert(digest);
+                    self.ahead = None;
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<(u64, Sha256Digest)>, Unreadable> {
+        if self.page.len() == 0 {
+            self.page = self.source.heads(self.next, PAGE)?.into_iter();
+        }
+        let Some(head) = self.page.next() else { return Ok(None) };
+        let malformed = |_| Unreadable("a head body doesn't parse".to_owned());
+        let size = countersign_core::checkpoint::HeadBody::parse(&head.text).map_err(malformed)?.size;
+        self.next = size.saturating_add(1);
+        Ok(Some((size, sha256(head.text.as_bytes()))))
+    }
+}

@@ -1,0 +1,340 @@
+//! The whole log, offline: every leaf, every head, three trees, the control chain, every signature (PROTOCOL §5, §6).
+
+use super::{HeadExport, Leaves, LogSource, PAGE, Unreadable};
+use countersign_core::bundle::TrustBundle;
+use countersign_core::checkpoint::HeadBody;
+use countersign_core::control::ControlState;
+use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::key::VerifyingKey;
+use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
+use countersign_core::leaf::decision::{Decision, Verdict};
+use countersign_core::leaf::host::{Enrolment, HostStateRecord};
+use countersign_core::leaf::record::{Faults, Heartbeat, JoinToken, Outcome};
+use countersign_core::leaf::{Kind, Leaf, LeafError};
+use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tree, TreeHash};
+use countersign_core::note::{self, NoteKey, SignedNote};
+use std::collections::BTreeMap;
+
+/// What a log that verified amounts to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Leaves.
+    pub leaves: u64,
+    /// Committed heads.
+    pub heads: u64,
+    /// Those of them that are signed.
+    pub signed_heads: u64,
+    /// Control number at the end.
+    pub control: u64,
+    /// Leaves by kind.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// Digest of the newest head body: what to compare with gateways and witnesses.
+    pub newest: Sha256Digest,
+    /// Time of the newest head, ms.
+    pub newest_ms: u64,
+}
+
+/// What is wrong, and exactly where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {kind}", place(.leaf, .head))]
+pub struct Finding {
+    /// Index of the leaf at fault.
+    pub leaf: Option<u64>,
+    /// Size of the head at fault.
+    pub head: Option<u64>,
+    /// What is wrong.
+    pub kind: FindingKind,
+}
+
+fn place(leaf: &Option<u64>, head: &Option<u64>) -> String {
+    match (leaf, head) {
+        (Some(index), _) => format!("leaf {index}"),
+        (None, Some(size)) => format!("head of size {size}"),
+        (None, None) => "log".to_owned(),
+    }
+}
+
+/// Kinds of findings.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FindingKind {
+    /// The source failed: nothing was found out about the rest.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
+    /// The envelope or the body doesn't parse.
+    #[error("malformed: {0}")]
+    Malformed(LeafError),
+    /// The index inside isn't its place.
+    #[error("carries index {0}")]
+    Index(u64),
+    /// Its time is before that of the one before, or after its head.
+    #[error("its time is out of order")]
+    Time,
+    /// A decision whose verdict isn't its leaf's kind, or of another issuer.
+    #[error("the body isn't one of this kind and log")]
+    Body,
+    /// The control chain doesn't take it.
+    #[error("control chain: {0}")]
+    Control(String),
+    /// There are fewer leaves than the head says.
+    #[error("leaves are missing")]
+    LeavesMissing,
+    /// Leaves that no head covers.
+    #[error("no head covers it")]
+    Uncovered,
+    /// The head body doesn't parse.
+    #[error("the body doesn't parse")]
+    HeadMalformed,
+    /// A head of another log.
+    #[error("the head is of another log")]
+    Origin,
+    /// Sizes don't rise.
+    #[error("the size isn't larger than that of the head before")]
+    Size,
+    /// A root isn't the one of the leaves.
+    #[error("the {0} root isn't that of the leaves")]
+    Root(&'static str),
+    /// `prev` isn't the head before.
+    #[error("prev isn't the head before")]
+    Prev,
+    /// Control number or digest aren't those of the chain.
+    #[error("the control number or digest isn't that of the chain")]
+    ControlLine,
+    /// The note isn't over this body, doesn't parse, or a known key's signature fails.
+    #[error("a signature is invalid: {0}")]
+    Signature(String),
+    /// No signature of an active key that the heads before vouch for.
+    #[error("no active head key that is vouched for has signed")]
+    Unsigned,
+    /// The newest head has no signature.
+    #[error("the newest head isn't signed")]
+    NewestUnsigned,
+    /// No head at all.
+    #[error("the log has no head")]
+    Empty,
+}
+
+impl Finding {
+    fn leaf(index: u64, kind: impl Into<FindingKind>) -> Self {
+        Self { leaf: Some(index), head: None, kind: kind.into() }
+    }
+
+    fn head(size: u64, kind: impl Into<FindingKind>) -> Self {
+        Self { leaf: None, head: Some(size), kind: kind.into() }
+    }
+
+    fn log(kind: impl Into<FindingKind>) -> Self {
+        Self { leaf: None, head: None, kind: kind.into() }
+    }
+}
+
+/// Verifies the whole log, and stops at the first finding. `progress` is told how many leaves are done.
+pub fn verify(
+    source: &dyn LogSource,
+    bundle: &TrustBundle,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Report, Finding> {
+    let mut walk = Walk::new(bundle);
+    let mut leaves = Leaves::new(source);
+    loop {
+        let from = walk.size + 1;
+        let page = source.heads(from, PAGE).map_err(Finding::log)?;
+        if page.is_empty() {
+            break;
+        }
+        for head in page {
+            walk.take_head(&mut leaves, &head)?;
+        }
+        progress(walk.size);
+    }
+    if let Some((index, _)) = leaves.next().map_err(Finding::log)? {
+        return Err(Finding::leaf(index, FindingKind::Uncovered));
+    }
+    walk.finish()
+}
+
+struct Walk<'a> {
+    bundle: &'a TrustBundle,
+    control: ControlState,
+    /// Keys by one of which the next signed head has to be signed: the bundle's, then those active at the newest signed head.
+    vouched: Vec<VerifyingKey>,
+    sha256: Frontier<Sha256Tree>,
+    sha3: Frontier<Sha3_512Tree>,
+    blake2: Frontier<Blake2b512Tree>,
+    size: u64,
+    time_ms: u64,
+    previous: Sha256Digest,
+    newest_signed: bool,
+    heads: u64,
+    signed_heads: u64,
+    kinds: BTreeMap<&'static str, u64>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(bundle: &'a TrustBundle) -> Self {
+        Self {
+            bundle,
+            control: ControlState::of_bundle(bundle),
+            vouched: bundle.head_keys().to_vec(),
+            sha256: Frontier::new(),
+            sha3: Frontier::new(),
+            blake2: Frontier::new(),
+            size: 0,
+            time_ms: 0,
+            previous: Sha256Digest::ZERO,
+            newest_signed: false,
+            heads: 0,
+            signed_heads: 0,
+            kinds: BTreeMap::new(),
+        }
+    }
+
+    fn take_head(&mut self, leaves: &mut Leaves<'_>, export: &HeadExport) -> Result<(), Finding> {
+        let at = self.size;
+        let head =
+            HeadBody::parse(&export.text).map_err(|_| Finding::head(at, FindingKind::HeadMalformed))?;
+        let size = head.size;
+        // PROTOCOL §6.2: never a second body of one size.
+        if size <= self.size {
+            return Err(Finding::head(size, FindingKind::Size));
+        }
+        while self.size < size {
+            let next = leaves.next().map_err(|error| Finding::leaf(self.size, error))?;
+            let (index, bytes) = next.ok_or_else(|| Finding::leaf(self.size, FindingKind::LeavesMissing))?;
+            self.take_leaf(index, &bytes, head.time_ms)?;
+        }
+        self.check_body(&head).map_err(|kind| Finding::head(size, kind))?;
+        self.previous = sha256(export.text.as_bytes());
+        self.time_ms = head.time_ms;
+        self.heads += 1;
+        self.newest_signed = export.note.is_some();
+        if let Some(note) = &export.note {
+            self.check_note(note, &export.text, &head).map_err(|kind| Finding::head(size, kind))?;
+            self.signed_heads += 1;
+        }
+        Ok(())
+    }
+
+    fn take_leaf(&mut self, index: u64, bytes: &[u8], head_ms: u64) -> Result<(), Finding> {
+        let leaf = Leaf::parse(bytes).map_err(|error| Finding::leaf(index, FindingKind::Malformed(error)))?;
+        if leaf.index != index {
+            return Err(Finding::leaf(index, FindingKind::Index(leaf.index)));
+        }
+        // PROTOCOL §5.1: times never decrease with the index.
+        if leaf.time_ms < self.time_ms || leaf.time_ms > head_ms {
+            return Err(Finding::leaf(index, FindingKind::Time));
+        }
+        self.time_ms = leaf.time_ms;
+        check_body(&leaf, self.bundle.origin().as_str()).map_err(|kind| Finding::leaf(index, kind))?;
+        if leaf.kind.is_control() {
+            self.control
+                .apply(bytes)
+                .map_err(|error| Finding::leaf(index, FindingKind::Control(error.to_string())))?;
+        }
+        let full = |_| Finding::leaf(index, FindingKind::Size);
+        self.sha256.append(Sha256Tree::leaf_hash(bytes), |_| {}).map_err(full)?;
+        self.sha3.append(Sha3_512Tree::leaf_hash(bytes), |_| {}).map_err(full)?;
+        self.blake2.append(Blake2b512Tree::leaf_hash(bytes), |_| {}).map_err(full)?;
+        *self.kinds.entry(leaf.kind.name()).or_default() += 1;
+        self.size += 1;
+        Ok(())
+    }
+
+    fn check_body(&self, head: &HeadBody) -> Result<(), FindingKind> {
+        if head.origin != self.bundle.origin().as_str() {
+            return Err(FindingKind::Origin);
+        }
+        if head.sha256_root != self.sha256.root() {
+            return Err(FindingKind::Root(Sha256Tree::NAME));
+        }
+        if head.sha3_root != self.sha3.root() {
+            return Err(FindingKind::Root(Sha3_512Tree::NAME));
+        }
+        if head.blake2_root != self.blake2.root() {
+            return Err(FindingKind::Root(Blake2b512Tree::NAME));
+        }
+        if head.time_ms < self.time_ms {
+            return Err(FindingKind::Time);
+        }
+        if head.prev != self.previous {
+            return Err(FindingKind::Prev);
+        }
+        if head.control_seq != self.control.number() || head.control_digest != *self.control.digest() {
+            return Err(FindingKind::ControlLine);
+        }
+        Ok(())
+    }
+
+    /// PROTOCOL §6.3, §8.5: signed by a key active at the head's control number, by one that the signed heads before vouch for (the first
+    /// head after an activation is signed by both), and no signature of any known key fails.
+    fn check_note(&mut self, note: &str, text: &str, head: &HeadBody) -> Result<(), FindingKind> {
+        let invalid = |error: note::NoteError| FindingKind::Signature(error.to_string());
+        let note = SignedNote::parse(note).map_err(invalid)?;
+        if note.text() != text {
+            return Err(FindingKind::Signature("the note is over another text".to_owned()));
+        }
+        let known = self.control.head_keys().iter().map(|known| &known.key).chain(&self.vouched);
+        let mut keys: Vec<NoteKey> = Vec::new();
+        for key in known {
+            let key = NoteKey::new(&head.origin, key.clone()).map_err(invalid)?;
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        let verified = note::verify(&note, &keys).map_err(|error| match error {
+            note::NoteError::NoKnownSignature => FindingKind::Unsigned,
+            other => invalid(other),
+        })?;
+        let signed_by = |key: &VerifyingKey| verified.signers().iter().any(|signer| signer.key() == key);
+        let active: Vec<VerifyingKey> = self.control.head_keys_at(head.control_seq).cloned().collect();
+        if !active.iter().any(signed_by) || !self.vouched.iter().any(signed_by) {
+            return Err(FindingKind::Unsigned);
+        }
+        self.vouched = active;
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Report, Finding> {
+        if self.heads == 0 {
+            return Err(Finding::log(FindingKind::Empty));
+        }
+        // Bodies that aren't signed are covered by a later signed head, or by nobody.
+        if !self.newest_signed {
+            return Err(Finding::head(self.size, FindingKind::NewestUnsigned));
+        }
+        Ok(Report {
+            leaves: self.size,
+            heads: self.heads,
+            signed_heads: self.signed_heads,
+            control: self.control.number(),
+            kinds: self.kinds,
+            newest: self.previous,
+            newest_ms: self.time_ms,
+        })
+    }
+}
+
+fn check_body(leaf: &Leaf, origin: &str) -> Result<(), FindingKind> {
+    let body = leaf.body.as_slice();
+    let parsed = match leaf.kind {
+        Kind::Allow | Kind::Deny => {
+            let decision = Decision::parse(body).map_err(FindingKind::Malformed)?;
+            let allows = matches!(decision.verdict, Verdict::Allow { .. });
+            if allows != (leaf.kind == Kind::Allow) || decision.issuer.as_str() != origin {
+                return Err(FindingKind::Body);
+            }
+            Ok(())
+        }
+        Kind::Enrolment => Enrolment::parse(body).map(drop),
+        Kind::HostState => HostStateRecord::parse(body).map(drop),
+        Kind::Key => KeyRecord::parse(body).map(drop),
+        Kind::Policy | Kind::References => EpochRecord::parse(body).map(drop),
+        Kind::Revocation => Revocation::parse(body).map(drop),
+        Kind::Principal => PrincipalRecord::parse(body).map(drop),
+        Kind::Heartbeat => Heartbeat::parse(body).map(drop),
+        Kind::Faults => Faults::parse(body).map(drop),
+        Kind::Recovery => RecoveryRecord::parse(body).map(drop),
+        Kind::JoinToken => JoinToken::parse(body).map(drop),
+        Kind::Outcome => Outcome::parse(body).map(drop),
+    };
+    parsed.map_err(FindingKind::Malformed)
+}
