@@ -1,5 +1,8 @@
 //! Tests of the sequencer: what is decided, what survives crashes, what heals.
 
+mod crash;
 mod decide;
+mod heal;
 mod proofs;
 pub(crate) mod support;
+mod throughput;

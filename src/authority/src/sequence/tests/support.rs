@@ -1,10 +1,11 @@
 //! What tests of the log need: keys in memory that can be taken away, leaves of every kind, and a rig of store, signer and sequencer that
 //! can be stopped and opened again.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
@@ -26,8 +27,8 @@ use countersign_core::refusal::RefusalCode;
 use tempfile::TempDir;
 
 use super::super::{
-    Append, Entry, Guard, Outcome, RequestRef, SequenceFault, Sequencer, SequencerLimits, SequencerParts,
-    Spend, StartFault,
+    Append, Entry, Guard, Health, Outcome, RequestRef, SequenceFault, Sequencer, SequencerLimits,
+    SequencerParts, Spend, StartFault,
 };
 use crate::clock::DrivenClock;
 use crate::sign::{HeadKey, KeyRing, SignFault, SignerMemory};
@@ -36,6 +37,7 @@ use crate::store::sqlite::{self, SqliteOptions};
 use crate::store::{Reader, Receipts};
 
 pub(crate) const NOW: u64 = 1_760_000_000_000;
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) fn origin() -> Origin {
     Origin::parse("log.countersign.example/test").unwrap()
@@ -47,8 +49,9 @@ pub(crate) struct SoftwareKey {
     public: VerifyingKey,
     pub(crate) away: AtomicBool,
     pub(crate) lies: AtomicBool,
-    pub(crate) signed: AtomicU64,
     pub(crate) delay_ms: AtomicU64,
+    /// Everything that it ever signed.
+    pub(crate) messages: Mutex<Vec<String>>,
 }
 
 enum Private {
@@ -75,8 +78,8 @@ impl SoftwareKey {
             public: VerifyingKey::from_raw(algorithm, &raw).unwrap(),
             away: AtomicBool::new(false),
             lies: AtomicBool::new(false),
-            signed: AtomicU64::new(0),
             delay_ms: AtomicU64::new(0),
+            messages: Mutex::default(),
         })
     }
 
@@ -99,7 +102,7 @@ impl HeadKey for SoftwareKey {
         if self.away.load(Ordering::SeqCst) {
             return Err(SignFault::Device { code: "signer-token-absent", reason: "taken away".to_owned() });
         }
-        self.signed.fetch_add(1, Ordering::SeqCst);
+        self.messages.lock().unwrap().push(String::from_utf8(message.to_vec()).unwrap());
         let mut signature = self.raw_sign(message);
         if self.lies.load(Ordering::SeqCst) {
             signature[9] ^= 1;
@@ -293,7 +296,7 @@ impl Call {
 /// Fails once, at the chosen point, on the chosen pass.
 #[derive(Default)]
 pub(crate) struct FailOnce {
-    pub(crate) armed: std::sync::Mutex<Option<(WritePoint, Injected)>>,
+    pub(crate) armed: Mutex<Option<(WritePoint, Injected)>>,
     pub(crate) hit: AtomicBool,
 }
 
@@ -371,6 +374,11 @@ impl Rig {
         ControlState::genesis(origin().as_str(), self.recovery.clone())
     }
 
+    pub(crate) fn arm(&self, point: WritePoint, what: Injected) {
+        self.failpoints.hit.store(false, Ordering::SeqCst);
+        *self.failpoints.armed.lock().unwrap() = Some((point, what));
+    }
+
     pub(crate) fn open(&self) -> Result<Log, StartFault> {
         let options = self.options();
         let (writer, reader) = sqlite::open(&options).unwrap();
@@ -387,6 +395,27 @@ impl Rig {
             limits: self.limits,
         })?;
         Ok(Log { sequencer, reader })
+    }
+
+    /// Copies the files of the store, as a backup does.
+    pub(crate) fn copy_store(&self, to: &Path) {
+        for suffix in ["", "-wal"] {
+            let from = self.path(&format!("log.db{suffix}"));
+            if from.exists() {
+                std::fs::copy(&from, to.join(format!("log.db{suffix}"))).unwrap();
+            }
+        }
+    }
+
+    /// Puts the files of such a copy in the place of the store.
+    pub(crate) fn restore_store(&self, from: &Path) {
+        for suffix in ["", "-wal", "-shm"] {
+            let name = format!("log.db{suffix}");
+            let _ = std::fs::remove_file(self.path(&name));
+            if from.join(&name).exists() {
+                std::fs::copy(from.join(&name), self.path(&name)).unwrap();
+            }
+        }
     }
 }
 
@@ -416,7 +445,22 @@ impl Log {
         }
     }
 
+    pub(crate) fn wait_for(&self, health: Health) {
+        let end = Instant::now() + DEADLINE;
+        let seen = self.sequencer.health();
+        while *seen.borrow() != health {
+            assert!(Instant::now() < end, "still {:?}, not {health:?}", *seen.borrow());
+            std::thread::yield_now();
+        }
+    }
+
     pub(crate) fn size(&self) -> u64 {
         self.reader.newest_committed().unwrap().map_or(0, |tip| tip.head.body().size)
+    }
+
+    /// Every head in the store, by size.
+    pub(crate) fn bodies(&self) -> BTreeMap<u64, String> {
+        let heads = self.reader.heads(0, 1_000).unwrap();
+        heads.iter().map(|head| (head.body().size, head.text().to_owned())).collect()
     }
 }
