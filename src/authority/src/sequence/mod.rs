@@ -18,7 +18,7 @@ mod run;
 mod start;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -42,6 +42,9 @@ pub use append::{
 };
 pub use faults::FaultCounts;
 pub use start::{SequencerParts, StartFault};
+
+#[cfg(test)]
+pub(crate) use plan::plan_alone;
 
 use append::Prepared;
 use grow::BatchTree;

@@ -382,3 +382,22 @@ impl Overlay {
         }
     }
 }
+
+/// What one Append wants and how it is planned alone, for tests of stores: additions and the control state after them.
+#[cfg(test)]
+pub(crate) fn plan_alone(
+    append: super::append::Append,
+    control: ControlState,
+    now_ms: u64,
+) -> (crate::store::Wanted, impl Fn(&Prior) -> (Option<Additions>, Option<ControlState>)) {
+    let prepared = Prepared::new(append).unwrap();
+    let mut wanted = crate::store::Wanted { control_after: control.number(), ..Default::default() };
+    prepared.want(&mut wanted);
+    let plan = move |prior: &Prior| {
+        let salts = vec![[7; 16]; prepared.entries.len()];
+        let terms = Terms { control: &control, now_ms, salts: &salts };
+        let planned = plan(prior, &[&prepared], &terms).ok().unwrap();
+        (planned.additions, planned.control)
+    };
+    (wanted, plan)
+}

@@ -21,6 +21,9 @@ mod rows;
 pub mod sqlite;
 mod tree;
 
+#[cfg(test)]
+pub(crate) mod conformance;
+
 use std::sync::Arc;
 
 use countersign_core::digest::Sha256Digest;

@@ -11,6 +11,8 @@ mod facts;
 mod file;
 mod read;
 mod schema;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::fs::{File, OpenOptions};

@@ -94,12 +94,14 @@ fn page(count: u64) -> i64 {
 /// Rows with an index each, cut where the first one is missing.
 fn gapless<T>(first: u64, rows: impl Iterator<Item = rusqlite::Result<(i64, T)>>) -> RowResult<Vec<T>> {
     let mut out = Vec::new();
-    for (expected, row) in (first..).zip(rows) {
+    let mut expected = Some(first);
+    for row in rows {
         let (index, value) = row?;
-        if uint(index) != expected {
+        if Some(uint(index)) != expected {
             break;
         }
         out.push(value);
+        expected = uint(index).checked_add(1);
     }
     Ok(out)
 }

@@ -44,7 +44,7 @@ pub enum RebuildFault {
 
 /// The one writing connection.
 pub struct SqliteWriter {
-    connection: Connection,
+    pub(super) connection: Connection,
     identity: Identity,
     failpoints: FailpointSet,
     origin: String,
