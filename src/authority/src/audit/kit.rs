@@ -13,7 +13,7 @@ use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::{PolicyDocument, Settings};
-use countersign_core::key::JsonKey;
+use countersign_core::key::{JsonKey, VerifyingKey};
 use countersign_core::leaf::control::{
     EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, RecoveryRecord, Revocation, Subject,
     key_possession,
@@ -22,6 +22,7 @@ use countersign_core::leaf::decision::{LeafRef, Verdict};
 use countersign_core::leaf::host::HostState;
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tree, TreeHash};
+use countersign_core::name::Origin;
 use countersign_core::note::{NoteKey, SignedNote};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::RequestDocument;
@@ -79,11 +80,16 @@ impl LogSource for Log {
 }
 
 pub(super) fn bundle(host: &Host) -> (TrustBundle, RecoveryRecord) {
+    bundle_of(&host.origin, ed25519(HEAD).1)
+}
+
+/// A bundle under the recovery key of these tests.
+pub(super) fn bundle_of(origin: &Origin, head_key: VerifyingKey) -> (TrustBundle, RecoveryRecord) {
     let statement = Statement {
         number: 1,
-        origin: host.origin.clone(),
+        origin: origin.clone(),
         time_ms: NOW_MS,
-        head_keys: vec![ed25519(HEAD).1],
+        head_keys: vec![head_key],
         ca_certificates: vec![vec![1]],
     }
     .encode();
@@ -91,8 +97,8 @@ pub(super) fn bundle(host: &Host) -> (TrustBundle, RecoveryRecord) {
     let text = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
     let document = BundleDocument {
         v: 1,
-        origin: host.origin.as_str().to_owned(),
-        trust_domain: host.trust_domain.as_str().to_owned(),
+        origin: origin.as_str().to_owned(),
+        trust_domain: "example.org".to_owned(),
         recovery_key: JsonKey::from(ed25519(RECOVERY).1),
         statements: vec![StatementDocument { statement: text(&statement), signature: text(&signature) }],
     };

@@ -1,10 +1,14 @@
 //! A small log with everything in it, every way to falsify it, and every way in which an authority could lie about a decision.
 
-use super::kit::{HEAD, Lie, Log, NEXT_HEAD, bundle, code, key_leaf};
-use super::{FindingKind, MismatchKind, Missing, replay, verify};
-use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document};
+use super::kit::{HEAD, Lie, Log, NEXT_HEAD, RECOVERY, bundle, bundle_of, code, key_leaf};
+use super::{FindingKind, MismatchKind, Missing, StoreLog, replay, verify};
+use crate::sequence::tests::support;
+use crate::sequence::{Append, Entry};
+use crate::sign::HeadKey as _;
+use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519};
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::key::Algorithm;
 use countersign_core::leaf::control::{EpochRecord, KeyEvent, Subject};
 use countersign_core::leaf::decision::Verdict;
 use countersign_core::leaf::host::HostState;
@@ -386,4 +390,30 @@ fn a_log_of_another_bundle_is_found() {
     other.origin = countersign_core::name::Origin::parse("other.example").unwrap();
     let (bundle, _) = bundle(&other);
     assert!(verify(&log, &bundle, &mut |_| {}).is_err());
+}
+
+#[test]
+fn a_log_that_the_sequencer_wrote_into_a_store_verifies() {
+    let mut rig = support::Rig::empty(Algorithm::EdDsa);
+    rig.recovery = ed25519(RECOVERY).1;
+    let (bundle, recovery) = bundle_of(&support::origin(), rig.key.verifying_key().clone());
+    let log = rig.open().unwrap();
+    log.appended(Append::of(vec![
+        Entry::plain(Kind::Recovery, recovery.encode()),
+        support::introduce(&rig.key),
+        support::key_event(&rig.key, KeyEvent::Activated),
+    ]));
+    log.appended(support::enrol(1));
+    for id in ["a", "b", "c"] {
+        log.appended(support::Call::new(support::host(1), id).append());
+    }
+    let source = StoreLog::new(log.reader.as_ref()).unwrap();
+    // What is appended from here on isn't looked at.
+    log.appended(support::Call::new(support::host(1), "d").append());
+    let report = verify(&source, &bundle, &mut |_| {}).unwrap();
+    assert_eq!((report.leaves, report.signed_heads), (source.size(), report.heads));
+    assert!(report.leaves >= 7 && log.size() > report.leaves);
+    // Those decisions were made up by hand and name nothing that exists.
+    let report = replay(&source, &bundle, &mut |_| {}).unwrap();
+    assert_eq!((report.replayed, report.not_replayable.len()), (0, 3));
 }
