@@ -349,6 +349,7 @@ impl Thread {
         if signed_size == newest_size {
             return newest_size > 0;
         }
+        // INVARIANT: a heartbeat is due from the start on until a commit succeeds, so `own` is set by the first commit at the latest.
         let Some(head) = self.own.clone().filter(|own| own.body().size == newest_size) else {
             self.note_down(Down::Signer, &"nothing of this process's own to sign yet");
             return false;
@@ -421,6 +422,8 @@ impl Thread {
             tracing::error!(?down, "{why}");
             self.state.down = down;
             self.state.probed = Instant::now();
+            // Before the answers that follow from it, so that nobody who was refused reads that all is well.
+            self.publish_health();
         }
         self.state.owing = true;
     }

@@ -140,8 +140,24 @@ impl Sequencer {
         };
         thread.begin();
         let name = "sequencer".to_owned();
-        let thread = std::thread::Builder::new().name(name).spawn(move || thread.run())?;
+        let last_word = LastWord(Arc::clone(&shared));
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            // Dropped after the thread's own state, so that the store is closed when it is heard.
+            let _last_word = last_word;
+            thread.run();
+        })?;
         Ok(Self { jobs: sender, shared, thread: Some(thread) })
+    }
+}
+
+/// Says that it is over when the thread panics: a watcher must not stay green over a dead thread.
+struct LastWord(Arc<Shared>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set_health(Health::Failed);
+        }
     }
 }
 

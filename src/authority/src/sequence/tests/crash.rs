@@ -63,11 +63,16 @@ fn newest_head_is_signed(log: &Log) {
 /// Runs one call into an armed failure, restarts, tries the call again; checks every invariant on the way.
 fn crash_once(rig: &Rig, log: Log, id: &str, point: WritePoint, failure: Injected) -> Log {
     let call = Call::new(host(1), id);
+    let signed = rig.key.messages.lock().unwrap().len();
     rig.arm(point, failure);
     let answer = log.submit(call.append());
     assert!(rig.failpoints.hit.load(std::sync::atomic::Ordering::SeqCst), "{point:?} wasn't reached");
     // Nothing leaves after a failure, even if all that failed was to learn of a success.
     assert!(matches!(answer, Err(fault) if fault != SequenceFault::Overloaded), "{point:?} {failure:?}");
+    if matches!(point, WritePoint::BeforeMemory | WritePoint::AfterMemory) {
+        // No key sees a body before it is remembered.
+        assert_eq!(rig.key.messages.lock().unwrap().len(), signed, "{point:?} {failure:?}");
+    }
     let bodies = log.bodies();
     drop(log);
 

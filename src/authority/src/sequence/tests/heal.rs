@@ -66,6 +66,19 @@ fn a_signer_that_is_away_closes_the_door_until_a_probe_signs() {
 }
 
 #[test]
+fn a_signer_that_is_away_at_start_does_not_keep_the_log_from_starting() {
+    let (rig, log) = Rig::begun();
+    drop(log);
+    rig.key.away.store(true, Ordering::SeqCst);
+    let log = rig.open().unwrap();
+    assert_eq!(*log.sequencer.health().borrow(), Health::SignerDown);
+    assert_eq!(log.submit(enrol(1)), Err(SequenceFault::SignerUnavailable));
+    rig.key.away.store(false, Ordering::SeqCst);
+    log.wait_for(Health::Serving);
+    log.appended(enrol(1));
+}
+
+#[test]
 fn a_signature_that_does_not_verify_is_never_released() {
     signer_fails_and_heals(|key, broken| key.lies.store(broken, Ordering::SeqCst));
 }
@@ -131,6 +144,18 @@ fn a_deleted_or_replaced_database_ends_the_sequencer() {
         log.wait_for(Health::Failed);
         assert_eq!(log.submit(enrol(2)), Err(SequenceFault::Stopped));
     }
+}
+
+#[test]
+fn a_panic_of_the_thread_is_heard() {
+    let (rig, log) = Rig::begun();
+    rig.key.panics.store(true, Ordering::SeqCst);
+    assert_eq!(log.submit(enrol(1)), Err(SequenceFault::Stopped));
+    log.wait_for(Health::Failed);
+    drop(log);
+    rig.key.panics.store(false, Ordering::SeqCst);
+    let log = rig.open().unwrap();
+    assert!(matches!(log.submit(enrol(1)), Ok(Outcome::Stale)), "committed before the panic");
 }
 
 #[test]

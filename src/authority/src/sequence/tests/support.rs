@@ -49,6 +49,7 @@ pub(crate) struct SoftwareKey {
     public: VerifyingKey,
     pub(crate) away: AtomicBool,
     pub(crate) lies: AtomicBool,
+    pub(crate) panics: AtomicBool,
     pub(crate) delay_ms: AtomicU64,
     /// Everything that it ever signed.
     pub(crate) messages: Mutex<Vec<String>>,
@@ -78,6 +79,7 @@ impl SoftwareKey {
             public: VerifyingKey::from_raw(algorithm, &raw).unwrap(),
             away: AtomicBool::new(false),
             lies: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
             delay_ms: AtomicU64::new(0),
             messages: Mutex::default(),
         })
@@ -103,6 +105,7 @@ impl HeadKey for SoftwareKey {
             return Err(SignFault::Device { code: "signer-token-absent", reason: "taken away".to_owned() });
         }
         self.messages.lock().unwrap().push(String::from_utf8(message.to_vec()).unwrap());
+        assert!(!self.panics.load(Ordering::SeqCst), "told to panic");
         let mut signature = self.raw_sign(message);
         if self.lies.load(Ordering::SeqCst) {
             signature[9] ^= 1;
