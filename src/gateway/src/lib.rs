@@ -1,1 +1,10 @@
-//! Nothing yet.
+//! The gateway: one `admit()` behind every door, and the doors.
+//!
+//! What comes in: artifacts from strangers, and the feed of an authority that is believed only as far as its signatures and proofs go. What
+//! goes out: a [`admit::Permit`], which only [`admit::admit`] makes and which the [`exec`] door consumes, or a [`refusal::Refusal`] with a
+//! stable code. Along the data: [`pull`] asks the [`source`], [`snapshot`] verifies and keeps what was answered, [`admit`] judges, [`exec`]
+//! runs, [`outcome`] reports back.
+
+pub mod clock;
+pub mod lock;
+pub mod snapshot;
