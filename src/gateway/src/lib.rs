@@ -5,6 +5,9 @@
 //! stable code. Along the data: [`pull`] asks the [`source`], [`snapshot`] verifies and keeps what was answered, [`admit`] judges, [`exec`]
 //! runs, [`outcome`] reports back.
 
+pub mod admit;
 pub mod clock;
+pub mod holder;
 pub mod lock;
+pub mod refusal;
 pub mod snapshot;
