@@ -9,5 +9,8 @@ pub mod admit;
 pub mod clock;
 pub mod holder;
 pub mod lock;
+pub mod outcome;
+pub mod pull;
 pub mod refusal;
 pub mod snapshot;
+pub mod source;
