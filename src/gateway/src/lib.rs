@@ -7,6 +7,8 @@
 
 pub mod admit;
 pub mod clock;
+pub mod config;
+pub mod exec;
 pub mod holder;
 pub mod lock;
 pub mod outcome;

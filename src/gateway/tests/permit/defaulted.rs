@@ -1,0 +1,5 @@
+use countersign_gateway::admit::Permit;
+
+fn main() {
+    let _permit: Permit = Default::default();
+}
