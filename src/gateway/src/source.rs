@@ -1,6 +1,9 @@
-//! The port towards the authority: four calls, all of which may fail and none of which is believed.
+//! The port towards the authority: four calls, all of which may fail and none of which is believed. [`Client`] speaks HTTPS to a real one.
 
+use crate::config::AuthorityConfig;
+use countersign_client::{Client, ClientError, ClientIdentity, ConfigError};
 use countersign_core::api::{Acknowledgement, ConsistencyProof, Feed, OutcomesCall};
+use countersign_core::bundle::TrustBundle;
 use countersign_core::refusal::RefusalCode;
 use std::future::Future;
 use std::sync::Arc;
@@ -30,8 +33,19 @@ impl SourceFault {
     #[must_use]
     pub const fn code(&self) -> RefusalCode {
         match self {
+            // An authority that doesn't take what this gateway verified holds less than it once did.
+            Self::Malformed { .. } | Self::Refused(RefusalCode::Malformed) => RefusalCode::FeedInvalid,
             Self::Unreachable { .. } | Self::Refused(_) => RefusalCode::AuthorityUnreachable,
-            Self::Malformed { .. } => RefusalCode::FeedInvalid,
+        }
+    }
+}
+
+impl From<ClientError> for SourceFault {
+    fn from(error: ClientError) -> Self {
+        match (&error, error.code()) {
+            (ClientError::Problem { .. }, Some(code)) => Self::Refused(code),
+            (ClientError::Unreachable { .. }, _) => Self::Unreachable { detail: error.to_string() },
+            _ => Self::Malformed { detail: error.to_string() },
         }
     }
 }
@@ -77,5 +91,59 @@ impl<S: Source> Source for Arc<S> {
 
     fn outcomes(&self, call: OutcomesCall) -> impl Future<Output = Result<(), SourceFault>> + Send {
         (**self).outcomes(call)
+    }
+}
+
+/// A client of the authority of this configuration; nothing is connected yet.
+pub fn client(config: &AuthorityConfig, bundle: &TrustBundle) -> Result<Client, ConfigError> {
+    let identity = ClientIdentity::Pem {
+        certificates: config.client_certificate.clone(),
+        key: config.client_key.clone(),
+    };
+    Client::new(&config.url, identity, bundle.ca_certificates())
+}
+
+impl Source for Client {
+    async fn feed(&self, size: u64, control: u64) -> Result<Feed, SourceFault> {
+        Ok(Self::feed(self, size, control).await?)
+    }
+
+    async fn consistency(&self, from: u64, to: u64) -> Result<ConsistencyProof, SourceFault> {
+        Ok(Self::consistency(self, from, to).await?)
+    }
+
+    async fn acknowledge(&self, ack: Acknowledgement) -> Result<(), SourceFault> {
+        Ok(Self::acknowledge(self, &ack).await?)
+    }
+
+    async fn outcomes(&self, call: OutcomesCall) -> Result<(), SourceFault> {
+        Ok(Self::outcomes(self, &call).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(code: &str) -> ClientError {
+        ClientError::Problem {
+            status: 403,
+            code: code.to_owned(),
+            detail: String::new(),
+            needed: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn what_the_authority_says_keeps_its_meaning() {
+        let fault = |error| SourceFault::from(error);
+        assert_eq!(fault(problem("forbidden")), SourceFault::Refused(RefusalCode::Forbidden));
+        assert_eq!(fault(problem("forbidden")).code(), RefusalCode::AuthorityUnreachable);
+        assert_eq!(fault(problem("malformed")).code(), RefusalCode::FeedInvalid);
+        assert!(matches!(fault(problem("no-such-code")), SourceFault::Malformed { .. }));
+        assert!(matches!(fault(ClientError::BadAnswer(String::new())), SourceFault::Malformed { .. }));
+        let away = ClientError::Unreachable { address: "a".to_owned(), reason: "b".to_owned() };
+        assert_eq!(fault(away).code(), RefusalCode::AuthorityUnreachable);
     }
 }

@@ -86,7 +86,11 @@ impl PullFault {
     /// Whether the authority answered something that can't be true: then that is the cause, whatever fails because of it.
     #[must_use]
     pub const fn is_verdict(&self) -> bool {
-        matches!(self, Self::Refused(_) | Self::TooMuch | Self::Source(SourceFault::Malformed { .. }))
+        match self {
+            Self::Refused(_) | Self::TooMuch => true,
+            Self::Source(fault) => matches!(fault.code(), RefusalCode::FeedInvalid),
+            Self::TimedOut(_) | Self::Clock(_) | Self::Store(_) => false,
+        }
     }
 }
 

@@ -218,8 +218,22 @@ fn only_an_allow_admits() {
 fn a_gateway_behind_the_artifacts_control_number_refuses() {
     let world = World::with(|decision| decision.control += 1);
     assert_eq!(world.code(), Some(RefusalCode::ControlBehind));
-    let world = World::with(|decision| decision.control = 0);
+    let mut world = World::with(|decision| decision.control = 0);
     assert_eq!(world.code(), None);
+    // The leaf asks for nothing, but its head, joined by a true proof, claims more control leaves than the newest head has.
+    world.present(|decision| decision.control = 0);
+    let mut body = world.authority.newest().0.clone();
+    body.control_seq += 1;
+    let mut proof = TlogProof::parse(&world.artifact).unwrap();
+    proof.checkpoint = signed(&body, &[&key(1)]);
+    world.artifact = proof.encode();
+    world.authority.heartbeat();
+    world.authority.sign();
+    let (from, to) = (body.size, world.authority.size());
+    let hashes = hashes(&world.authority.consistency(from, to)).unwrap();
+    world.pull();
+    world.link = Some(LinkProof { from, to, hashes });
+    assert_eq!(world.code(), Some(RefusalCode::ControlBehind));
 }
 
 #[test]

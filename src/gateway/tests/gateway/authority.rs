@@ -74,6 +74,14 @@ impl Authority {
     }
 
     pub(crate) fn named(origin: &str, time_ms: u64) -> Self {
+        Self::beginning(origin, time_ms, |authority| {
+            authority.introduce(&key(1));
+            authority.key_event(&key(1), KeyEvent::Activated);
+        })
+    }
+
+    /// A log whose bundle names the key of seed 1, and whose key leaves begin as `keys` says.
+    pub(crate) fn beginning(origin: &str, time_ms: u64, keys: impl FnOnce(&mut Self)) -> Self {
         let recovery = key(200);
         let signer = key(1);
         let statement = Statement {
@@ -96,7 +104,7 @@ impl Authority {
         let mut authority = Self {
             origin: origin.to_owned(),
             state: ControlState::genesis(origin, public(&recovery)),
-            signers: vec![signer.clone()],
+            signers: vec![signer],
             once: Vec::new(),
             time_ms,
             control: Vec::new(),
@@ -112,8 +120,7 @@ impl Authority {
             bundle: serde_json::to_vec(&document).unwrap(),
         };
         authority.append(Kind::Recovery, RecoveryRecord { statement, signature }.encode());
-        authority.introduce(&signer);
-        authority.key_event(&signer, KeyEvent::Activated);
+        keys(&mut authority);
         authority.pending_rotation = false;
         authority.sign();
         authority

@@ -40,6 +40,8 @@ struct Scenario {
     feed: Option<Feed>,
     consistency: Vec<String>,
     outcomes_down: bool,
+    /// The authority takes outcomes only from this time on.
+    outcomes_from_ms: u64,
     /// While the gate pulls, this file takes the program's place.
     swap: Option<PathBuf>,
 }
@@ -70,6 +72,9 @@ impl Source for Scenario {
     async fn outcomes(&self, call: OutcomesCall) -> Result<(), SourceFault> {
         if self.outcomes_down {
             return Err(SourceFault::Unreachable { detail: "down".to_owned() });
+        }
+        while now_ms() < self.outcomes_from_ms {
+            tokio::task::yield_now().await;
         }
         for outcome in &call.outcomes {
             append(&self.file("outcomes"), &format!("{}\n", serde_json::to_string(outcome).unwrap()));
@@ -104,7 +109,7 @@ fn gate_process() {
         program: scenario.program.clone(),
         argv: scenario.argv.iter().map(Into::into).collect(),
         environment: vec![EnvironmentName::parse("APP_MODE").unwrap()],
-        limits: PullLimits { courtesy: Duration::from_millis(300), ..PullLimits::default() },
+        limits: PullLimits { courtesy: Duration::from_secs(5), ..PullLimits::default() },
     };
     let refusal = run_exec(&options, &scenario);
     append(&scenario.file("refusal"), &format!("{}\n{refusal}\n", refusal.code()));
@@ -173,6 +178,7 @@ impl Door {
             feed: Some(authority.feed(0, 0)),
             consistency: Vec::new(),
             outcomes_down: false,
+            outcomes_from_ms: 0,
             swap: None,
         };
         Self { _temporary: temporary, authority, holder, scenario }
@@ -427,8 +433,7 @@ fn a_program_swapped_while_the_gate_judges_doesnt_run() {
 
 #[test]
 fn the_program_gets_a_scrubbed_environment_no_descriptors_and_no_way_to_privileges() {
-    let script =
-        "env > DIR/env; cat /proc/$$/status > DIR/status; ls /proc/$$/fd > DIR/fd; echo \"$0\" > DIR/canary";
+    let script = "env > DIR/env; ls /proc/$$/fd > DIR/fd; echo \"$0\" > DIR/canary; exec cat /proc/self/status > DIR/status";
     let door = Door::running(script, |_| ());
     // A descriptor that the gate inherits without close-on-exec.
     let leak = std::fs::File::create(door.scenario.file("leak")).unwrap();
@@ -524,4 +529,24 @@ fn a_program_that_the_kernel_refuses_is_reported_as_refused_after_its_start() {
     let outcomes: Vec<Option<String>> = door.outcomes().into_iter().map(|outcome| outcome.refused).collect();
     assert_eq!(outcomes, [None, Some("program-unsupported".to_owned())]);
     assert_eq!(door.ran(), 0);
+}
+
+#[test]
+fn a_permit_that_expires_while_the_start_is_reported_starts_nothing() {
+    // Two seconds of leeway for the gate to judge in; a machine too busy for that gets another try.
+    for _ in 0..5 {
+        let mut door = Door::new(|decision| {
+            let secs = now_ms() / 1_000;
+            decision.verdict = Verdict::Allow { nbf: secs - 60, exp: secs };
+        });
+        door.scenario.outcomes_from_ms = (now_ms() / 1_000 + 2) * 1_000;
+        assert_eq!(door.run(), Some(RefusalCode::Expired));
+        assert_eq!(door.ran(), 0);
+        let outcomes: Vec<Option<String>> =
+            door.outcomes().into_iter().map(|outcome| outcome.refused).collect();
+        if outcomes == [None, Some("expired".to_owned())] {
+            return;
+        }
+    }
+    panic!("the gate never judged in time");
 }

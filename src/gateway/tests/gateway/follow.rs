@@ -51,16 +51,75 @@ fn a_bundle_of_another_log_or_with_other_keys_is_no_beginning() {
     let authority = Authority::new(START_MS);
     let other = Authority::named("other.example/log", START_MS);
     assert_eq!(begin(&other, &authority.feed(0, 0)).unwrap_err().code(), RefusalCode::OriginMismatch);
-    // The log introduces another key before the one of the bundle: as if a stranger had begun it.
-    let mut impostor = Authority::new(START_MS);
-    impostor.rotate(&key(2));
-    impostor.sign();
-    let mut feed = impostor.feed(0, 0);
-    feed.rotations.clear();
-    // Recovery statement, introduction and activation of a new key, then those of the bundle's key.
-    feed.control.swap(1, 3);
-    feed.control.swap(2, 4);
-    assert_eq!(begin(&impostor, &feed).unwrap_err().code(), RefusalCode::FeedInvalid);
+}
+
+#[test]
+fn a_log_that_begins_with_other_keys_than_the_bundles_is_refused() {
+    type Keys = fn(&mut Authority);
+    let beginnings: [(Keys, Option<AdvanceRefused>); 4] = [
+        (
+            |log| {
+                log.introduce(&key(1));
+                log.key_event(&key(1), KeyEvent::Activated);
+                log.introduce(&key(2));
+                log.key_event(&key(2), KeyEvent::Activated);
+            },
+            None,
+        ),
+        (
+            |log| {
+                log.introduce(&key(2));
+                log.introduce(&key(1));
+                log.key_event(&key(1), KeyEvent::Activated);
+            },
+            Some(AdvanceRefused::BundleKeys),
+        ),
+        (
+            |log| {
+                log.introduce(&key(1));
+                log.introduce(&key(2));
+                log.key_event(&key(1), KeyEvent::Activated);
+            },
+            Some(AdvanceRefused::BundleKeys),
+        ),
+        (|log| log.introduce(&key(1)), Some(AdvanceRefused::BundleKeys)),
+    ];
+    for (keys, expected) in beginnings {
+        let authority = Authority::beginning(crate::authority::ORIGIN, START_MS, keys);
+        assert_eq!(begin(&authority, &authority.feed(0, 0)).err(), expected);
+    }
+}
+
+#[test]
+fn a_signed_head_that_denies_its_own_control_chain_is_a_fork() {
+    let mut authority = Authority::new(START_MS);
+    let held = first(&authority, &now());
+    authority.heartbeat();
+    let right = authority.body();
+    authority.sign();
+    let mut body = right.clone();
+    body.control_digest = sha256(b"another chain");
+    let mut feed = feed_for(&authority, &held);
+    advance(&held, &feed).unwrap();
+    feed.head = signed(&body, &[&key(1)]);
+    assert_eq!(advance(&held, &feed).unwrap_err().code(), RefusalCode::HeadForked);
+}
+
+#[test]
+fn a_head_that_counts_control_leaves_beyond_its_size_is_refused() {
+    let mut authority = Authority::new(START_MS);
+    let held = first(&authority, &now());
+    authority.heartbeat();
+    let mut body = authority.body();
+    authority.revoke(countersign_core::leaf::control::Subject::Artifact(0, sha256(b"a")));
+    let later = authority.body();
+    authority.sign();
+    let mut feed = feed_for(&authority, &held);
+    body.control_seq = later.control_seq;
+    body.control_digest = later.control_digest;
+    feed.head = signed(&body, &[&key(1)]);
+    feed.consistency = authority.consistency(3, body.size);
+    assert_eq!(advance(&held, &feed).unwrap_err(), AdvanceRefused::ControlOrder);
 }
 
 #[test]

@@ -124,13 +124,17 @@ async fn leaves_that_no_snapshot_counts_are_ignored_and_overwritten() {
     kept.pull().await;
     let mut leaves = std::fs::read(kept.path("control.leaves")).unwrap();
     // What a process leaves that ended between the two files, cut in the middle.
-    leaves.extend_from_slice(&[0, 0, 1, 0, 0xff, 0xff]);
+    let counted = leaves.len();
+    leaves.extend_from_slice(&[0, 0, 8, 0]);
+    leaves.extend_from_slice(&[0xff; 2_000]);
     std::fs::write(kept.path("control.leaves"), &leaves).unwrap();
     assert_eq!(kept.load().unwrap().unwrap().control().number(), 3);
     kept.authority.revoke(Subject::Artifact(9, sha256(b"x")));
     kept.authority.sign();
     kept.pull().await;
     assert_eq!(kept.load().unwrap().unwrap().control().number(), 4);
+    let revocation = kept.authority.leaf(3).len() + 4;
+    assert_eq!(std::fs::read(kept.path("control.leaves")).unwrap().len(), counted + revocation);
 }
 
 #[tokio::test]
