@@ -4,7 +4,8 @@ use crate::service::success;
 use crate::{Client, ClientError};
 use countersign_core::api::admin::{
     ActiveDocument, CaptureCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall, JoinTokenMade, Keys,
-    Leaves, OperatorCall, PolicyCall, PolicyValidated, Principals, ReferencesCall, RevocationCall, RotateCall,
+    Leaves, OperatorCall, PolicyCall, PolicyValidated, Principals, ReferencesCall, RevocationCall,
+    RotateCall,
 };
 use countersign_core::api::{CertificateIssued, Recorded};
 use countersign_core::digest::Sha256Digest;

@@ -170,7 +170,8 @@ impl Transport {
         let tcp = TcpStream::connect(&self.address).await?;
         tcp.set_nodelay(true)?;
         let tls = self.connector.connect(self.server_name.clone(), tcp).await?;
-        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(std::io::Error::other)?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(tls)).await.map_err(std::io::Error::other)?;
         // Ends when the sender is dropped or the server closes; its error reaches the caller through the sender.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
