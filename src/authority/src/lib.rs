@@ -4,6 +4,8 @@ pub mod appraise;
 pub mod audit;
 pub mod challenge;
 pub mod clock;
+pub mod config;
+pub mod custody;
 pub mod decide;
 pub mod policy;
 pub mod sequence;

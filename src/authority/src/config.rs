@@ -1,0 +1,505 @@
+//! What an operator writes down: `authority.toml`, typed.
+//!
+//! Comes in: a file. Goes out: a [`Config`] whose every value has been checked on its own and whose paths are absolute (a relative path is
+//! taken from the file's directory). Refused: keys that this version doesn't know, missing ones, values out of their domain; the error
+//! names file, line and key. No secret stands in the file: PINs are in files of their own.
+//!
+//! `docs/CONFIG.md` is written from the comments in this file.
+
+use countersign_core::name::{Origin, TrustDomain};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Largest file that is read.
+const MAX_CONFIG_BYTES: u64 = 256 * 1024;
+
+/// Why a configuration isn't taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line isn't what it has to be.
+    #[error("{path}:{line}: {key}: {reason}")]
+    Line {
+        /// Which file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Key or section on that line.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Values that don't fit together.
+    #[error("{path}: {reason}")]
+    Whole {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+/// Top level.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Name of the log and issuer of every artifact: a schema-less URL. Never changes.
+    #[serde(deserialize_with = "origin", serialize_with = "text")]
+    pub origin: Origin,
+    /// SPIFFE trust domain of the runtimes' identifiers. Never changes.
+    #[serde(deserialize_with = "trust_domain", serialize_with = "text")]
+    pub trust_domain: TrustDomain,
+    /// Directory of the authority's own files: trust bundle, TLS key, the signer's memory. Not inside the store, and not on a disk that is
+    /// rolled back with it.
+    pub state_dir: PathBuf,
+    /// Names and addresses in the server's certificate, which the authority issues to itself.
+    pub server_names: Vec<String>,
+    /// The listener for hosts and gateways.
+    #[serde(default)]
+    pub service: Service,
+    /// The listener for operators.
+    #[serde(default)]
+    pub admin: Admin,
+    /// Where the log is kept.
+    pub store: Store,
+    /// Where the signing keys live.
+    pub signer: Signer,
+    /// Which hosts may enrol.
+    #[serde(default)]
+    pub enrolment: Enrolment,
+    /// Bounds. All have defaults.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// `[service]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Service {
+    /// Address and port.
+    pub listen: SocketAddr,
+}
+
+impl Default for Service {
+    fn default() -> Self {
+        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443) }
+    }
+}
+
+/// `[admin]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Address and port; loopback unless operators come from elsewhere.
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8444) }
+    }
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+pub enum Store {
+    /// `kind = "sqlite"`: embedded, one authority.
+    Sqlite {
+        /// Database file, on a local disk.
+        path: PathBuf,
+    },
+}
+
+/// `[signer]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
+pub enum Signer {
+    /// `kind = "pkcs11"`: a token of a PKCS#11 module. Head key Ed25519, CA key P-256.
+    Pkcs11 {
+        /// The module, a shared library.
+        module: PathBuf,
+        /// Label of the token.
+        token: String,
+        /// File with the user PIN, not readable by everyone.
+        pin_file: PathBuf,
+        /// Label of the first head key. Later ones are found through the log.
+        #[serde(default = "head_key")]
+        head_key: String,
+        /// Label of the CA key.
+        #[serde(default = "ca_key")]
+        ca_key: String,
+    },
+    /// `kind = "tpm"`: this machine's TPM. Head key and CA key P-256.
+    #[cfg(feature = "tpm")]
+    Tpm {
+        /// Address for the TPM software stack, such as `device:/dev/tpmrm0`.
+        tcti: String,
+        /// Directory of the key blobs, which only this TPM can load.
+        keys_dir: PathBuf,
+        /// Label of the first head key: lower case letters, digits and hyphens.
+        #[serde(default = "head_key")]
+        head_key: String,
+        /// Label of the CA key.
+        #[serde(default = "ca_key")]
+        ca_key: String,
+    },
+    /// `kind = "danger-software"`: private keys in files and in memory. Only in builds with the feature `danger-software-key`.
+    #[cfg(feature = "danger-software-key")]
+    DangerSoftware {
+        /// Directory of the keys.
+        keys_dir: PathBuf,
+        /// How long each signature is made to take, ms.
+        #[serde(default)]
+        delay_ms: u64,
+    },
+}
+
+fn head_key() -> String {
+    "countersign-head".to_owned()
+}
+
+fn ca_key() -> String {
+    "countersign-ca".to_owned()
+}
+
+/// Which kind of endorsement key hosts may present without being allow-listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EkProfile {
+    /// RSA-2048, template L-1: every TPM has it.
+    #[serde(rename = "rsa-2048")]
+    Rsa2048,
+    /// ECC P-256, template L-2.
+    P256,
+    /// ECC P-384, template H-3.
+    P384,
+}
+
+/// `[enrolment]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Enrolment {
+    /// PEM files with the roots of TPM manufacturers. With none, only allow-listed endorsement keys enrol.
+    pub ek_roots: Vec<PathBuf>,
+    /// Endorsement keys that enrol without a certificate and without a join token: SHA-256 of the SubjectPublicKeyInfo, hex, which is the
+    /// host identifier without its first two digits.
+    #[serde(deserialize_with = "digests")]
+    pub ek_allow: Vec<String>,
+    /// The one kind of endorsement key that is accepted, so that a TPM is one host: `rsa-2048`, `p256` or `p384`.
+    pub ek_profile: EkProfile,
+}
+
+impl Default for Enrolment {
+    fn default() -> Self {
+        Self { ek_roots: Vec::new(), ek_allow: Vec::new(), ek_profile: EkProfile::Rsa2048 }
+    }
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Threads that verify and decide; 0 means one for each core.
+    pub workers: usize,
+    /// Calls that may wait for a worker; one more is answered `overloaded`. At 0.2 ms a call this is a wait of under a second.
+    pub queue: usize,
+    /// Open connections on the service listener, and again on the admin listener.
+    pub connections: usize,
+    /// Largest request body, bytes: 256 requests of 8 KiB and little else; a larger boot log goes alone.
+    pub body_bytes: usize,
+    /// Time for a TLS handshake, seconds. A slow TPM signs it in 0.6 s.
+    pub handshake_secs: u64,
+    /// Time that a connection may wait for its next request, the head of that request included, seconds.
+    pub idle_secs: u64,
+    /// Time from the headers of a request to its answer, seconds.
+    pub request_timeout_secs: u64,
+    /// Time for calls in flight to end when the process is asked to stop, seconds.
+    pub drain_secs: u64,
+    /// Calls a second of one host, in the long run. A fast TPM quotes a few hundred times a second, and a call carries up to 256 requests.
+    pub host_calls_per_sec: u32,
+    /// Calls that one host may make at once before the rate holds.
+    pub host_burst: u32,
+    /// Enrolments that may be begun each second, by all hosts together.
+    pub enrolments_per_sec: u32,
+    /// Enrolments that may be begun and not finished.
+    pub pending_enrolments: usize,
+    /// How long a begun enrolment can be finished, seconds. A slow TPM needs about two.
+    pub enrolment_secs: u64,
+    /// Lifetime of a challenge, seconds; at most 60.
+    pub challenge_secs: u64,
+    /// How long a challenge key seals, seconds.
+    pub challenge_key_secs: u64,
+    /// The gateways' lease, seconds. Heads are kept younger than a third of it, and a new head key waits for it.
+    pub lease_secs: u64,
+    /// A newest head older than this means not ready, seconds.
+    pub ready_head_secs: u64,
+    /// Lifetime of host, gateway and operator certificates, days. Renewal is the same call as enrolment.
+    pub certificate_days: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            queue: 4_096,
+            connections: 4_096,
+            body_bytes: 2 * 1024 * 1024,
+            handshake_secs: 10,
+            idle_secs: 60,
+            request_timeout_secs: 30,
+            drain_secs: 20,
+            host_calls_per_sec: 200,
+            host_burst: 400,
+            enrolments_per_sec: 50,
+            pending_enrolments: 1_024,
+            enrolment_secs: 60,
+            challenge_secs: 60,
+            challenge_key_secs: 3_600,
+            lease_secs: 30,
+            ready_head_secs: 30,
+            certificate_days: 365,
+        }
+    }
+}
+
+impl Limits {
+    /// How often something must make heads younger: a third of the lease (DESIGN, "Head, artifact, log").
+    #[must_use]
+    pub const fn heartbeat(&self) -> Duration {
+        Duration::from_millis(self.lease_secs.saturating_mul(1_000) / 3)
+    }
+
+    /// Number of worker threads.
+    #[must_use]
+    pub fn worker_count(&self) -> usize {
+        if self.workers > 0 {
+            return self.workers;
+        }
+        std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], which names the file and, where there is one, line and key.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let size = std::fs::metadata(path).map_err(read)?.len();
+        if size > MAX_CONFIG_BYTES {
+            return Err(ConfigError::Whole { path: path.to_owned(), reason: "larger than 256 KiB" });
+        }
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        let mut config: Self = toml::from_str(&text).map_err(|error| line_error(path, &text, &error))?;
+        let absolute = std::path::absolute(path).map_err(read)?;
+        config.make_absolute(absolute.parent().unwrap_or(Path::new("/")));
+        match config.misfit() {
+            Some(reason) => Err(ConfigError::Whole { path: path.to_owned(), reason }),
+            None => Ok(config),
+        }
+    }
+
+    fn make_absolute(&mut self, base: &Path) {
+        let absolute = |path: &mut PathBuf| *path = base.join(&*path);
+        absolute(&mut self.state_dir);
+        self.enrolment.ek_roots.iter_mut().for_each(absolute);
+        let Store::Sqlite { path } = &mut self.store;
+        absolute(path);
+        match &mut self.signer {
+            Signer::Pkcs11 { module, pin_file, .. } => {
+                absolute(module);
+                absolute(pin_file);
+            }
+            #[cfg(feature = "tpm")]
+            Signer::Tpm { keys_dir, .. } => absolute(keys_dir),
+            #[cfg(feature = "danger-software-key")]
+            Signer::DangerSoftware { keys_dir, .. } => absolute(keys_dir),
+        }
+    }
+
+    /// Bounds that no number may break: nothing unbounded, nothing that can never succeed.
+    fn misfit(&self) -> Option<&'static str> {
+        let limits = &self.limits;
+        let positive = [
+            limits.queue,
+            limits.connections,
+            limits.pending_enrolments,
+            usize::try_from(limits.host_calls_per_sec.min(limits.host_burst)).unwrap_or(0),
+            usize::try_from(limits.enrolments_per_sec.min(limits.certificate_days)).unwrap_or(0),
+        ];
+        let times = [
+            limits.handshake_secs,
+            limits.idle_secs,
+            limits.request_timeout_secs,
+            limits.enrolment_secs,
+            limits.challenge_secs,
+            limits.challenge_key_secs,
+            limits.ready_head_secs,
+        ];
+        if positive.contains(&0) || times.contains(&0) {
+            return Some("limits: every limit but `workers` and `drain_secs` must be above zero");
+        }
+        if limits.body_bytes < 64 * 1024 || limits.body_bytes > 64 * 1024 * 1024 {
+            return Some("limits.body_bytes must be between 64 KiB and 64 MiB");
+        }
+        if limits.lease_secs < 3 || limits.lease_secs > 3_600 {
+            return Some("limits.lease_secs must be between 3 and 3600");
+        }
+        if limits.challenge_secs.saturating_mul(1_000) > crate::challenge::CHALLENGE_LIFETIME_MS {
+            return Some("limits.challenge_secs must be at most 60");
+        }
+        if self.server_names.is_empty() {
+            return Some("server_names must name at least one host or address");
+        }
+        (self.service.listen.port() != 0 && self.service.listen == self.admin.listen)
+            .then_some("service.listen and admin.listen must differ")
+    }
+
+    /// The trust bundle that `init` wrote.
+    #[must_use]
+    pub fn bundle_path(&self) -> PathBuf {
+        self.state_dir.join("trust-bundle.json")
+    }
+
+    /// The server's TLS key.
+    #[must_use]
+    pub fn server_key_path(&self) -> PathBuf {
+        self.state_dir.join("server.key")
+    }
+
+    /// The server's certificate, followed by the CA's.
+    #[must_use]
+    pub fn server_certificate_path(&self) -> PathBuf {
+        self.state_dir.join("server.pem")
+    }
+
+    /// What the head signer remembers outside the store.
+    #[must_use]
+    pub fn signer_memory_path(&self) -> PathBuf {
+        self.state_dir.join("signer-memory")
+    }
+}
+
+fn line_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let at = error.span().map_or(0, |span| span.start);
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let content = text.lines().nth(line - 1).unwrap_or_default();
+    let key = content.split('=').next().unwrap_or_default().trim().to_owned();
+    ConfigError::Line { path: path.to_owned(), line, key, reason: error.message().trim().to_owned() }
+}
+
+fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Origin, D::Error> {
+    Origin::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
+    TrustDomain::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+fn digests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    let list = Vec::<String>::deserialize(deserializer)?;
+    for digest in &list {
+        countersign_core::digest::Sha256Digest::from_hex(digest)
+            .map_err(|error| de::Error::custom(format!("{digest:?}: {error}")))?;
+    }
+    Ok(list)
+}
+
+fn text<T: std::fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"origin = "demo.example/log"
+trust_domain = "demo.example"
+state_dir = "."
+server_names = ["localhost", "127.0.0.1"]
+
+[store]
+kind = "sqlite"
+path = "log.sqlite"
+
+[signer]
+kind = "pkcs11"
+module = "/usr/lib/softhsm/libsofthsm2.so"
+token = "authority"
+pin_file = "pin"
+"#;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("authority.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path)
+    }
+
+    #[test]
+    fn defaults_fill_what_is_not_written_and_paths_become_absolute() {
+        let config = load(GOOD).unwrap();
+        assert_eq!(config.limits, Limits::default());
+        assert!(config.admin.listen.ip().is_loopback());
+        let Store::Sqlite { path } = &config.store;
+        assert!(path.is_absolute() && path.ends_with("log.sqlite"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let config = load(GOOD).unwrap();
+        assert_eq!(load(&toml::to_string(&config).unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn errors_name_file_line_and_key() {
+        let check = |from: &str, to: &str, line: usize, key: &str, reason: &str| {
+            let text = GOOD.replace(from, to);
+            assert_ne!(text, GOOD);
+            let error = load(&text).unwrap_err();
+            let ConfigError::Line { path, line: found, key: name, reason: why } = &error else {
+                panic!("{error}")
+            };
+            assert!(path.ends_with("authority.toml"));
+            assert_eq!((*found, name.as_str()), (line, key), "{error}");
+            assert!(why.contains(reason), "{error}");
+        };
+        check("[store]", "typo = 1\n[store]", 6, "typo", "unknown field");
+        check("token = ", "tokn = ", 12, "tokn", "unknown field");
+        check("demo.example/log", "two words", 1, "origin", "not a valid origin");
+        check("\"sqlite\"", "\"flatfile\"", 7, "kind", "unknown variant");
+        check("[store]", "[limits]\nqueue = -1\n[store]", 7, "queue", "invalid value");
+        check("[store]", "[limits]\nque = 1\n[store]", 7, "que", "unknown field");
+        check("[store]", "[enrolment]\nek_allow = [\"00\"]\n[store]", 7, "ek_allow", "a digest of 32 bytes");
+        check("trust_domain = ", "trust_domain ", 2, "trust_domain", "expected `=`");
+    }
+
+    #[test]
+    fn a_missing_key_and_an_impossible_limit_are_refused() {
+        let missing = load(&GOOD.replace("trust_domain = \"demo.example\"\n", "")).unwrap_err();
+        assert!(missing.to_string().contains("missing field `trust_domain`"), "{missing}");
+        for bad in ["queue = 0", "body_bytes = 1", "lease_secs = 1", "challenge_secs = 7200"] {
+            let text = GOOD.replace("[store]", &format!("[limits]\n{bad}\n[store]"));
+            assert!(matches!(load(&text), Err(ConfigError::Whole { .. })), "{bad}");
+        }
+    }
+
+    #[cfg(not(feature = "danger-software-key"))]
+    #[test]
+    fn software_keys_are_unknown_to_an_ordinary_build() {
+        let error = load(&GOOD.replace("pkcs11", "danger-software")).unwrap_err();
+        assert!(error.to_string().contains("unknown variant"), "{error}");
+    }
+}
