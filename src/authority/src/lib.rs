@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod custody;
 pub mod decide;
+pub mod init;
 pub mod policy;
 pub mod sequence;
 pub mod sign;
