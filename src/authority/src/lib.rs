@@ -1,5 +1,7 @@
 //! The authority: enrol, verify, appraise, decide, sequence, sign, serve.
 
+pub mod acts;
+pub mod api;
 pub mod appraise;
 pub mod audit;
 pub mod challenge;
@@ -10,6 +12,7 @@ pub mod decide;
 pub mod init;
 pub mod policy;
 pub mod sequence;
+pub mod serve;
 pub mod sign;
 pub mod store;
 pub mod verify;

@@ -1,0 +1,65 @@
+//! Control acts: what operators change, drafted against a control state and appended only if that state still holds.
+//!
+//! Comes in: a draft as a function of the control state. Goes out: receipts of its leaves. A draft whose state moved is made again, three
+//! times; what the new state refuses is refused with its own code, so that two operators can't undo each other unseen.
+
+use crate::api::problem::Refused;
+use crate::sequence::{Append, Entry, Guard, Outcome};
+use crate::serve::Authority;
+use crate::store::Receipts;
+use countersign_core::control::ControlState;
+use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::refusal::RefusalCode;
+use std::sync::Arc;
+
+const MAX_STALE: usize = 3;
+
+/// Leaves of one act, and the bytes that they name.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    /// Leaves, in order.
+    pub entries: Vec<Entry>,
+    /// Bytes to be kept.
+    pub blobs: Vec<(Sha256Digest, Arc<[u8]>)>,
+}
+
+impl Draft {
+    /// One leaf.
+    #[must_use]
+    pub fn of(entry: Entry) -> Self {
+        Self { entries: vec![entry], blobs: Vec::new() }
+    }
+
+    /// With bytes that the leaf names by SHA-256.
+    #[must_use]
+    pub fn with_blob(mut self, bytes: &[u8]) -> Self {
+        self.blobs.push((sha256(bytes), Arc::from(bytes)));
+        self
+    }
+}
+
+/// Carries an act out.
+///
+/// # Errors
+/// What the draft refuses; `versions-moved` after three tries; faults of log and signer.
+pub async fn act(
+    authority: &Authority,
+    draft: impl Fn(&ControlState) -> Result<Draft, Refused>,
+) -> Result<Receipts, Refused> {
+    for _ in 0..=MAX_STALE {
+        let control = authority.control();
+        let Draft { entries, blobs } = draft(&control)?;
+        let guards = vec![Guard::Control(control.number())];
+        match authority.append(Append { guards, spends: Vec::new(), blobs, entries }).await? {
+            Outcome::Appended(receipts) => return Ok(receipts),
+            Outcome::Stale => {}
+            Outcome::Refused(error) => {
+                return Err(Refused::new(RefusalCode::ConflictingAct, error.to_string()));
+            }
+            Outcome::Existing(_) | Outcome::ChallengeSpent | Outcome::Spent(_) => {
+                return Err(RefusalCode::Internal.into());
+            }
+        }
+    }
+    Err(RefusalCode::VersionsMoved.into())
+}

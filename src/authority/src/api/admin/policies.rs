@@ -1,0 +1,76 @@
+//! Policy documents: validated, then activated as the next epoch.
+
+use super::recorded;
+use crate::acts::{Draft, act};
+use crate::api::artifacts::read_fault;
+use crate::api::problem::Refused;
+use crate::api::{Call, json};
+use crate::policy::CompiledPolicy;
+use crate::sequence::Entry;
+use crate::serve::Authority;
+use axum::response::Response;
+use countersign_core::api::B64;
+use countersign_core::api::admin::{ActiveDocument, PolicyCall, PolicyValidated};
+use countersign_core::digest::Sha256Digest;
+use countersign_core::document::PolicyDocument;
+use countersign_core::leaf::Kind;
+use countersign_core::leaf::control::EpochRecord;
+use countersign_core::refusal::RefusalCode;
+use std::sync::Arc;
+
+/// `GET /v1/admin/policy`.
+pub(in crate::api) async fn active(authority: Arc<Authority>, _call: Call) -> Result<Response, Refused> {
+    let control = authority.control();
+    json(&active_document(&authority, control.policy().copied(), control.epoch()).await?)
+}
+
+/// The document of this digest, as the admin API shows it.
+pub(super) async fn active_document(
+    authority: &Arc<Authority>,
+    digest: Option<Sha256Digest>,
+    epoch: u64,
+) -> Result<ActiveDocument, Refused> {
+    let Some(digest) = digest else { return Ok(ActiveDocument { digest: None, document: None, epoch }) };
+    let worker = Arc::clone(authority);
+    let bytes = authority.run(move || worker.reader().blob(&digest).map_err(read_fault)).await?;
+    let bytes = bytes.ok_or_else(|| Refused::from(RefusalCode::LogUnavailable))?;
+    Ok(ActiveDocument { digest: Some(digest.to_hex()), document: Some(B64(bytes)), epoch })
+}
+
+/// `POST /v1/admin/policies/validate`.
+pub(in crate::api) async fn validate(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    let (_, policy) = load(&authority, &call).await?;
+    json(&PolicyValidated { digest: policy.digest().to_hex(), warnings: policy.warnings().to_vec() })
+}
+
+/// `POST /v1/admin/policies`.
+pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    let by = call.caller.principal()?;
+    let (bytes, policy) = load(&authority, &call).await?;
+    let document = *policy.digest();
+    let receipts = act(&authority, |control| {
+        if control.policy() == Some(&document) {
+            return Err(Refused::new(RefusalCode::ConflictingAct, "this policy is active"));
+        }
+        let record = EpochRecord { document, epoch: control.epoch() + 1, by };
+        Ok(Draft::of(Entry::plain(Kind::Policy, record.encode())).with_blob(&bytes))
+    });
+    json(&recorded(&receipts.await?)?)
+}
+
+/// Parses and validates on a worker: a large policy takes milliseconds.
+async fn load(authority: &Arc<Authority>, call: &Call) -> Result<(Vec<u8>, CompiledPolicy), Refused> {
+    let call: PolicyCall = call.document()?;
+    let work = move || {
+        let bytes = call.document.0;
+        let invalid = |reason: String| Refused::new(RefusalCode::PolicyInvalid, reason);
+        let document = PolicyDocument::parse(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let policy = CompiledPolicy::load(&document).map_err(|error| invalid(error.to_string()))?;
+        // One encoding: the digest of the bytes sent is the digest of the document.
+        if countersign_core::digest::sha256(&bytes) != *policy.digest() {
+            return Err(invalid("the document isn't in its one encoding".to_owned()));
+        }
+        Ok((bytes, policy))
+    };
+    authority.run(work).await
+}

@@ -1,0 +1,294 @@
+//! Artifacts: the main path (PROTOCOL §9, DESIGN "The main path").
+//!
+//! decode -> verify -> look earlier answers up -> decide -> append under guards -> receipts. A call whose versions moved between reading and
+//! appending is decided again, three times; one whose challenge was spent meanwhile is decided as a replay, and its denials are logged.
+
+use super::evidence::{Blob, Heard, endorsed_now, hear};
+use super::problem::Refused;
+use super::{Call, faulted, json};
+use crate::decide::{self, Family, Inconsistent, Inputs, Situation, decide};
+use crate::sequence::{Append, Entry, Guard, Outcome, RequestRef, Spend};
+use crate::serve::Authority;
+use crate::store::{LeafReceipt, ReadFault, Reader, SignedHead, receipts_for};
+use axum::response::Response;
+use countersign_core::api::{ArtifactsAnswer, ArtifactsCall, DecisionDocument};
+use countersign_core::leaf::decision::{Decision, Verdict};
+use countersign_core::leaf::{Kind, Leaf};
+use countersign_core::refusal::RefusalCode;
+use countersign_core::request::{MAX_REQUESTS, SignedRequest};
+use countersign_core::tlog_proof::TlogProof;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How often a call is decided again because its versions moved (AUTHORITY: three times, then `versions-moved`).
+const MAX_STALE: usize = 3;
+
+/// What becomes of one request of a call.
+enum Fate {
+    /// It was answered before; the leaf at this index is the answer.
+    Known(u64),
+    /// It is decided now; the entry at this place of the append is the answer.
+    Decided { entry: usize, verdict: Verdict },
+}
+
+/// A call decided under one state.
+struct Drafted {
+    fates: Vec<Fate>,
+    append: Append,
+}
+
+/// `POST /v1/artifacts`.
+pub(super) async fn issue(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    let caller = call.caller.host()?;
+    authority.admission()?;
+    let documents = authority.documents().await?;
+    let worker = Arc::clone(&authority);
+    let (heard, mut drafted) = authority
+        .run(move || {
+            let document: ArtifactsCall = call.document()?;
+            if document.requests.is_empty() || document.requests.len() > MAX_REQUESTS {
+                return Err(Refused::new(RefusalCode::Malformed, "a call has 1 to 256 requests"));
+            }
+            let requests = document.requests.into_iter().map(|signed| (signed.request.0, signed.signature.0));
+            let requests = requests.collect();
+            let heard = hear(&worker, &documents, caller, document.challenge.0, requests, document.evidence)?;
+            let drafted = draft(&worker, &heard, false)?;
+            Ok((Arc::new(heard), drafted))
+        })
+        .await?;
+    let mut replay = false;
+    for _ in 0..=MAX_STALE {
+        let Drafted { fates, append } = drafted;
+        let appended = if append.entries.is_empty() { None } else { Some(authority.append(append).await?) };
+        match appended {
+            None => return respond(&authority, fates, None).await,
+            Some(Outcome::Appended(receipts)) => {
+                authority.remember_blobs(&heard.members);
+                return respond(&authority, fates, Some((receipts.leaves, receipts.head))).await;
+            }
+            // All answered meanwhile: the next look finds them.
+            Some(Outcome::Existing(_) | Outcome::Stale) => {}
+            Some(Outcome::ChallengeSpent) => replay = true,
+            Some(Outcome::Spent(_) | Outcome::Refused(_)) => return Err(RefusalCode::Internal.into()),
+        }
+        let (worker, heard) = (Arc::clone(&authority), Arc::clone(&heard));
+        // Documents that moved with the control state are loaded before the worker needs them.
+        authority.documents().await?;
+        drafted = authority.run(move || draft(&worker, &heard, replay)).await?;
+    }
+    Err(RefusalCode::VersionsMoved.into())
+}
+
+/// Decides every request of a call that has no answer yet, under the state as it is now.
+fn draft(authority: &Authority, heard: &Heard, challenge_spent: bool) -> Result<Drafted, Refused> {
+    let documents = authority.documents_in_force()?;
+    let endorsed = endorsed_now(authority, heard)?;
+    let judged = heard.call.judged();
+    let situation = Situation {
+        origin: authority.origin(),
+        trust_domain: authority.trust_domain(),
+        host: &endorsed,
+        judged,
+        challenge_spent,
+        control: documents.control(),
+        policy: documents.policy(),
+        references: documents.references(),
+        time_ms: authority.decision_time_ms(),
+    };
+    let mut draft =
+        Draft { authority, fates: Vec::new(), append: Append::default(), budgets: BTreeMap::new() };
+    let mut spends = false;
+    for request in heard.call.requests() {
+        spends |= draft.request(&situation, request)?;
+    }
+    let Draft { fates, mut append, budgets, .. } = draft;
+    if append.entries.is_empty() {
+        return Ok(Drafted { fates, append });
+    }
+    append.guards.push(Guard::HostVersion(heard.host, endorsed.prior.version));
+    append.guards.push(Guard::Control(situation.control.number()));
+    append.guards.extend(budgets.iter().map(|(index, budget)| Guard::BudgetLeft(*index, budget.found)));
+    if spends {
+        let challenge = heard.call.challenge();
+        let expires_ms = challenge.body().expires_ms;
+        append.spends.push(Spend::Challenge { digest: *challenge.digest(), expires_ms });
+    }
+    append.blobs.push((*judged.record_digest(), Arc::clone(judged.record_bytes())));
+    append.blobs.extend(heard.members.iter().cloned());
+    Ok(Drafted { fates, append })
+}
+
+/// What is left of a parent's budget while the requests of one call are decided one after the other.
+struct Budget {
+    /// In the store.
+    found: u64,
+    /// After the requests of this call that were allowed so far.
+    left: u64,
+}
+
+struct Draft<'a> {
+    authority: &'a Authority,
+    fates: Vec<Fate>,
+    append: Append,
+    budgets: BTreeMap<u64, Budget>,
+}
+
+impl Draft<'_> {
+    /// Says whether the decision spends the challenge.
+    fn request(&mut self, situation: &Situation<'_>, request: &SignedRequest) -> Result<bool, Refused> {
+        let reader = self.authority.reader();
+        let asked = request.request();
+        let known = reader.outcome(&situation.host.host, &asked.id).map_err(read_fault)?;
+        // DESIGN, "Challenge": a byte-identical retry gets the stored leaf; other bytes under the identifier are a reuse.
+        if let Some(known) = known
+            && known.request == *request.digest()
+        {
+            self.fates.push(Fate::Known(known.index));
+            return Ok(false);
+        }
+        let family =
+            Family::resolve(&asked.parents, |index| self.fetch(reader, index)).map_err(read_fault)?;
+        let inputs =
+            Inputs { situation: *situation, request, family: &family, request_id_reused: known.is_some() };
+        let outcome = decide(&inputs).map_err(inconsistent)?;
+        for (parent, amount) in &outcome.charges {
+            if let Some(budget) = self.budgets.get_mut(parent) {
+                budget.left = budget.left.saturating_sub(*amount);
+            }
+        }
+        let spends = outcome.spends_challenge();
+        self.take(situation, request, outcome);
+        Ok(spends)
+    }
+
+    fn take(&mut self, situation: &Situation<'_>, request: &SignedRequest, outcome: decide::Outcome) {
+        if let Verdict::Deny(code) = outcome.decision.verdict {
+            tracing::debug!(code = code.as_str(), host = %situation.host.host, detail = outcome.detail, "denied");
+        }
+        let entry = self.append.entries.len();
+        self.fates.push(Fate::Decided { entry, verdict: outcome.decision.verdict });
+        let blob = |digest, bytes: &[u8]| -> Blob { (digest, Arc::from(bytes)) };
+        self.append.blobs.push(blob(outcome.decision.inputs, &outcome.inputs_bytes));
+        self.append.blobs.push(blob(*request.digest(), request.bytes()));
+        let reference = RequestRef {
+            host: situation.host.host,
+            id: request.request().id.clone(),
+            digest: *request.digest(),
+        };
+        self.append.entries.push(Entry {
+            kind: outcome.kind(),
+            body: outcome.body,
+            request: Some(reference),
+            charges: outcome.charges,
+        });
+    }
+
+    fn fetch(&mut self, reader: &dyn Reader, index: u64) -> Result<Option<(Vec<u8>, u64)>, ReadFault> {
+        let Some(bytes) = reader.leaf(index)? else { return Ok(None) };
+        let left = match self.budgets.get(&index) {
+            Some(budget) => budget.left,
+            None => match reader.budget_left(index)? {
+                Some(found) => {
+                    self.budgets.insert(index, Budget { found, left: found });
+                    found
+                }
+                None => 0,
+            },
+        };
+        Ok(Some((bytes, left)))
+    }
+}
+
+/// Receipts for all requests, in their order.
+async fn respond(
+    authority: &Arc<Authority>,
+    fates: Vec<Fate>,
+    appended: Option<(Vec<LeafReceipt>, Arc<SignedHead>)>,
+) -> Result<Response, Refused> {
+    if !fates.iter().any(|fate| matches!(fate, Fate::Known(_))) {
+        return json(&answer(fates, appended.as_ref(), &[])?);
+    }
+    let worker = Arc::clone(authority);
+    let stored = authority.run(move || {
+        let indexes: Vec<u64> = fates
+            .iter()
+            .filter_map(|fate| if let Fate::Known(index) = fate { Some(*index) } else { None })
+            .collect();
+        let head = worker.signed_head()?;
+        // In the log and not yet under a signed head: the signer is behind, and a retry will find it.
+        let receipts = receipts_for(worker.reader(), &indexes, head)
+            .map_err(|fault| faulted(&fault, RefusalCode::SignerUnavailable))?;
+        let known: Vec<DecisionDocument> = receipts
+            .leaves
+            .iter()
+            .zip(receipts.texts())
+            .map(|(leaf, receipt)| Ok(document(stored_verdict(&leaf.leaf)?, receipt)))
+            .collect::<Result<_, Refused>>()?;
+        answer(fates, appended.as_ref(), &known)
+    });
+    json(&stored.await?)
+}
+
+fn answer(
+    fates: Vec<Fate>,
+    appended: Option<&(Vec<LeafReceipt>, Arc<SignedHead>)>,
+    known: &[DecisionDocument],
+) -> Result<ArtifactsAnswer, Refused> {
+    let mut known = known.iter();
+    let decisions = fates.into_iter().map(|fate| match fate {
+        Fate::Known(_) => known.next().cloned(),
+        Fate::Decided { entry, verdict } => appended.and_then(|(leaves, head)| {
+            leaves.get(entry).map(|leaf| document(verdict, receipt_text(leaf, head)))
+        }),
+    });
+    let decisions =
+        decisions.collect::<Option<Vec<_>>>().ok_or_else(|| Refused::from(RefusalCode::Internal))?;
+    Ok(ArtifactsAnswer { decisions })
+}
+
+pub(super) fn receipt_text(receipt: &LeafReceipt, head: &SignedHead) -> String {
+    TlogProof {
+        extra: receipt.leaf.to_vec(),
+        index: receipt.index,
+        proof: receipt.proof.clone(),
+        checkpoint: head.note().to_owned(),
+    }
+    .encode()
+}
+
+fn document(verdict: Verdict, receipt: String) -> DecisionDocument {
+    let (verdict, code) = match verdict {
+        Verdict::Allow { .. } => ("allow", None),
+        Verdict::Deny(code) => ("deny", Some(code)),
+    };
+    DecisionDocument {
+        verdict: verdict.to_owned(),
+        code: code.map(|code| code.as_str().to_owned()),
+        detail: code.map(|code| code.meaning().to_owned()),
+        receipt,
+    }
+}
+
+fn stored_verdict(leaf: &[u8]) -> Result<Verdict, Refused> {
+    let leaf = Leaf::parse(leaf).map_err(|fault| faulted(&fault, RefusalCode::LogUnavailable))?;
+    if !matches!(leaf.kind, Kind::Allow | Kind::Deny) {
+        return Err(RefusalCode::Internal.into());
+    }
+    let decision =
+        Decision::parse(&leaf.body).map_err(|fault| faulted(&fault, RefusalCode::LogUnavailable))?;
+    Ok(decision.verdict)
+}
+
+pub(super) fn read_fault(fault: ReadFault) -> Refused {
+    faulted(&fault, fault.code())
+}
+
+/// Inputs that don't belong together: the state moved while they were read. The caller repeats the call as it was.
+pub(super) fn inconsistent(inconsistent: Inconsistent) -> Refused {
+    match inconsistent {
+        Inconsistent::Settings | Inconsistent::Documents | Inconsistent::Host => {
+            RefusalCode::VersionsMoved.into()
+        }
+        Inconsistent::Request | Inconsistent::Family => faulted(&inconsistent, RefusalCode::Internal),
+    }
+}

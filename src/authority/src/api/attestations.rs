@@ -1,0 +1,99 @@
+//! Evidence without requests: keeps a host's trust alive, and gives operators something to capture references from (PROTOCOL §9.3).
+
+use super::artifacts::{inconsistent, receipt_text};
+use super::evidence::{Heard, endorsed_now, hear};
+use super::problem::Refused;
+use super::{Call, json};
+use crate::decide::{AttestationOutcome, Situation, decide_attestation};
+use crate::sequence::{Append, Entry, Guard, Outcome, Spend};
+use crate::serve::Authority;
+use axum::response::Response;
+use countersign_core::api::{AttestationAnswer, AttestationCall};
+use countersign_core::leaf::Kind;
+use countersign_core::leaf::host::Tier;
+use countersign_core::record::ChallengeStanding;
+use countersign_core::refusal::RefusalCode;
+use std::sync::Arc;
+
+const MAX_STALE: usize = 3;
+
+/// `POST /v1/attestations`.
+pub(super) async fn attest(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    let caller = call.caller.host()?;
+    authority.admission()?;
+    let documents = authority.documents().await?;
+    let worker = Arc::clone(&authority);
+    let (heard, mut drafted) = authority
+        .run(move || {
+            let document: AttestationCall = call.document()?;
+            let challenge = document.challenge.0;
+            let heard = hear(&worker, &documents, caller, challenge, Vec::new(), document.evidence)?;
+            let drafted = draft(&worker, &heard, false)?;
+            Ok((Arc::new(heard), drafted))
+        })
+        .await?;
+    let mut replay = false;
+    for _ in 0..=MAX_STALE {
+        let (outcome, append) = drafted;
+        match authority.append(append).await? {
+            Outcome::Appended(receipts) => {
+                authority.remember_blobs(&heard.members);
+                let leaf = receipts.leaves.first().ok_or(RefusalCode::Internal)?;
+                return json(&answer(&outcome, receipt_text(leaf, &receipts.head)));
+            }
+            Outcome::Stale => {}
+            Outcome::ChallengeSpent => replay = true,
+            Outcome::Existing(_) | Outcome::Spent(_) | Outcome::Refused(_) => {
+                return Err(RefusalCode::Internal.into());
+            }
+        }
+        let (worker, heard) = (Arc::clone(&authority), Arc::clone(&heard));
+        authority.documents().await?;
+        drafted = authority.run(move || draft(&worker, &heard, replay)).await?;
+    }
+    Err(RefusalCode::VersionsMoved.into())
+}
+
+fn draft(
+    authority: &Authority,
+    heard: &Heard,
+    challenge_spent: bool,
+) -> Result<(AttestationOutcome, Append), Refused> {
+    let documents = authority.documents_in_force()?;
+    let endorsed = endorsed_now(authority, heard)?;
+    let judged = heard.call.judged();
+    let outcome = decide_attestation(&Situation {
+        origin: authority.origin(),
+        trust_domain: authority.trust_domain(),
+        host: &endorsed,
+        judged,
+        challenge_spent,
+        control: documents.control(),
+        policy: documents.policy(),
+        references: documents.references(),
+        time_ms: authority.decision_time_ms(),
+    })
+    .map_err(inconsistent)?;
+    let mut append = Append::of(vec![Entry::plain(Kind::HostState, outcome.body.clone())]);
+    append.guards.push(Guard::HostVersion(heard.host, endorsed.prior.version));
+    append.guards.push(Guard::Control(documents.control().number()));
+    if outcome.challenge == ChallengeStanding::Fresh {
+        let challenge = heard.call.challenge();
+        let expires_ms = challenge.body().expires_ms;
+        append.spends.push(Spend::Challenge { digest: *challenge.digest(), expires_ms });
+    }
+    append.blobs.push((*judged.record_digest(), Arc::clone(judged.record_bytes())));
+    append.blobs.extend(heard.members.iter().cloned());
+    Ok((outcome, append))
+}
+
+fn answer(outcome: &AttestationOutcome, receipt: String) -> AttestationAnswer {
+    let tier: Tier = outcome.appraisal.tier;
+    AttestationAnswer {
+        tier: tier.name().to_owned(),
+        code: outcome.record.code.map(|code| code.as_str().to_owned()),
+        detail: outcome.record.code.map(|code| code.meaning().to_owned()),
+        trusted_until_ms: outcome.record.state.trusted_until_ms,
+        receipt,
+    }
+}

@@ -1,0 +1,157 @@
+//! What stands before every handler: who calls, how often, how much, how long, and what a panic becomes.
+//!
+//! The caller is judged at each request by the control state and the host table of that moment, so that a revocation holds for connections
+//! that are open.
+
+use super::problem::Refused;
+use super::routes::{Needs, Route};
+use super::{Call, Caller};
+use crate::serve::Authority;
+use crate::serve::listener::Peer;
+use axum::extract::{FromRequestParts, RawPathParams, Request};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use countersign_core::control::ControlState;
+use countersign_core::digest::Sha256Digest;
+use countersign_core::leaf::control::PrincipalKind;
+use countersign_core::refusal::RefusalCode;
+use http::header::CONTENT_LENGTH;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+/// Answers one request of this route, whatever happens.
+pub async fn answer(authority: Arc<Authority>, route: &'static Route, request: Request) -> Response {
+    let began = Instant::now();
+    let limit = Duration::from_secs(authority.config().limits.request_timeout_secs);
+    let work = contain_panics(handle(Arc::clone(&authority), route, request));
+    let result = match tokio::time::timeout(limit, work).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(Panicked)) => Err(RefusalCode::Internal.into()),
+        Err(_) => Err(RefusalCode::TimedOut.into()),
+    };
+    let code = result.as_ref().err().map(Refused::code);
+    authority.metrics().call(route.path, code, began.elapsed());
+    result.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn handle(
+    authority: Arc<Authority>,
+    route: &'static Route,
+    request: Request,
+) -> Result<Response, Refused> {
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
+    let caller = authenticate(&authority, route.needs, peer).await?;
+    if let Caller::Host { host, .. } = caller
+        && !authority.host_rates().take(host, Instant::now())
+    {
+        return Err(RefusalCode::RateLimited.into());
+    }
+    let (mut parts, body) = request.into_parts();
+    let parameter = path_parameter(&mut parts).await?;
+    let limit = if route.takes.is_some() { authority.config().limits.body_bytes } else { 0 };
+    let body = read_body(parts.headers.get(CONTENT_LENGTH), body, limit).await?;
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    (route.handler)(authority, Call { caller, parameter, query, body }).await
+}
+
+/// Who the key belongs to, if that may call this route.
+async fn authenticate(
+    authority: &Arc<Authority>,
+    needs: Needs,
+    peer: Option<Sha256Digest>,
+) -> Result<Caller, Refused> {
+    if needs == Needs::Anyone {
+        return Ok(Caller::Anyone);
+    }
+    let Some(key) = peer else { return Err(RefusalCode::Unauthenticated.into()) };
+    let caller = match principal(&authority.control(), &key) {
+        Some(caller) => caller,
+        None => match authority.host_of_key(key).await? {
+            Some(host) => Caller::Host { host, key },
+            None => return Err(RefusalCode::Unauthenticated.into()),
+        },
+    };
+    let admitted = match (needs, &caller) {
+        (Needs::Host | Needs::GatewayOrHost, Caller::Host { .. })
+        | (Needs::Gateway | Needs::GatewayOrHost, Caller::Gateway(_)) => true,
+        (Needs::Operator(least), Caller::Operator(_, role)) => *role >= least,
+        _ => false,
+    };
+    if admitted { Ok(caller) } else { Err(RefusalCode::Forbidden.into()) }
+}
+
+/// A principal in force. A revoked one is nobody.
+fn principal(control: &ControlState, key: &Sha256Digest) -> Option<Caller> {
+    control.principal(key).map(|principal| match principal.kind {
+        PrincipalKind::Operator(role) => Caller::Operator(*key, role),
+        PrincipalKind::Gateway => Caller::Gateway(*key),
+    })
+}
+
+async fn path_parameter(parts: &mut http::request::Parts) -> Result<String, Refused> {
+    let parameters = RawPathParams::from_request_parts(parts, &())
+        .await
+        .map_err(|_| Refused::from(RefusalCode::NotFound))?;
+    Ok(parameters.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default())
+}
+
+/// The whole body, judged by its announced length before a byte is read, and by its real one while it is.
+async fn read_body(
+    announced: Option<&http::HeaderValue>,
+    body: axum::body::Body,
+    limit: usize,
+) -> Result<Bytes, Refused> {
+    let too_large = || Refused::new(RefusalCode::BodyTooLarge, format!("at most {limit} bytes"));
+    let announced = announced.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
+    if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limit)) {
+        return Err(too_large());
+    }
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Refused::new(RefusalCode::Malformed, "the body ended early")),
+    }
+}
+
+struct Panicked;
+
+/// Polls `work` and turns a panic of it into an answer.
+async fn contain_panics<T>(work: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut work = Box::pin(work);
+    std::future::poll_fn(move |context| {
+        // The future is dropped with whatever the panic left in it; shared state is behind its own locks.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(value)) => Poll::Ready(Ok(value)),
+            Err(_) => {
+                tracing::error!("a handler contained a panic");
+                Poll::Ready(Err(Panicked))
+            }
+        }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_in_a_handler_becomes_an_answer() {
+        assert!(contain_panics(async { panic!("on purpose") }).await.is_err());
+        assert_eq!(contain_panics(async { 7 }).await.ok(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn a_body_over_the_limit_is_refused_by_its_announcement_and_by_its_bytes() {
+        let code = |result: Result<Bytes, Refused>| result.map_err(|refused| refused.code());
+        let body = || axum::body::Body::from(vec![0; 11]);
+        let announced = http::HeaderValue::from_static("11");
+        assert_eq!(code(read_body(Some(&announced), body(), 10).await), Err(RefusalCode::BodyTooLarge));
+        assert_eq!(code(read_body(None, body(), 10).await), Err(RefusalCode::BodyTooLarge));
+        assert_eq!(read_body(None, body(), 11).await.unwrap().len(), 11);
+    }
+}

@@ -1,0 +1,164 @@
+//! The one table of everything that can be called, and the routers made from it.
+
+use super::{
+    Call, acknowledgements, admin, artifacts, attestations, challenges, enrol, feed, guard, head, health,
+    outcomes, problem::Refused,
+};
+use crate::serve::Authority;
+use axum::Router;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use countersign_core::leaf::control::Role;
+use countersign_core::refusal::RefusalCode;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// Which of the two listeners serves a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Hosts and gateways.
+    Service,
+    /// Operators.
+    Admin,
+}
+
+/// Who may call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Whoever connects.
+    Anyone,
+    /// An enrolled host.
+    Host,
+    /// A gateway in force.
+    Gateway,
+    /// A gateway in force or an enrolled host.
+    GatewayOrHost,
+    /// An operator in force with at least this role.
+    Operator(Role),
+}
+
+/// The two methods that this API has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Reads.
+    Get,
+    /// Acts.
+    Post,
+}
+
+/// What comes back, for the published description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A document of this name in `countersign_core::api`.
+    Json(&'static str),
+    /// Text of this media type.
+    Text(&'static str),
+    /// Bytes.
+    Bytes,
+    /// 204.
+    Nothing,
+}
+
+/// What a handler does, boxed so that the table can hold all of them.
+pub type Handled = Pin<Box<dyn Future<Output = Result<Response, Refused>> + Send>>;
+
+/// One endpoint.
+pub struct Route {
+    /// Method.
+    pub method: Method,
+    /// Path; `{..}` is the one variable part that it may have.
+    pub path: &'static str,
+    /// Listener.
+    pub side: Side,
+    /// Who may call.
+    pub needs: Needs,
+    /// One line for people.
+    pub summary: &'static str,
+    /// Names of the query's numbers and values; required ones end with `!`.
+    pub query: &'static [&'static str],
+    /// Document that the body is, by its name in `countersign_core::api`.
+    pub takes: Option<&'static str>,
+    /// What is answered.
+    pub gives: Answer,
+    /// Whether it needs a place in the queue of calls: everything but what tells of our health.
+    pub handler: fn(Arc<Authority>, Call) -> Handled,
+}
+
+const VIEWER: Needs = Needs::Operator(Role::Viewer);
+const OPERATOR: Needs = Needs::Operator(Role::Operator);
+const OFFICER: Needs = Needs::Operator(Role::SecurityOfficer);
+
+macro_rules! routes {
+    ($($method:ident $path:literal, $side:ident, $needs:expr, [$($query:literal),*], $takes:expr => $gives:expr, $handler:path, $summary:literal;)+) => {
+        /// Everything that can be called.
+        pub const ROUTES: &[Route] = &[$(Route {
+            method: Method::$method,
+            path: $path,
+            side: Side::$side,
+            needs: $needs,
+            summary: $summary,
+            query: &[$($query),*],
+            takes: $takes,
+            gives: $gives,
+            handler: |authority, call| Box::pin($handler(authority, call)),
+        },)+];
+    };
+}
+
+const NOTE: Answer = Answer::Text("text/plain; charset=utf-8");
+
+routes! {
+    Get "/livez", Service, Needs::Anyone, [], None => NOTE, health::livez, "The process answers.";
+    Get "/readyz", Service, Needs::Anyone, [], None => Answer::Json("Readiness"), health::readyz, "Newest signed head is young and a policy is active; 503 with the same document otherwise.";
+    Get "/v1/head", Service, Needs::Anyone, [], None => NOTE, head::newest, "Newest signed head.";
+    Post "/v1/enrolments", Service, Needs::Anyone, [], Some("EnrolmentBegin") => Answer::Json("EnrolmentOffer"), enrol::begin, "Begin an enrolment or a renewal.";
+    Post "/v1/enrolments/{id}", Service, Needs::Anyone, [], Some("EnrolmentFinish") => Answer::Json("Enrolled"), enrol::finish, "Finish it with the secret that the TPM decrypted.";
+    Post "/v1/challenges", Service, Needs::Host, [], None => Answer::Json("ChallengeOffer"), challenges::mint, "A challenge, and what to quote.";
+    Post "/v1/attestations", Service, Needs::Host, [], Some("AttestationCall") => Answer::Json("AttestationAnswer"), attestations::attest, "Evidence without requests.";
+    Post "/v1/artifacts", Service, Needs::Host, [], Some("ArtifactsCall") => Answer::Json("ArtifactsAnswer"), artifacts::issue, "Evidence and 1 to 256 requests.";
+    Get "/v1/feed", Service, Needs::GatewayOrHost, ["size!", "control!"], None => Answer::Json("Feed"), feed::feed, "What is new after a size and a control number.";
+    Get "/v1/log/consistency", Service, Needs::GatewayOrHost, ["from!", "to!"], None => Answer::Json("ConsistencyProof"), feed::consistency, "Proof between two sizes.";
+    Post "/v1/acknowledgements", Service, Needs::Gateway, [], Some("Acknowledgement") => Answer::Nothing, acknowledgements::acknowledge, "Control number that the gateway enforces.";
+    Post "/v1/outcomes", Service, Needs::Gateway, [], Some("OutcomesCall") => Answer::Nothing, outcomes::record, "What was done with artifacts.";
+
+    Get "/livez", Admin, Needs::Anyone, [], None => NOTE, health::livez, "The process answers.";
+    Get "/readyz", Admin, Needs::Anyone, [], None => Answer::Json("Readiness"), health::readyz, "As on the service listener.";
+    Get "/metrics", Admin, VIEWER, [], None => Answer::Text("application/openmetrics-text"), health::metrics, "Counters and gauges.";
+    Get "/v1/admin/hosts", Admin, VIEWER, ["after"], None => Answer::Json("Hosts"), admin::hosts::list, "Hosts by identifier, page by page.";
+    Get "/v1/admin/hosts/{id}", Admin, VIEWER, [], None => Answer::Json("HostDocument"), admin::hosts::one, "One host.";
+    Get "/v1/admin/keys", Admin, VIEWER, [], None => Answer::Json("Keys"), admin::keys::list, "Head keys and their states.";
+    Get "/v1/admin/policy", Admin, VIEWER, [], None => Answer::Json("ActiveDocument"), admin::policies::active, "The active policy.";
+    Get "/v1/admin/references", Admin, VIEWER, [], None => Answer::Json("ActiveDocument"), admin::references::active, "The active references.";
+    Get "/v1/admin/principals", Admin, VIEWER, [], None => Answer::Json("Principals"), admin::principals::list, "Operators and gateways.";
+    Get "/v1/admin/log/leaves", Admin, VIEWER, ["from!", "count!"], None => Answer::Json("Leaves"), admin::log::leaves, "Exact leaves.";
+    Get "/v1/admin/log/heads", Admin, VIEWER, ["from!", "count!"], None => Answer::Json("Heads"), admin::log::heads, "Heads of at least a size.";
+    Get "/v1/admin/blobs/{digest}", Admin, VIEWER, [], None => Answer::Bytes, admin::log::blob, "A member of a decision by its SHA-256.";
+    Post "/v1/admin/join-tokens", Admin, OPERATOR, [], Some("JoinTokenCall") => Answer::Json("JoinTokenMade"), admin::tokens::make, "A single-use join token.";
+    Post "/v1/admin/references/capture", Admin, OPERATOR, [], Some("CaptureCall") => Answer::Json("ReferencesCall"), admin::references::capture, "A references document from a host's last good evidence; not active.";
+    Post "/v1/admin/references", Admin, OFFICER, [], Some("ReferencesCall") => Answer::Json("Recorded"), admin::references::activate, "Activate a references document.";
+    Post "/v1/admin/policies/validate", Admin, OPERATOR, [], Some("PolicyCall") => Answer::Json("PolicyValidated"), admin::policies::validate, "Validate a policy document.";
+    Post "/v1/admin/policies", Admin, OFFICER, [], Some("PolicyCall") => Answer::Json("Recorded"), admin::policies::activate, "Validate and activate a policy document.";
+    Post "/v1/admin/revocations", Admin, OPERATOR, [], Some("RevocationCall") => Answer::Json("Recorded"), admin::revocations::revoke, "Revoke; reinstating needs a security officer.";
+    Post "/v1/admin/gateways", Admin, OFFICER, [], Some("GatewayCall") => Answer::Json("CertificateIssued"), admin::principals::add_gateway, "Certificate for a gateway's key.";
+    Post "/v1/admin/operators", Admin, OFFICER, [], Some("OperatorCall") => Answer::Json("CertificateIssued"), admin::principals::add_operator, "Certificate for an operator's key.";
+    Post "/v1/admin/keys/rotate", Admin, OFFICER, [], Some("RotateCall") => Answer::Json("Keys"), admin::keys::rotate, "Introduce a new head key; activation follows by itself.";
+}
+
+/// The router of one listener.
+pub fn router(side: Side, authority: &Arc<Authority>) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES.iter().filter(|route| route.side == side) {
+        let authority = Arc::clone(authority);
+        let filter = match route.method {
+            Method::Get => MethodFilter::GET,
+            Method::Post => MethodFilter::POST,
+        };
+        router = router.route(
+            route.path,
+            on(filter, move |request: axum::extract::Request| guard::answer(authority, route, request)),
+        );
+    }
+    router
+        .method_not_allowed_fallback(async || Refused::from(RefusalCode::MethodNotAllowed).into_response())
+        .fallback(async || Refused::from(RefusalCode::NotFound).into_response())
+}

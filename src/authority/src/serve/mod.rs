@@ -1,0 +1,534 @@
+//! The running authority: its parts wired together, its listeners, its clockwork, its end.
+//!
+//! [`Authority`] is what handlers see. [`run()`] starts everything in an order in which nothing serves before it was checked, and ends
+//! everything in the reverse order. Absent: any decision; parts are asked, and their answers passed on.
+
+pub mod documents;
+pub mod endorsement;
+pub mod listener;
+pub mod metrics;
+pub mod pool;
+pub mod rates;
+pub mod rotation;
+mod run;
+mod start;
+mod tasks;
+pub mod tls;
+
+pub use run::{ServeError, Serving, run, signals};
+pub use start::StartError;
+
+use crate::api::problem::Refused;
+use crate::challenge::{ChallengeKey, ChallengeKeys, Minted, Rotation};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::custody::KeyStore;
+use crate::custody::ca::Ca;
+use crate::policy::PolicyCache;
+use crate::sequence::{Append, Health, Outcome, SequenceFault, Sequencer};
+use crate::sign::{CustodyKey, KeyRing};
+use crate::store::{Acknowledgement, PendingEnrolment, ReadFault, Reader, SignedHead};
+use crate::verify::{Endorsed, Verifier};
+use arc_swap::ArcSwap;
+use countersign_core::api::{B64, Readiness};
+use countersign_core::bundle::TrustBundle;
+use countersign_core::control::ControlState;
+use countersign_core::digest::Sha256Digest;
+use countersign_core::key::VerifyingKey;
+use countersign_core::leaf::decision::LeafRef;
+use countersign_core::name::{HostId, Origin, TrustDomain};
+use countersign_core::refusal::RefusalCode;
+use documents::Documents;
+use endorsement::Endorsements;
+use metrics::{Metrics, Snapshot};
+use pool::Pool;
+use rates::Rates;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// Hosts, host keys and blob names that are remembered; beyond, the store is asked again.
+const MAX_REMEMBERED: usize = 65_536;
+
+/// Everything that handlers need.
+pub struct Authority {
+    config: Config,
+    bundle: TrustBundle,
+    pool: Pool,
+    reader: Arc<dyn Reader>,
+    sequencer: Sequencer,
+    ring: KeyRing,
+    /// Workers of the head keys on the ring, for custody read-backs.
+    head_keys: Mutex<Vec<Arc<CustodyKey>>>,
+    key_store: KeyStore,
+    ca: Ca,
+    verifier: Verifier,
+    policies: PolicyCache,
+    documents: ArcSwap<Documents>,
+    challenge_keys: ArcSwap<ChallengeKeys>,
+    endorsements: Endorsements,
+    clock: Arc<dyn Clock>,
+    host_rates: Rates<HostId>,
+    enrolment_rates: Rates<()>,
+    metrics: Metrics,
+    remembered: Remembered,
+    rotating: tokio::sync::Mutex<()>,
+    connections: Mutex<Vec<Arc<AtomicUsize>>>,
+}
+
+/// What can be read from the store again at any time.
+#[derive(Default)]
+struct Remembered {
+    /// Bindings of host keys; compared with the host's row before anything is decided.
+    host_keys: RwLock<HashMap<Sha256Digest, HostId>>,
+    /// Parsed endorsements by host, each under its enrolment leaf.
+    endorsed: RwLock<HashMap<HostId, (LeafRef, Endorsed)>>,
+    /// Blobs that are surely in the store.
+    blobs: RwLock<HashSet<Sha256Digest>>,
+    /// When the enrolments that were begun expire, ms; oldest first.
+    enrolments: Mutex<VecDeque<u64>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn sequence_fault(fault: SequenceFault) -> Refused {
+    let code = fault.code();
+    tracing::warn!(code = code.as_str(), %fault, "append failed");
+    code.into()
+}
+
+impl Authority {
+    /// The configuration.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Name of the log.
+    #[must_use]
+    pub const fn origin(&self) -> &Origin {
+        &self.config.origin
+    }
+
+    /// Trust domain of runtimes.
+    #[must_use]
+    pub const fn trust_domain(&self) -> &TrustDomain {
+        &self.config.trust_domain
+    }
+
+    /// The reading side of the store. For worker threads.
+    #[must_use]
+    pub fn reader(&self) -> &dyn Reader {
+        self.reader.as_ref()
+    }
+
+    /// What verifies calls.
+    #[must_use]
+    pub const fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// Which endorsement keys enrol.
+    #[must_use]
+    pub const fn endorsements(&self) -> &Endorsements {
+        &self.endorsements
+    }
+
+    /// Counters.
+    #[must_use]
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Calls of hosts.
+    #[must_use]
+    pub const fn host_rates(&self) -> &Rates<HostId> {
+        &self.host_rates
+    }
+
+    /// Enrolments that are begun.
+    #[must_use]
+    pub const fn enrolment_rates(&self) -> &Rates<()> {
+        &self.enrolment_rates
+    }
+
+    /// Wall time, ms.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// The time at which something is decided now: never before the newest head's.
+    #[must_use]
+    pub fn decision_time_ms(&self) -> u64 {
+        let head = self.sequencer.signed_head().map_or(0, |head| head.body().time_ms);
+        self.now_ms().max(head)
+    }
+
+    /// The control state after the newest committed batch.
+    #[must_use]
+    pub fn control(&self) -> Arc<ControlState> {
+        self.sequencer.control()
+    }
+
+    /// The newest signed head.
+    ///
+    /// # Errors
+    /// `signer-unavailable` while there is none.
+    pub fn signed_head(&self) -> Result<Arc<SignedHead>, Refused> {
+        self.sequencer.signed_head().ok_or_else(|| RefusalCode::SignerUnavailable.into())
+    }
+
+    /// Runs work on a worker thread.
+    ///
+    /// # Errors
+    /// What the work refuses, `overloaded`, `internal`.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
+    ) -> Result<T, Refused> {
+        let done = self.pool.run(work).await;
+        done.unwrap_or_else(|code| {
+            self.count_fault(code);
+            Err(code.into())
+        })
+    }
+
+    /// Refuses before any work is done for a call that can't be appended now.
+    ///
+    /// # Errors
+    /// `signer-unavailable`, `log-unavailable`.
+    pub fn admission(&self) -> Result<(), Refused> {
+        let code = match *self.sequencer.health().borrow() {
+            Health::Serving | Health::ClockUnreliable | Health::LogDown => return Ok(()),
+            Health::SignerDown => RefusalCode::SignerUnavailable,
+            Health::Failed | Health::Stopped => RefusalCode::LogUnavailable,
+        };
+        self.count_fault(code);
+        Err(code.into())
+    }
+
+    /// Counts an attempt that no leaf will tell of by itself.
+    pub fn count_fault(&self, code: RefusalCode) {
+        self.sequencer.count_fault(code, 1);
+    }
+
+    /// Appends and waits for the signed head.
+    ///
+    /// # Errors
+    /// Faults of log, signer and clock.
+    pub async fn append(&self, append: Append) -> Result<Outcome, Refused> {
+        self.sequencer.submit(append).map_err(sequence_fault)?.outcome().await.map_err(sequence_fault)
+    }
+
+    /// The documents that the newest control state names, loaded on a worker if that is needed.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn documents(self: &Arc<Self>) -> Result<Arc<Documents>, Refused> {
+        let held = self.documents.load_full();
+        if held.control().number() == self.control().number() {
+            return Ok(held);
+        }
+        let worker = Arc::clone(self);
+        self.run(move || worker.documents_in_force()).await
+    }
+
+    /// The same for work that is on a worker thread already.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub fn documents_in_force(&self) -> Result<Arc<Documents>, Refused> {
+        let control = self.control();
+        let held = self.documents.load_full();
+        if held.control().number() == control.number() {
+            return Ok(held);
+        }
+        let loaded = Documents::load(control, Some(&held), &self.policies, self.reader());
+        let loaded = Arc::new(loaded.map_err(|fault| {
+            tracing::error!(%fault, "the documents in force can't be loaded");
+            Refused::from(fault.code())
+        })?);
+        self.documents.store(Arc::clone(&loaded));
+        Ok(loaded)
+    }
+
+    /// The challenge keys that are held.
+    #[must_use]
+    pub fn challenge_keys(&self) -> Arc<ChallengeKeys> {
+        self.challenge_keys.load_full()
+    }
+
+    fn challenge_rotation(&self) -> Rotation {
+        let limits = &self.config.limits;
+        Rotation {
+            every_ms: limits.challenge_key_secs.saturating_mul(1_000),
+            lifetime_ms: limits.challenge_secs.saturating_mul(1_000),
+        }
+    }
+
+    /// Mints a challenge.
+    ///
+    /// # Errors
+    /// `log-unavailable` while there is no key that is young enough, since a new one can't be kept.
+    pub fn mint_challenge(
+        &self,
+        host: HostId,
+        head: Sha256Digest,
+        random: [u8; 16],
+    ) -> Result<Minted, Refused> {
+        let rotation = self.challenge_rotation();
+        self.challenge_keys
+            .load()
+            .mint(host, head, self.decision_time_ms(), &rotation, random)
+            .map_err(|_| RefusalCode::LogUnavailable.into())
+    }
+
+    /// Makes, keeps and takes up a new challenge key when the newest one is old; drops those that nothing can need.
+    async fn rotate_challenge_key(&self) -> Result<(), SequenceFault> {
+        let (now_ms, rotation) = (self.decision_time_ms(), self.challenge_rotation());
+        let mut keys = ChallengeKeys::clone(&self.challenge_keys.load());
+        if !keys.rotation_due(now_ms, &rotation) {
+            return Ok(());
+        }
+        let Ok(key) = ChallengeKey::generate(now_ms, getrandom::fill) else {
+            tracing::error!("no randomness for a challenge key");
+            return Ok(());
+        };
+        let stored = crate::store::ChallengeKey { id: key.id, key: *key.key, made_ms: key.created_ms };
+        let lives = rotation.every_ms.saturating_add(rotation.lifetime_ms);
+        // Kept first: what it seals must be opened after a restart, too.
+        self.sequencer.put_challenge_key(stored, now_ms.saturating_sub(lives))?.done().await?;
+        keys.add(key);
+        keys.retire(now_ms, &rotation);
+        self.challenge_keys.store(Arc::new(keys));
+        Ok(())
+    }
+
+    /// The host of a key. What is remembered here is compared with the host's row where it matters.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn host_of_key(self: &Arc<Self>, key: Sha256Digest) -> Result<Option<HostId>, Refused> {
+        let known =
+            self.remembered.host_keys.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let worker = Arc::clone(self);
+        self.run(move || {
+            let host = worker.reader.host_of_key(&key).map_err(read_fault)?;
+            if let Some(host) = host {
+                let mut known = worker.remembered.host_keys.write().unwrap_or_else(PoisonError::into_inner);
+                if known.len() >= MAX_REMEMBERED {
+                    known.clear();
+                }
+                known.insert(key, host);
+            }
+            Ok(host)
+        })
+        .await
+    }
+
+    /// Forgets whose keys are whose: one of them has changed hands.
+    pub fn forget_host_keys(&self) {
+        self.remembered.host_keys.write().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The host's endorsement with its state as it is now. For worker threads.
+    ///
+    /// # Errors
+    /// `unauthenticated` if the key isn't the host's any more; faults of the store.
+    pub fn endorsed(&self, host: &HostId, key: &Sha256Digest) -> Result<Endorsed, Refused> {
+        let row = self.reader.host(host).map_err(read_fault)?;
+        let row = row.ok_or_else(|| Refused::from(RefusalCode::HostUnknown))?;
+        if row.enrolment.host_key.thumbprint() != *key {
+            self.forget_host_keys();
+            return Err(RefusalCode::Unauthenticated.into());
+        }
+        let known = self.remembered.endorsed.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some((leaf, endorsed)) = known.get(host)
+            && *leaf == row.enrolment_leaf
+        {
+            return Ok(Endorsed { prior: row.state, ..endorsed.clone() });
+        }
+        drop(known);
+        let corrupt = || Refused::from(RefusalCode::LogUnavailable);
+        let ak = self.reader.blob(&row.enrolment.ak_public).map_err(read_fault)?.ok_or_else(corrupt)?;
+        let endorsed =
+            Endorsed::new(&row.enrolment, row.enrolment_leaf, &ak, row.state).map_err(|fault| {
+                tracing::error!(%fault, %host, "enrolment and AK don't agree");
+                corrupt()
+            })?;
+        let mut known = self.remembered.endorsed.write().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_REMEMBERED {
+            known.clear();
+        }
+        known.insert(*host, (row.enrolment_leaf, endorsed.clone()));
+        Ok(endorsed)
+    }
+
+    /// Whether a blob is in the store.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    pub fn holds_blob(&self, digest: &Sha256Digest) -> Result<bool, ReadFault> {
+        if self.remembered.blobs.read().unwrap_or_else(PoisonError::into_inner).contains(digest) {
+            return Ok(true);
+        }
+        let held = self.reader.blob(digest)?.is_some();
+        if held {
+            self.remember_blob(*digest);
+        }
+        Ok(held)
+    }
+
+    /// Notes blobs that were just kept.
+    pub fn remember_blobs(&self, blobs: &[(Sha256Digest, Arc<[u8]>)]) {
+        blobs.iter().for_each(|(digest, _)| self.remember_blob(*digest));
+    }
+
+    fn remember_blob(&self, digest: Sha256Digest) {
+        let mut blobs = self.remembered.blobs.write().unwrap_or_else(PoisonError::into_inner);
+        if blobs.len() >= MAX_REMEMBERED {
+            blobs.clear();
+        }
+        blobs.insert(digest);
+    }
+
+    /// Keeps an enrolment that was begun.
+    ///
+    /// # Errors
+    /// `overloaded` when too many are pending; faults of the store.
+    pub async fn put_pending_enrolment(&self, pending: PendingEnrolment) -> Result<(), Refused> {
+        let now_ms = self.now_ms();
+        {
+            let mut open = lock(&self.remembered.enrolments);
+            while open.front().is_some_and(|expires_ms| *expires_ms <= now_ms) {
+                open.pop_front();
+            }
+            if open.len() >= self.config.limits.pending_enrolments {
+                return Err(RefusalCode::Overloaded.into());
+            }
+            open.push_back(pending.expires_ms);
+        }
+        self.sequencer
+            .put_pending_enrolment(pending)
+            .map_err(sequence_fault)?
+            .done()
+            .await
+            .map_err(sequence_fault)
+    }
+
+    /// Takes an enrolment that was begun; nobody gets it again.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn take_pending_enrolment(&self, id: [u8; 16]) -> Result<Option<PendingEnrolment>, Refused> {
+        let taken = self
+            .sequencer
+            .take_pending_enrolment(id)
+            .map_err(sequence_fault)?
+            .done()
+            .await
+            .map_err(sequence_fault)?;
+        if let Some(pending) = &taken {
+            let mut open = lock(&self.remembered.enrolments);
+            if let Some(at) = open.iter().position(|expires_ms| *expires_ms == pending.expires_ms) {
+                open.remove(at);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Notes what a gateway enforces.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn acknowledge(&self, gateway: Sha256Digest, control: u64) -> Result<(), Refused> {
+        let acknowledgement = Acknowledgement { gateway, control, time_ms: self.now_ms() };
+        self.sequencer
+            .acknowledge(acknowledgement)
+            .map_err(sequence_fault)?
+            .done()
+            .await
+            .map_err(sequence_fault)
+    }
+
+    /// A certificate for a client's key and the CA's own, DER. The CA key signs on a worker thread.
+    ///
+    /// # Errors
+    /// `signer-unavailable` when the CA key can't sign.
+    pub async fn certify_client(
+        self: &Arc<Self>,
+        name: String,
+        key: VerifyingKey,
+    ) -> Result<Vec<B64>, Refused> {
+        let worker = Arc::clone(self);
+        self.run(move || {
+            let days = u64::from(worker.config.limits.certificate_days);
+            let lifetime = Duration::from_secs(days.saturating_mul(86_400));
+            let der = worker.ca.client(&name, &key, worker.now_ms() / 1_000, lifetime).map_err(|fault| {
+                tracing::error!(%fault, "the CA can't sign");
+                Refused::from(RefusalCode::SignerUnavailable)
+            })?;
+            Ok(vec![B64(der), B64(worker.ca.certificate().to_vec())])
+        })
+        .await
+    }
+
+    /// Whether requests would be served (DESIGN, "Faults that are normal"). It closes nothing.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let head = self.sequencer.signed_head();
+        let head_time = head.as_ref().map_or(0, |head| head.body().time_ms);
+        let head_age_ms = self.now_ms().saturating_sub(head_time);
+        let head_young =
+            head.is_some() && head_age_ms <= self.config.limits.ready_head_secs.saturating_mul(1_000);
+        let policy_active = self.control().policy().is_some();
+        let signer_available = *self.sequencer.health().borrow() != Health::SignerDown;
+        Readiness {
+            ready: head_young && policy_active,
+            head_young,
+            head_age_ms,
+            policy_active,
+            signer_available,
+            size: head.map_or(0, |head| head.size()),
+        }
+    }
+
+    /// All metrics as text.
+    #[must_use]
+    pub fn render_metrics(&self) -> String {
+        let readiness = self.readiness();
+        let counts = self.sequencer.counts();
+        let connections =
+            lock(&self.connections).iter().map(|open| open.load(Ordering::Relaxed)).sum::<usize>();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.metrics.render(&Snapshot {
+            size: gauge(readiness.size),
+            head_age_ms: gauge(readiness.head_age_ms),
+            ready: readiness.ready,
+            workers_waiting: i64::try_from(self.pool.waiting()).unwrap_or(i64::MAX),
+            connections: i64::try_from(connections).unwrap_or(i64::MAX),
+            sequencer_waiting: gauge(counts.waiting),
+            batches: gauge(counts.batches),
+            leaves: gauge(counts.leaves),
+            signatures: gauge(counts.signed),
+        })
+    }
+}
+
+fn read_fault(fault: ReadFault) -> Refused {
+    tracing::warn!(code = fault.code().as_str(), %fault, "the store can't be read");
+    fault.code().into()
+}
+
+/// The stored form of a challenge key, as the challenges module uses it.
+fn challenge_key(stored: &crate::store::ChallengeKey) -> ChallengeKey {
+    ChallengeKey { id: stored.id, key: Zeroizing::new(stored.key), created_ms: stored.made_ms }
+}
