@@ -392,12 +392,28 @@ impl Config {
 }
 
 fn line_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let reason = error.message().trim().to_owned();
     let at = error.span().map_or(0, |span| span.start);
     let before = text.get(..at).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    let content = text.lines().nth(line - 1).unwrap_or_default();
-    let key = content.split('=').next().unwrap_or_default().trim().to_owned();
-    ConfigError::Line { path: path.to_owned(), line, key, reason: error.message().trim().to_owned() }
+    let mut line = before.matches('\n').count() + 1;
+    let key_of = |line: &str| line.trim().split(['=', ' ']).next().unwrap_or_default().to_owned();
+    let mut key = key_of(text.lines().nth(line - 1).unwrap_or_default());
+    // What depends on a section's `kind` is told of the section as a whole; the key that is meant stands below.
+    if let Some(meant) = meant_key(&reason).filter(|_| key.starts_with('[')) {
+        let below = text.lines().enumerate().skip(line - 1).find(|(_, content)| key_of(content) == meant);
+        if let Some((found, content)) = below {
+            (line, key) = (found + 1, key_of(content));
+        }
+    }
+    ConfigError::Line { path: path.to_owned(), line, key, reason }
+}
+
+/// The key that an error of serde is about, as far as its words tell.
+fn meant_key(reason: &str) -> Option<&str> {
+    if reason.starts_with("unknown variant") {
+        return Some("kind");
+    }
+    reason.strip_prefix("unknown field `")?.split('`').next()
 }
 
 fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Origin, D::Error> {
@@ -477,12 +493,13 @@ pin_file = "pin"
             assert!(why.contains(reason), "{error}");
         };
         check("[store]", "typo = 1\n[store]", 6, "typo", "unknown field");
-        check("token = ", "tokn = ", 12, "tokn", "unknown field");
+        check("token = ", "tokn = ", 13, "tokn", "unknown field");
         check("demo.example/log", "two words", 1, "origin", "not a valid origin");
         check("\"sqlite\"", "\"flatfile\"", 7, "kind", "unknown variant");
         check("[store]", "[limits]\nqueue = -1\n[store]", 7, "queue", "invalid value");
         check("[store]", "[limits]\nque = 1\n[store]", 7, "que", "unknown field");
         check("[store]", "[enrolment]\nek_allow = [\"00\"]\n[store]", 7, "ek_allow", "a digest of 32 bytes");
+        check("[store]", "[enrolment]\nek_profile = \"dsa\"\n[store]", 7, "ek_profile", "unknown variant");
         check("trust_domain = ", "trust_domain ", 2, "trust_domain", "expected `=`");
     }
 

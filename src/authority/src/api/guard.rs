@@ -8,6 +8,7 @@ use super::routes::{Needs, Route};
 use super::{Call, Caller};
 use crate::serve::Authority;
 use crate::serve::listener::Peer;
+use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -98,21 +99,35 @@ async fn path_parameter(parts: &mut http::request::Parts) -> Result<String, Refu
     Ok(parameters.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default())
 }
 
-/// The whole body, judged by its announced length before a byte is read, and by its real one while it is.
+/// The whole body, judged by its announced length before a byte is kept, and by its real one while it is read.
 async fn read_body(
     announced: Option<&http::HeaderValue>,
-    body: axum::body::Body,
+    body: Body,
     limit: usize,
 ) -> Result<Bytes, Refused> {
-    let too_large = || Refused::new(RefusalCode::BodyTooLarge, format!("at most {limit} bytes"));
     let announced = announced.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
     if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limit)) {
-        return Err(too_large());
+        discard(body, limit).await;
+        return Err(too_large(limit));
     }
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit)),
         Err(_) => Err(Refused::new(RefusalCode::Malformed, "the body ended early")),
+    }
+}
+
+fn too_large(limit: usize) -> Refused {
+    Refused::new(RefusalCode::BodyTooLarge, format!("at most {limit} bytes"))
+}
+
+/// Reads on without keeping anything, for twice the limit: a client that is a little over it gets to read why, since a connection that is
+/// closed on unread bytes takes the answer with it.
+async fn discard(mut body: Body, limit: usize) {
+    let mut left = limit.saturating_mul(2);
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = rest;
     }
 }
 
@@ -148,7 +163,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_over_the_limit_is_refused_by_its_announcement_and_by_its_bytes() {
         let code = |result: Result<Bytes, Refused>| result.map_err(|refused| refused.code());
-        let body = || axum::body::Body::from(vec![0; 11]);
+        let body = || Body::from(vec![0; 11]);
         let announced = http::HeaderValue::from_static("11");
         assert_eq!(code(read_body(Some(&announced), body(), 10).await), Err(RefusalCode::BodyTooLarge));
         assert_eq!(code(read_body(None, body(), 10).await), Err(RefusalCode::BodyTooLarge));

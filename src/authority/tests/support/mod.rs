@@ -1,6 +1,8 @@
 //! What the tests of the running authority share: an authority on a real SoftHSM token, hosts on simulated TPMs, gateways, operators.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its own part of this file")]
 
+pub(crate) mod raw;
+
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -31,7 +33,6 @@ use countersign_tpm::simulated::SimulatedTpm;
 use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
-use p256::elliptic_curve::sec1::ToSec1Point;
 use p256::pkcs8::EncodePrivateKey;
 use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
