@@ -1,1 +1,12 @@
-//! Nothing yet.
+//! End to end tests of Countersign and the tools that they and the demo share. Nothing here is part of the product.
+//!
+//! [`Deployment`] is a whole system made of real parts: swtpm, SoftHSM, the `countersign` binary as authority, agent, gateway and auditor, each a
+//! process of its own on loopback. A test drives it the way a person would: by commands, exit codes and files.
+
+mod command;
+mod deployment;
+mod program;
+
+pub use command::{Ran, countersign, tool};
+pub use deployment::{Deployment, SignerKind};
+pub use program::Program;

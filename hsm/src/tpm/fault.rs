@@ -28,6 +28,11 @@ pub(super) fn connecting(error: DeviceError) -> SignFault {
     }
 }
 
+/// A connection that isn't there although it was just made.
+pub(super) fn closed() -> SignFault {
+    SignFault::new(FaultClass::TokenAbsent, "connect", "the connection is closed")
+}
+
 /// A fault while loading a blob: what this TPM cannot load is not its key.
 pub(super) fn loading(error: DeviceError) -> SignFault {
     match (error.class(), &error) {

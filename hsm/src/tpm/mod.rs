@@ -10,6 +10,7 @@
 //!
 //! A TPM signs 5 to 3,000 times a second. One signature covers a batch, so that is enough.
 mod fault;
+mod shared;
 mod signer;
 mod store;
 
@@ -18,7 +19,6 @@ use std::path::PathBuf;
 pub use signer::TpmSigner;
 
 use countersign_core::key::VerifyingKey;
-use countersign_tpm::device::HostTpm;
 
 use crate::SignFault;
 
@@ -39,7 +39,9 @@ pub struct TpmConfig {
 pub fn generate(config: &TpmConfig, label: &str) -> Result<VerifyingKey, SignFault> {
     let file = store::BlobFile::new(&config.state_dir, label)?;
     file.require_free()?;
-    let mut tpm = HostTpm::open(&config.tcti).map_err(fault::connecting)?;
+    let shared = shared::SharedTpm::of(&config.tcti);
+    let mut connection = shared.lock();
+    let (tpm, _) = connection.open()?;
     let attestation = tpm.create_attestation_key().map_err(fault::of)?;
     let signing = tpm.create_signing_key().map_err(fault::of)?;
     let public = signer::verifying_key(&signing.parse_public().map_err(fault::of)?)?;

@@ -3,6 +3,7 @@
 //! The connection is made anew when it was lost, once within a call; the keys are loaded again from their blobs. Custody is not what the
 //! blob says about itself but what the TPM certifies: TPM2_Certify signs the Name of the loaded key, a digest over its attributes.
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use countersign_core::key::{Algorithm, VerifyingKey};
 use countersign_core::tuple::tuple_digest;
@@ -12,6 +13,7 @@ use countersign_tpm::public::{Attributes, Public, require_host_key};
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
+use super::shared::{Connection, SharedTpm};
 use super::store::{BlobFile, Blobs};
 use super::{TpmConfig, fault};
 use crate::signer::{bounded, release};
@@ -22,15 +24,24 @@ const CUSTODY_TAG: &str = "countersign-v1:custody";
 
 /// A P-256 key in a TPM, in custody when it was opened.
 pub struct TpmSigner {
-    config: TpmConfig,
+    shared: Arc<SharedTpm>,
     label: String,
     blobs: Blobs,
     public: VerifyingKey,
-    open: Option<Open>,
+    loaded: Option<Loaded>,
 }
 
-struct Open {
-    tpm: HostTpm,
+/// The keys as the connection of one era knows them.
+#[derive(Clone, Copy)]
+struct Loaded {
+    era: u64,
+    attestation: KeyId,
+    signing: KeyId,
+}
+
+/// What work on the TPM is given.
+struct Open<'a> {
+    tpm: &'a mut HostTpm,
     attestation: KeyId,
     signing: KeyId,
 }
@@ -43,20 +54,26 @@ impl TpmSigner {
     pub fn open(config: &TpmConfig, label: &str) -> Result<Self, SignFault> {
         let blobs = BlobFile::new(&config.state_dir, label)?.read()?;
         let public = verifying_key(&blobs.signing.parse_public().map_err(fault::of)?)?;
-        let mut signer = Self { config: config.clone(), label: label.to_owned(), blobs, public, open: None };
+        let shared = SharedTpm::of(&config.tcti);
+        let mut signer = Self { shared, label: label.to_owned(), blobs, public, loaded: None };
         signer.custody()?;
         Ok(signer)
     }
 
     /// Runs `work` on the open TPM; again over a new connection when that one was lost. A kernel device stays broken once it broke; the
     /// transport to swtpm connects for every command and so heals without this.
-    fn run<T>(&mut self, mut work: impl FnMut(&mut Open) -> Result<T, SignFault>) -> Result<T, SignFault> {
-        let had_connection = self.open.is_some();
-        let result = self.attempt(&mut work);
+    fn run<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Open<'_>) -> Result<T, SignFault>,
+    ) -> Result<T, SignFault> {
+        let shared = Arc::clone(&self.shared);
+        let mut connection = shared.lock();
+        let had_connection = connection.is_open();
+        let result = self.attempt(&mut connection, &mut work);
         match &result {
             Err(fault) if had_connection && reconnecting_helps(fault.class()) => {
                 tracing::debug!(code = fault.code(), "connecting to the TPM again: {fault}");
-                self.attempt(&mut work)
+                self.attempt(&mut connection, &mut work)
             }
             _ => result,
         }
@@ -64,24 +81,29 @@ impl TpmSigner {
 
     fn attempt<T>(
         &mut self,
-        work: &mut impl FnMut(&mut Open) -> Result<T, SignFault>,
+        connection: &mut Connection,
+        work: &mut impl FnMut(&mut Open<'_>) -> Result<T, SignFault>,
     ) -> Result<T, SignFault> {
-        let mut open = match self.open.take() {
-            Some(open) => open,
-            None => self.connect()?,
-        };
-        let result = work(&mut open);
-        if !result.as_ref().is_err_and(|fault| reconnecting_helps(fault.class())) {
-            self.open = Some(open);
+        let (tpm, era) = connection.open()?;
+        let result = self.load(tpm, era).and_then(|loaded| {
+            work(&mut Open { tpm, attestation: loaded.attestation, signing: loaded.signing })
+        });
+        if result.as_ref().is_err_and(|fault| reconnecting_helps(fault.class())) {
+            connection.drop_connection();
         }
         result
     }
 
-    fn connect(&self) -> Result<Open, SignFault> {
-        let mut tpm = HostTpm::open(&self.config.tcti).map_err(fault::connecting)?;
+    /// The keys, loaded once an era.
+    fn load(&mut self, tpm: &mut HostTpm, era: u64) -> Result<Loaded, SignFault> {
+        if let Some(loaded) = self.loaded.filter(|loaded| loaded.era == era) {
+            return Ok(loaded);
+        }
         let attestation = tpm.load(&self.blobs.attestation).map_err(fault::loading)?;
         let signing = tpm.load(&self.blobs.signing).map_err(fault::loading)?;
-        Ok(Open { tpm, attestation, signing })
+        let loaded = Loaded { era, attestation, signing };
+        self.loaded = Some(loaded);
+        Ok(loaded)
     }
 }
 

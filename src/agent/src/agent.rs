@@ -117,7 +117,7 @@ impl<A: AuthorityApi> Agent<A> {
 }
 
 /// What to send again when the authority lacks members: the challenge is unspent then (PROTOCOL §9.1), so the quote still holds.
-fn completed<T>(
+pub(crate) fn completed<T>(
     evidence: &Evidence,
     answer: &Result<T, CallError>,
 ) -> Option<countersign_core::api::EvidenceDocument> {

@@ -32,6 +32,7 @@ use crate::https::HttpsAuthority;
 use crate::identity::{Credential, HostIdentity, IdentityError};
 use crate::judge::Judge;
 use crate::local::StatusDocument;
+use crate::probe::ReplayProbe;
 use crate::server::Server;
 use crate::socket::{LocalSocket, SocketError};
 use crate::state_dir::{StateDir, StateError};
@@ -85,12 +86,28 @@ pub enum AgentError {
     /// Enrolment failed otherwise.
     #[error("enrolment: {0}")]
     Enrol(#[from] EnrolError),
+    /// The authority couldn't be probed.
+    #[error("probe: {0}")]
+    Probe(String),
     /// The local socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// A part of the running agent ended by itself.
     #[error("the agent's {0} has ended unexpectedly")]
     PartEnded(&'static str),
+}
+
+impl AgentError {
+    /// The authority's own code, if it was the authority that said no.
+    #[must_use]
+    pub const fn code(&self) -> Option<RefusalCode> {
+        match self {
+            Self::TokenNeeded(EnrolError::Call(error))
+            | Self::Revoked(EnrolError::Call(error))
+            | Self::Enrol(EnrolError::Call(error)) => error.code(),
+            _ => None,
+        }
+    }
 }
 
 /// What an enrolment came to.
@@ -122,6 +139,21 @@ pub async fn enrol(config: &Config, token: Option<&str>) -> Result<EnrolmentSumm
     let credential = enrolled?;
     let host = agent.identity.host.to_hex();
     Ok(EnrolmentSummary { host, certificate_expires_ms: credential.not_after_ms })
+}
+
+/// Uses one challenge twice and says what the authority made of it. The host must be enrolled, and no agent of it running.
+///
+/// # Errors
+/// [`AgentError`].
+pub async fn probe_replay(config: &Config) -> Result<ReplayProbe, AgentError> {
+    let agent = assemble_host(config).await?;
+    let probed = match agent.stored_credential() {
+        Ok(Some(_)) => agent.probe_replay().await.map_err(|error| AgentError::Probe(error.to_string())),
+        Ok(None) => Err(AgentError::Probe("this host isn't enrolled".to_owned())),
+        Err(error) => Err(error.into()),
+    };
+    stop_tpm(&agent.tpm).await;
+    probed
 }
 
 /// Resolves when the process is asked to end: SIGTERM or SIGINT.

@@ -1,2 +1,65 @@
-//! The countersign binary.
-fn main() {}
+//! The `countersign` binary: parses the command line, calls the part that does the work, turns refusals into text and exit codes.
+//!
+//! Exit status: 0 done, 1 refused, 2 wrong usage or configuration, 3 a fault that may pass (docs/ERRORS.md).
+
+mod admin;
+mod agent;
+mod artifact;
+mod audit;
+mod authority;
+mod exec;
+mod failure;
+mod holder;
+mod output;
+mod profile;
+mod telemetry;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Execution artifacts backed by TPMs and HSMs.
+#[derive(Parser)]
+#[command(name = "countersign", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the authority.
+    #[command(subcommand)]
+    Authority(authority::Command),
+    /// Run the host's daemon.
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// Run a program if an artifact permits it.
+    Exec(exec::Args),
+    /// Administer an authority.
+    Admin(admin::Args),
+    /// Ask for artifacts and look at them.
+    #[command(subcommand)]
+    Artifact(artifact::Command),
+    /// Check a log offline.
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Make a holder key.
+    #[command(subcommand)]
+    Holder(holder::Command),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Authority(command) => authority::run(command),
+        Command::Agent(command) => agent::run(command),
+        Command::Exec(args) => exec::run(args),
+        Command::Admin(args) => admin::run(args),
+        Command::Artifact(command) => artifact::run(command),
+        Command::Audit(command) => audit::run(command),
+        Command::Holder(command) => holder::run(&command),
+    };
+    match result {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}

@@ -105,11 +105,18 @@ impl<S: Source> Gate<'_, S> {
         });
         if ahead {
             Need::Pull
-        } else if age_ms > self.rules.lease_ms / RENEW_FRACTION {
+        } else if age_ms > self.rules.lease_ms / RENEW_FRACTION || self.is_due(held, now) {
             Need::Renewal
         } else {
             Need::Nothing
         }
+    }
+
+    /// Whether the door asks for a younger view than the lease does.
+    fn is_due(&self, held: &Snapshot, now: &ClockReading) -> bool {
+        let Some(after) = self.limits.renew_after else { return false };
+        // A clock that went back makes no pull superfluous.
+        now.boot_since(held.pulled()).is_none_or(|since_ms| u128::from(since_ms) >= after.as_millis())
     }
 
     /// One pull, alone among the processes that share the state directory.

@@ -31,6 +31,9 @@ pub struct PullLimits {
     pub bytes: usize,
     /// For each call after the snapshot is kept: acknowledgement, outcomes.
     pub courtesy: Duration,
+    /// A view pulled longer ago than this is renewed, if it can be, however young the lease: so soon a revocation is seen. `None`: when a
+    /// third of the lease is over.
+    pub renew_after: Option<Duration>,
 }
 
 impl Default for PullLimits {
@@ -43,6 +46,7 @@ impl Default for PullLimits {
             leaves: 65_536,
             bytes: 32 * 1024 * 1024,
             courtesy: Duration::from_secs(1),
+            renew_after: None,
         }
     }
 }

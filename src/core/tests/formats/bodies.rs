@@ -1,93 +1,20 @@
 //! Every body and record has exactly one encoding: what its reader accepts, its writer gives back byte for byte, whatever bits were flipped.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
-
+use crate::samples::{decision, digest, evidence, host, inputs, key, policy, references, state};
 use countersign_core::bundle::Statement;
-use countersign_core::digest::Sha256Digest;
-use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument, Settings};
-use countersign_core::key::VerifyingKey;
+use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument};
 use countersign_core::leaf::control::{
     EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord,
     RecoveryRecord, Revocation, Role, Subject,
 };
-use countersign_core::leaf::decision::{Appraisal, Decision, Delegation, Lineage, PolicyClaim, Verdict};
-use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState, HostStateRecord, Tier};
+use countersign_core::leaf::decision::{Decision, Verdict};
+use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState, HostStateRecord};
 use countersign_core::leaf::record::{Faults, Heartbeat, HeartbeatReason, JoinToken, Outcome};
-use countersign_core::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId, TrustDomain};
-use countersign_core::record::{ChallengeStanding, EvidenceRecord, InputsRecord};
+use countersign_core::name::Origin;
+use countersign_core::record::{EvidenceRecord, InputsRecord};
 use countersign_core::refusal::RefusalCode;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-
-fn digest(byte: u8) -> Sha256Digest {
-    Sha256Digest::new([byte; 32])
-}
-
-fn key() -> VerifyingKey {
-    let secret = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
-    VerifyingKey::ed25519(secret.verifying_key().as_bytes()).unwrap()
-}
-
-fn host() -> HostId {
-    HostId::from_slice(&[1; 33]).unwrap()
-}
-
-fn state() -> HostState {
-    HostState {
-        version: 3,
-        reset_count: 17,
-        restart_count: 2,
-        clock_ms: 123_456,
-        firmware_version: 0x2019_1023_0016_3636,
-        boot_log: Some(digest(1)),
-        pcr_digest: Some(digest(2)),
-        trusted_until_ms: 1_800_000_000_000,
-        tier: Tier::Affirming,
-        evidence: None,
-    }
-}
-
-fn decision(verdict: Verdict) -> Decision {
-    let td = TrustDomain::parse("test.example").unwrap();
-    let allowed = matches!(verdict, Verdict::Allow { .. });
-    Decision {
-        issuer: Origin::parse("test.example/log").unwrap(),
-        runtime: RuntimeId::new(&td, &host(), "job/one").unwrap(),
-        audience: Audience::parse("gate-1").unwrap(),
-        issued_at: 1_700_000_000,
-        request_id: RequestId::parse("r-1").unwrap(),
-        holder: key(),
-        host: host(),
-        verdict,
-        request: digest(3),
-        workload: digest(4),
-        action: Action::parse("exec").unwrap(),
-        arguments: digest(5),
-        lineage: Lineage { parents: vec![(4, digest(6))], root: Some((2, digest(7))), depth: 2 },
-        delegation: allowed.then(|| Delegation {
-            actions: vec![Action::parse("exec").unwrap()],
-            audiences: vec![Audience::parse("gate-1").unwrap()],
-            depth: 1,
-            budget: 4,
-        }),
-        policy: Some(PolicyClaim {
-            digest: digest(8),
-            epoch: 2,
-            determining: vec!["p0".into(), "p1".into()],
-        }),
-        evidence: digest(9),
-        appraisal: Appraisal {
-            tier: Tier::Affirming,
-            vector: vec![(0, 2), (2, 2)],
-            reference_set: Some("fleet".into()),
-        },
-        host_state: state(),
-        inputs: digest(10),
-        asserted: vec!["runtime".into(), "workload".into()],
-        engine: "1".into(),
-        control: 9,
-    }
-}
 
 /// Parses back to itself; no truncation parses; and a flipped bit either is refused or is the encoding of another value.
 fn one_encoding<T: PartialEq + Debug, E: Debug>(
@@ -215,52 +142,14 @@ fn plain_records() {
 
 #[test]
 fn evidence_and_inputs() {
-    let evidence = EvidenceRecord {
-        challenge: vec![1; 128],
-        attest: vec![2; 100],
-        signature: vec![3; 72],
-        bank: 0x000b,
-        pcrs: vec![(0, vec![4; 32]), (7, vec![5; 32])],
-        boot_log: Some(digest(1)),
-        requests: vec![digest(2), digest(3)],
-    };
-    one_encoding(&evidence, EvidenceRecord::encode, EvidenceRecord::parse);
-    let inputs = InputsRecord {
-        engine: "1".into(),
-        request: digest(1),
-        holder_signature: vec![2; 64],
-        evidence: digest(3),
-        challenge: ChallengeStanding::Fresh,
-        enrolment: (5, digest(4)),
-        prior: state(),
-        policy: Some(digest(5)),
-        epoch: 2,
-        references: None,
-        parents: vec![((4, digest(6)), 3)],
-        control: (9, digest(7)),
-        time_ms: 1_700_000_000_123,
-        request_id_reused: false,
-        revoked: vec![Subject::Host(host()), Subject::Artifact(4, digest(6))],
-        trust_domain: TrustDomain::parse("test.example").unwrap(),
-    };
-    one_encoding(&inputs, InputsRecord::encode, InputsRecord::parse);
+    one_encoding(&evidence(), EvidenceRecord::encode, EvidenceRecord::parse);
+    one_encoding(&inputs(), InputsRecord::encode, InputsRecord::parse);
 }
 
 #[test]
 fn documents() {
-    let policy = PolicyDocument {
-        policies: BTreeMap::from([("a".into(), "permit(principal, action, resource);".into())]),
-        schema: "entity Host;".into(),
-        settings: Settings::default(),
-    };
-    one_encoding(&policy, PolicyDocument::encode, PolicyDocument::parse);
-    let references = ReferencesDocument {
-        sets: BTreeMap::from([(
-            "fleet".into(),
-            vec![Generation { bank: 0x000b, pcrs: vec![(0, vec![1; 32]), (4, vec![2; 32])] }],
-        )]),
-    };
-    one_encoding(&references, ReferencesDocument::encode, ReferencesDocument::parse);
+    one_encoding(&policy(), PolicyDocument::encode, PolicyDocument::parse);
+    one_encoding(&references(), ReferencesDocument::encode, ReferencesDocument::parse);
 }
 
 #[test]

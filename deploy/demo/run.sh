@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# The whole idea on one machine: a host proves its boot state with its TPM, the authority decides, a key inside a token signs, a gateway runs exactly
+# that program and nothing else, and the history can be checked by anyone. See README.md. SIGNER=tpm keeps the authority's keys in a TPM.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+bin=${BIN:-${CARGO_TARGET_DIR:-$root/target}/release}
+signer=${SIGNER:-pkcs11}
+work=$(mktemp -d "${TMPDIR:-/tmp}/countersign-demo.XXXXXX")
+canary=$work/canary
+chmod 700 "$work"
+. "$here/lib.sh"
+. "$here/parts.sh"
+
+export TSS2_LOG=all+none
+export SOFTHSM2_CONF=$work/softhsm2.conf
+export PATH=$bin:$PATH
+export COUNTERSIGN_PROFILE=$work/authority/admin.toml
+
+finish() {
+    local status=$?
+    if [ "$status" -ne 0 ]; then
+        for log in authority agent; do
+            [ -f "$work/$log.log" ] && { say "--- last lines of $log"; tail -n 15 "$work/$log.log"; }
+        done
+    fi
+    if [ -n "${KEEP:-}" ] && [ "$status" -eq 0 ]; then
+        say ""
+        say "left running in $work; to talk to it:"
+        say "  export SOFTHSM2_CONF=$SOFTHSM2_CONF COUNTERSIGN_PROFILE=$COUNTERSIGN_PROFILE PATH=$bin:\$PATH"
+        say "  countersign admin hosts"
+        say "  to stop it: kill ${pids[*]}; rm -r $work"
+    else
+        stop_all
+        rm -rf "$work"
+    fi
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+. "$here/story.sh"
+
+say ""
+say "demo: $steps steps, $as_expected as expected"
+[ "$steps" -eq "$as_expected" ]

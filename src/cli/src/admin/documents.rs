@@ -1,0 +1,128 @@
+//! Policy and references documents on disk: a folder of Cedar files with settings, a JSON file of PCR values.
+
+use anyhow::{Context, bail, ensure};
+use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument, Settings};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SettingsFile {
+    bank: Bank,
+    pcrs: Vec<u32>,
+    max_ttl_secs: u64,
+    host_trust_secs: u64,
+}
+
+/// PCR banks by name (TCG Algorithm Registry).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Bank {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+impl Bank {
+    const fn id(self) -> u16 {
+        match self {
+            Self::Sha256 => 0x000b,
+            Self::Sha384 => 0x000c,
+            Self::Sha512 => 0x000d,
+        }
+    }
+
+    fn of(id: u16) -> anyhow::Result<Self> {
+        [Self::Sha256, Self::Sha384, Self::Sha512]
+            .into_iter()
+            .find(|bank| bank.id() == id)
+            .with_context(|| format!("bank {id:#06x} has no name here"))
+    }
+}
+
+/// Reads a policy folder: every `*.cedar` file is a source named by its stem; `settings.toml` holds the settings, all of them.
+pub(super) fn read_policy(folder: &Path) -> anyhow::Result<PolicyDocument> {
+    let mut policies = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "cedar") {
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).context("file names are UTF-8")?;
+            let source = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            policies.insert(stem.to_owned(), source);
+        }
+    }
+    ensure!(!policies.is_empty(), "{} holds no .cedar file", folder.display());
+    let path = folder.join("settings.toml");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let settings: SettingsFile = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    Ok(PolicyDocument {
+        policies,
+        schema: countersign_authority::policy::SCHEMA.to_owned(),
+        settings: Settings {
+            bank: settings.bank.id(),
+            pcrs: settings.pcrs,
+            max_ttl_secs: settings.max_ttl_secs,
+            host_trust_secs: settings.host_trust_secs,
+        },
+    })
+}
+
+/// One accepted state in a references file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GenerationFile {
+    bank: Bank,
+    /// Value in hexadecimal by PCR index.
+    pcrs: BTreeMap<u32, String>,
+}
+
+/// Reads a references file: JSON, set name to generations.
+pub(super) fn read_references(path: &Path) -> anyhow::Result<ReferencesDocument> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let file: BTreeMap<String, Vec<GenerationFile>> =
+        serde_json::from_str(&text).with_context(|| path.display().to_string())?;
+    let mut sets = BTreeMap::new();
+    for (name, generations) in file {
+        let generations = generations.into_iter().map(generation).collect::<anyhow::Result<Vec<_>>>()?;
+        if generations.is_empty() {
+            bail!("set {name:?} has no generation");
+        }
+        sets.insert(name, generations);
+    }
+    Ok(ReferencesDocument { sets })
+}
+
+fn generation(file: GenerationFile) -> anyhow::Result<Generation> {
+    let pcrs = file
+        .pcrs
+        .into_iter()
+        .map(|(index, value)| {
+            let value = data_encoding::HEXLOWER
+                .decode(value.as_bytes())
+                .with_context(|| format!("PCR {index} isn't lower-case hexadecimal"))?;
+            Ok((index, value))
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Generation { bank: file.bank.id(), pcrs })
+}
+
+/// The same document as JSON for people.
+pub(super) fn references_json(document: &ReferencesDocument) -> anyhow::Result<String> {
+    let mut file = BTreeMap::new();
+    for (name, generations) in &document.sets {
+        let generations = generations
+            .iter()
+            .map(|generation| {
+                let pcrs = generation
+                    .pcrs
+                    .iter()
+                    .map(|(index, value)| (*index, data_encoding::HEXLOWER.encode(value)))
+                    .collect();
+                Ok(GenerationFile { bank: Bank::of(generation.bank)?, pcrs })
+            })
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        file.insert(name.clone(), generations);
+    }
+    Ok(serde_json::to_string_pretty(&file)?)
+}

@@ -1,0 +1,50 @@
+//! `admin hosts`.
+
+use super::Context;
+use crate::failure::Failure;
+use crate::output;
+use anyhow::Context as _;
+use countersign_core::api::admin::HostDocument;
+use countersign_core::name::HostId;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Host identifier; all hosts when absent.
+    host: Option<String>,
+}
+
+pub(super) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
+    let hosts = match &args.host {
+        Some(host) => {
+            let host = HostId::from_hex(host).context("host identifiers are 66 hexadecimal digits")?;
+            vec![context.admin.client.host(&host).await?]
+        }
+        None => all(context).await?,
+    };
+    if context.json {
+        return output::json(&hosts);
+    }
+    let rows = hosts
+        .into_iter()
+        .map(|host| {
+            let until =
+                if host.trusted_until_ms == 0 { "-".to_owned() } else { output::time(host.trusted_until_ms) };
+            vec![host.host, host.status, host.tier, until, host.enrolment.to_string()]
+        })
+        .collect();
+    output::table(&["HOST", "STATUS", "TIER", "TRUSTED UNTIL", "ENROLMENT LEAF"], rows);
+    Ok(())
+}
+
+async fn all(context: &Context) -> Result<Vec<HostDocument>, Failure> {
+    let mut hosts = Vec::new();
+    let mut after = None;
+    loop {
+        let page = context.admin.client.hosts(after.as_ref()).await?;
+        hosts.extend(page.hosts);
+        match page.next {
+            Some(next) => after = Some(HostId::from_hex(&next).context("next page")?),
+            None => return Ok(hosts),
+        }
+    }
+}

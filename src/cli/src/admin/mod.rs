@@ -1,0 +1,82 @@
+//! `countersign admin`: acts and questions of operators, over the admin listener. What an act does is a leaf; the receipt is printed or kept.
+
+mod documents;
+mod hosts;
+mod keys;
+mod policy;
+mod principals;
+mod references;
+mod revocation;
+mod tokens;
+
+use crate::failure::Outcome;
+use crate::profile::{self, Admin};
+use clap::Subcommand;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Administer an authority.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Admin profile, as written by `authority init`.
+    #[arg(long, env = "COUNTERSIGN_PROFILE", default_value = "admin.toml")]
+    profile: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make a single-use join token.
+    JoinToken(tokens::Args),
+    /// List hosts, or show one.
+    Hosts(hosts::Args),
+    /// Reference values: capture, activate, show.
+    #[command(subcommand)]
+    References(references::Command),
+    /// Policy: validate, activate, show.
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Revoke a host, an artifact, an operator or a gateway.
+    Revoke(revocation::Args),
+    /// Take a revocation back.
+    Reinstate(revocation::Args),
+    /// Add a gateway and get its certificate.
+    Gateway(principals::GatewayArgs),
+    /// Add an operator and get a certificate.
+    Operator(principals::OperatorArgs),
+    /// List operators and gateways.
+    Principals,
+    /// Head keys: list, rotate.
+    #[command(subcommand)]
+    Keys(keys::Command),
+}
+
+/// Where a command talks to and how it prints.
+struct Context {
+    admin: Admin,
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> Outcome {
+    let context = Context { admin: profile::open(&args.profile)?, json: args.json };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match args.command {
+            Command::JoinToken(args) => tokens::run(&context, &args).await,
+            Command::Hosts(args) => hosts::run(&context, &args).await,
+            Command::References(command) => references::run(&context, command).await,
+            Command::Policy(command) => policy::run(&context, command).await,
+            Command::Revoke(args) => revocation::run(&context, args, true).await,
+            Command::Reinstate(args) => revocation::run(&context, args, false).await,
+            Command::Gateway(args) => principals::add_gateway(&context, &args).await,
+            Command::Operator(args) => principals::add_operator(&context, &args).await,
+            Command::Principals => principals::list(&context).await,
+            Command::Keys(command) => keys::run(&context, command).await,
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

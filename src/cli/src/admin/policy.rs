@@ -1,0 +1,67 @@
+//! `admin policy`.
+
+use super::{Context, documents};
+use crate::failure::Failure;
+use crate::output;
+use anyhow::Context as _;
+use countersign_core::api::B64;
+use countersign_core::api::admin::PolicyCall;
+use countersign_core::document::PolicyDocument;
+use std::path::PathBuf;
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Check a policy folder without activating it.
+    Validate {
+        /// Folder with `*.cedar` and `settings.toml`.
+        folder: PathBuf,
+    },
+    /// Check and activate a policy folder.
+    Activate {
+        /// Folder with `*.cedar` and `settings.toml`.
+        folder: PathBuf,
+    },
+    /// Print the active policy.
+    Show,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    let client = &context.admin.client;
+    match command {
+        Command::Validate { folder } => {
+            let document = B64(documents::read_policy(&folder)?.encode());
+            let validated = client.validate_policy(&PolicyCall { document }).await?;
+            if context.json {
+                return output::json(&validated);
+            }
+            for warning in &validated.warnings {
+                anstream::eprintln!("warning: {warning}");
+            }
+            anstream::println!("valid, digest {}", validated.digest);
+        }
+        Command::Activate { folder } => {
+            let document = B64(documents::read_policy(&folder)?.encode());
+            let recorded = client.activate_policy(&PolicyCall { document }).await?;
+            if context.json {
+                return output::json(&recorded);
+            }
+            anstream::println!("policy active, leaf {}", recorded.index);
+        }
+        Command::Show => {
+            let active = client.policy().await?;
+            if context.json {
+                return output::json(&active);
+            }
+            let Some(document) = active.document else {
+                anstream::eprintln!("no policy is active: every request is denied");
+                return Ok(());
+            };
+            let document = PolicyDocument::parse(&document.0).context("policy document")?;
+            anstream::println!("epoch {}, digest {}", active.epoch, document.digest());
+            for (id, source) in &document.policies {
+                anstream::println!("\n// {id}.cedar\n{}", source.trim_end());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! `countersign audit`: checks a copy of a store against a pinned trust bundle, without a network and without the operator's word.
+
+use crate::failure::Outcome;
+use crate::{output, profile};
+use anyhow::{Context, bail};
+use clap::Subcommand;
+use countersign_authority::audit::{LogSource, StoreLog, replay, verify};
+use countersign_authority::store::sqlite::{self, SqliteOptions, SqliteReader};
+use countersign_core::bundle::TrustBundle;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Check the whole log: leaves, three trees, every head, control chain, order, signatures.
+    Verify(Source),
+    /// Derive every decision again from its stored evidence, byte for byte.
+    Replay(Source),
+    /// Print every leaf, base64, one a line.
+    Leaves(Source),
+}
+
+/// What is checked, and against what.
+#[derive(clap::Args)]
+pub(crate) struct Source {
+    /// SQLite store, or a copy of one.
+    #[arg(long)]
+    store: PathBuf,
+    /// Pinned trust bundle.
+    #[arg(long)]
+    trust_bundle: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Source {
+    fn open(&self) -> anyhow::Result<(TrustBundle, SqliteReader)> {
+        let bundle = profile::bundle(&self.trust_bundle)?;
+        if !self.store.is_file() {
+            bail!("{} is no store", self.store.display());
+        }
+        let options = SqliteOptions::new(&self.store, bundle.origin().clone());
+        let reader = sqlite::open_reader(&options).with_context(|| self.store.display().to_string())?;
+        Ok((bundle, reader))
+    }
+}
+
+pub(crate) fn run(command: Command) -> Outcome {
+    match command {
+        Command::Verify(source) => run_verify(&source),
+        Command::Replay(source) => run_replay(&source),
+        Command::Leaves(source) => run_leaves(&source),
+    }
+}
+
+fn run_verify(source: &Source) -> Outcome {
+    let (bundle, reader) = source.open()?;
+    let log = StoreLog::new(&reader).map_err(anyhow::Error::new)?;
+    let bar = bar(log.size());
+    let result = verify(&log, &bundle, &mut |done| bar.set_position(done));
+    bar.finish_and_clear();
+    let report = match result {
+        Ok(report) => report,
+        Err(finding) => {
+            anstream::eprintln!("the log does not verify: {finding}");
+            return Ok(ExitCode::from(1));
+        }
+    };
+    if source.json {
+        output::json(&serde_json::json!({
+            "leaves": report.leaves,
+            "heads": report.heads,
+            "signed_heads": report.signed_heads,
+            "control": report.control,
+            "kinds": report.kinds,
+            "newest": report.newest.to_hex(),
+            "newest_ms": report.newest_ms,
+        }))?;
+    } else {
+        for (kind, count) in &report.kinds {
+            anstream::println!("{count:>10}  {kind}");
+        }
+        anstream::println!(
+            "verified: {} leaves, {} heads ({} signed), control {}, newest head {}",
+            report.leaves,
+            report.heads,
+            report.signed_heads,
+            report.control,
+            report.newest
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_replay(source: &Source) -> Outcome {
+    let (bundle, reader) = source.open()?;
+    let log = StoreLog::new(&reader).map_err(anyhow::Error::new)?;
+    let bar = bar(log.size());
+    let report = replay(&log, &bundle, &mut |done| bar.set_position(done)).map_err(anyhow::Error::new)?;
+    bar.finish_and_clear();
+    if source.json {
+        output::json(&serde_json::json!({
+            "replayed": report.replayed,
+            "denied": report.denied,
+            "not_replayable": report.not_replayable.iter().map(|(index, why)| (index, why.to_string())).collect::<Vec<_>>(),
+            "mismatches": report.mismatches.iter().map(|one| (one.index, one.to_string())).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        for (index, missing) in &report.not_replayable {
+            anstream::eprintln!("leaf {index} can't be replayed: {missing}");
+        }
+        for mismatch in &report.mismatches {
+            anstream::eprintln!("{mismatch}");
+        }
+        anstream::println!(
+            "replayed: {} decisions and host states byte for byte, {} of them denials; {} not replayable, {} that don't follow",
+            report.replayed,
+            report.denied,
+            report.not_replayable.len(),
+            report.mismatches.len()
+        );
+    }
+    let good = report.mismatches.is_empty() && report.not_replayable.is_empty();
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn run_leaves(source: &Source) -> Outcome {
+    let (_, reader) = source.open()?;
+    let log = StoreLog::new(&reader).map_err(anyhow::Error::new)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut next = 0;
+    loop {
+        let leaves = log.leaves(next, 1_024).map_err(anyhow::Error::new)?;
+        if leaves.is_empty() {
+            break;
+        }
+        for leaf in &leaves {
+            writeln!(out, "{}", data_encoding::BASE64.encode(leaf))?;
+        }
+        next += u64::try_from(leaves.len()).context("leaf count")?;
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Drawn on standard error, and only for a person.
+fn bar(size: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} leaves, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,216 @@
+//! `countersign authority`: make one, run it.
+
+use crate::failure::{Failure, Outcome};
+use crate::profile::Profile;
+use crate::{output, telemetry};
+use anyhow::Context;
+use clap::{Subcommand, ValueEnum};
+use countersign_authority::config::{Config, EkProfile, Enrolment, Limits, Signer};
+use countersign_authority::init::{InitOptions, Recovery, init};
+use countersign_authority::serve;
+use countersign_core::bundle::TrustBundle;
+use countersign_core::name::{Origin, TrustDomain};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Make an authority: keys in their tokens, trust bundle, configuration, first operator.
+    Init(Box<InitArgs>),
+    /// Serve.
+    Serve {
+        /// Configuration.
+        #[arg(long, default_value = "/var/lib/countersign/authority.toml")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SignerKind {
+    /// A PKCS#11 token; the log is signed with Ed25519.
+    Pkcs11,
+    /// This machine's TPM; the log is signed with ECDSA P-256.
+    Tpm,
+    /// A private key in a file. For measurements.
+    #[cfg(feature = "bench")]
+    DangerSoftware,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum EkProfileArg {
+    /// RSA-2048, template L-1.
+    #[value(name = "rsa-2048")]
+    Rsa2048,
+    /// ECC P-256, template L-2.
+    P256,
+    /// ECC P-384, template H-3.
+    P384,
+}
+
+impl From<EkProfileArg> for EkProfile {
+    fn from(profile: EkProfileArg) -> Self {
+        match profile {
+            EkProfileArg::Rsa2048 => Self::Rsa2048,
+            EkProfileArg::P256 => Self::P256,
+            EkProfileArg::P384 => Self::P384,
+        }
+    }
+}
+
+#[derive(clap::Args)]
+pub(crate) struct InitArgs {
+    /// Directory for everything that is written.
+    #[arg(long)]
+    dir: PathBuf,
+    /// Name of the log and issuer, a schema-less URL. Never changes.
+    #[arg(long)]
+    origin: String,
+    /// SPIFFE trust domain of runtimes. Never changes.
+    #[arg(long)]
+    trust_domain: String,
+    /// Address of the service listener.
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    listen: SocketAddr,
+    /// Address of the admin listener.
+    #[arg(long, default_value = "127.0.0.1:8444")]
+    admin_listen: SocketAddr,
+    /// Names and addresses under which clients reach the authority; `localhost` and 127.0.0.1 when absent.
+    #[arg(long)]
+    server_name: Vec<String>,
+    /// PEM files with the roots of TPM manufacturers.
+    #[arg(long)]
+    ek_root: Vec<PathBuf>,
+    /// Endorsement keys that enrol without certificate and token: SHA-256 of the SubjectPublicKeyInfo, hex.
+    #[arg(long)]
+    ek_allow: Vec<String>,
+    /// The one kind of endorsement key that is accepted.
+    #[arg(long, value_enum, default_value = "rsa-2048")]
+    ek_profile: EkProfileArg,
+    /// Where head and CA key are to live.
+    #[arg(long, value_enum, default_value = "pkcs11")]
+    signer: SignerKind,
+    /// The PKCS#11 module of both tokens.
+    #[arg(long)]
+    pkcs11_module: Option<PathBuf>,
+    /// Label of the token for head and CA key.
+    #[arg(long, required_if_eq("signer", "pkcs11"))]
+    token: Option<String>,
+    /// File with its PIN.
+    #[arg(long, required_if_eq("signer", "pkcs11"))]
+    pin_file: Option<PathBuf>,
+    /// Address of the TPM for head and CA key.
+    #[arg(long, required_if_eq("signer", "tpm"))]
+    tcti: Option<String>,
+    /// How long each signature of a software key is made to take, ms.
+    #[cfg(feature = "bench")]
+    #[arg(long, default_value_t = 0)]
+    danger_delay_ms: u64,
+    /// Label of the recovery key's own token.
+    #[arg(long)]
+    recovery_token: String,
+    /// File with its PIN.
+    #[arg(long)]
+    recovery_pin_file: PathBuf,
+}
+
+pub(crate) fn run(command: Command) -> Outcome {
+    match command {
+        Command::Init(args) => make(&args),
+        Command::Serve { config } => {
+            let config = Config::load(&config).map_err(anyhow::Error::new)?;
+            telemetry::start();
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime
+                .block_on(async { serve::run(config, serve::signals()?).await })
+                .map_err(anyhow::Error::new)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn make(args: &InitArgs) -> Outcome {
+    let absolute = |path: &Path| std::path::absolute(path).with_context(|| path.display().to_string());
+    let dir = absolute(&args.dir)?;
+    let mut server_names = args.server_name.clone();
+    if server_names.is_empty() {
+        server_names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    }
+    let module = args.pkcs11_module.as_deref().map(absolute).transpose()?;
+    let options = InitOptions {
+        origin: Origin::parse(&args.origin).map_err(anyhow::Error::new)?,
+        trust_domain: TrustDomain::parse(&args.trust_domain).map_err(anyhow::Error::new)?,
+        server_names,
+        service_listen: args.listen,
+        admin_listen: args.admin_listen,
+        signer: signer(args, &dir, module.clone())?,
+        recovery: Recovery {
+            place: pkcs11(module, &args.recovery_token, &absolute(&args.recovery_pin_file)?)?,
+            label: "countersign-recovery".to_owned(),
+        },
+        enrolment: Enrolment {
+            ek_roots: args.ek_root.iter().map(|path| absolute(path)).collect::<anyhow::Result<_>>()?,
+            ek_allow: args.ek_allow.clone(),
+            ek_profile: args.ek_profile.into(),
+        },
+        limits: Limits::default(),
+        directory: dir.clone(),
+    };
+    let made = init(&options).map_err(anyhow::Error::new)?;
+    let bundle =
+        std::fs::read(&made.trust_bundle).with_context(|| made.trust_bundle.display().to_string())?;
+    let bundle = TrustBundle::verify(&bundle).map_err(anyhow::Error::new)?;
+    output::write_file(&dir.join("ca.pem"), output::pem(bundle.ca_certificates()).as_bytes(), false)?;
+    write_profile(&dir, &args.admin_listen, &made.admin_certificate, &made.admin_key, &made.trust_bundle)?;
+    anstream::println!("authority {} made in {}", bundle.origin(), dir.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn signer(args: &InitArgs, dir: &Path, module: Option<PathBuf>) -> anyhow::Result<Signer> {
+    match args.signer {
+        SignerKind::Pkcs11 => {
+            let token = args.token.as_deref().context("--token is needed")?;
+            let pin_file = args.pin_file.as_deref().context("--pin-file is needed")?;
+            pkcs11(module, token, &std::path::absolute(pin_file)?)
+        }
+        SignerKind::Tpm => Ok(Signer::Tpm {
+            tcti: args.tcti.clone().context("--tcti is needed")?,
+            keys_dir: dir.join("keys"),
+            head_key: "countersign-head".to_owned(),
+            ca_key: "countersign-ca".to_owned(),
+        }),
+        #[cfg(feature = "bench")]
+        SignerKind::DangerSoftware => {
+            Ok(Signer::DangerSoftware { keys_dir: dir.join("keys"), delay_ms: args.danger_delay_ms })
+        }
+    }
+}
+
+fn pkcs11(module: Option<PathBuf>, token: &str, pin_file: &Path) -> anyhow::Result<Signer> {
+    Ok(Signer::Pkcs11 {
+        module: module.context("--pkcs11-module is needed")?,
+        token: token.to_owned(),
+        pin_file: pin_file.to_owned(),
+        head_key: "countersign-head".to_owned(),
+        ca_key: "countersign-ca".to_owned(),
+    })
+}
+
+/// The first operator's profile; paths are relative to it, so that the files can be moved together.
+fn write_profile(
+    dir: &Path,
+    listen: &SocketAddr,
+    certificate: &Path,
+    key: &Path,
+    bundle: &Path,
+) -> Result<(), Failure> {
+    let name = |path: &Path| PathBuf::from(path.file_name().unwrap_or(path.as_os_str()));
+    let profile = Profile {
+        url: format!("https://{listen}"),
+        trust_bundle: name(bundle),
+        certificate: name(certificate),
+        key: name(key),
+    };
+    let text = toml::to_string(&profile).context("admin profile")?;
+    output::write_file(&dir.join("admin.toml"), text.as_bytes(), true)
+}

@@ -1,0 +1,45 @@
+//! The admin profile: where an authority's admin listener is and as whom to talk to it. `authority init` writes the first one.
+
+use anyhow::Context;
+use countersign_client::{Client, ClientIdentity};
+use countersign_core::bundle::TrustBundle;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// The file. Relative paths are relative to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Profile {
+    /// URL of the admin listener.
+    pub(crate) url: String,
+    /// Pinned trust bundle.
+    pub(crate) trust_bundle: PathBuf,
+    /// Client certificates, PEM.
+    pub(crate) certificate: PathBuf,
+    /// Client key, PEM.
+    pub(crate) key: PathBuf,
+}
+
+/// A profile with its bundle verified and its client made.
+pub(crate) struct Admin {
+    pub(crate) client: Client,
+    pub(crate) bundle: TrustBundle,
+}
+
+/// Reads the profile and everything that it names.
+pub(crate) fn open(path: &Path) -> anyhow::Result<Admin> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let profile: Profile = toml::from_str(&text).with_context(|| path.display().to_string())?;
+    let beside = |file: &Path| path.parent().map_or_else(|| file.to_owned(), |folder| folder.join(file));
+    let bundle = bundle(&beside(&profile.trust_bundle))?;
+    let identity =
+        ClientIdentity::Pem { certificates: beside(&profile.certificate), key: beside(&profile.key) };
+    let client = Client::new(&profile.url, identity, bundle.ca_certificates())?;
+    Ok(Admin { client, bundle })
+}
+
+/// Reads and verifies a pinned trust bundle.
+pub(crate) fn bundle(path: &Path) -> anyhow::Result<TrustBundle> {
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    TrustBundle::verify(&bytes).with_context(|| path.display().to_string())
+}

@@ -1,0 +1,7 @@
+//! Formats: one encoding each, and published vectors.
+
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at the first surprise")]
+
+mod bodies;
+mod samples;
+mod vectors;

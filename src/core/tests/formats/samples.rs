@@ -1,0 +1,131 @@
+//! One value of every format, shared by the tests of bodies and of vectors.
+
+use countersign_core::digest::Sha256Digest;
+use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument, Settings};
+use countersign_core::key::VerifyingKey;
+use countersign_core::leaf::control::Subject;
+use countersign_core::leaf::decision::{Appraisal, Decision, Delegation, Lineage, PolicyClaim, Verdict};
+use countersign_core::leaf::host::{HostState, Tier};
+use countersign_core::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId, TrustDomain};
+use countersign_core::record::{ChallengeStanding, EvidenceRecord, InputsRecord};
+use std::collections::BTreeMap;
+
+pub(crate) fn digest(byte: u8) -> Sha256Digest {
+    Sha256Digest::new([byte; 32])
+}
+
+pub(crate) fn key() -> VerifyingKey {
+    let secret = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    VerifyingKey::ed25519(secret.verifying_key().as_bytes()).unwrap()
+}
+
+pub(crate) fn host() -> HostId {
+    HostId::from_slice(&[1; 33]).unwrap()
+}
+
+pub(crate) fn state() -> HostState {
+    HostState {
+        version: 3,
+        reset_count: 17,
+        restart_count: 2,
+        clock_ms: 123_456,
+        firmware_version: 0x2019_1023_0016_3636,
+        boot_log: Some(digest(1)),
+        pcr_digest: Some(digest(2)),
+        trusted_until_ms: 1_800_000_000_000,
+        tier: Tier::Affirming,
+        evidence: None,
+    }
+}
+
+pub(crate) fn decision(verdict: Verdict) -> Decision {
+    let td = TrustDomain::parse("test.example").unwrap();
+    let allowed = matches!(verdict, Verdict::Allow { .. });
+    Decision {
+        issuer: Origin::parse("test.example/log").unwrap(),
+        runtime: RuntimeId::new(&td, &host(), "job/one").unwrap(),
+        audience: Audience::parse("gate-1").unwrap(),
+        issued_at: 1_700_000_000,
+        request_id: RequestId::parse("r-1").unwrap(),
+        holder: key(),
+        host: host(),
+        verdict,
+        request: digest(3),
+        workload: digest(4),
+        action: Action::parse("exec").unwrap(),
+        arguments: digest(5),
+        lineage: Lineage { parents: vec![(4, digest(6))], root: Some((2, digest(7))), depth: 2 },
+        delegation: allowed.then(|| Delegation {
+            actions: vec![Action::parse("exec").unwrap()],
+            audiences: vec![Audience::parse("gate-1").unwrap()],
+            depth: 1,
+            budget: 4,
+        }),
+        policy: Some(PolicyClaim {
+            digest: digest(8),
+            epoch: 2,
+            determining: vec!["p0".into(), "p1".into()],
+        }),
+        evidence: digest(9),
+        appraisal: Appraisal {
+            tier: Tier::Affirming,
+            vector: vec![(0, 2), (2, 2)],
+            reference_set: Some("fleet".into()),
+        },
+        host_state: state(),
+        inputs: digest(10),
+        asserted: vec!["runtime".into(), "workload".into()],
+        engine: "1".into(),
+        control: 9,
+    }
+}
+
+pub(crate) fn evidence() -> EvidenceRecord {
+    EvidenceRecord {
+        challenge: vec![1; 128],
+        attest: vec![2; 100],
+        signature: vec![3; 72],
+        bank: 0x000b,
+        pcrs: vec![(0, vec![4; 32]), (7, vec![5; 32])],
+        boot_log: Some(digest(1)),
+        requests: vec![digest(2), digest(3)],
+    }
+}
+
+pub(crate) fn inputs() -> InputsRecord {
+    InputsRecord {
+        engine: "1".into(),
+        request: digest(1),
+        holder_signature: vec![2; 64],
+        evidence: digest(3),
+        challenge: ChallengeStanding::Fresh,
+        enrolment: (5, digest(4)),
+        prior: state(),
+        policy: Some(digest(5)),
+        epoch: 2,
+        references: None,
+        parents: vec![((4, digest(6)), 3)],
+        control: (9, digest(7)),
+        time_ms: 1_700_000_000_123,
+        request_id_reused: false,
+        revoked: vec![Subject::Host(host()), Subject::Artifact(4, digest(6))],
+        trust_domain: TrustDomain::parse("test.example").unwrap(),
+    }
+}
+
+pub(crate) fn policy() -> PolicyDocument {
+    PolicyDocument {
+        policies: BTreeMap::from([("a".into(), "permit(principal, action, resource);".into())]),
+        schema: "entity Host;".into(),
+        settings: Settings::default(),
+    }
+}
+
+pub(crate) fn references() -> ReferencesDocument {
+    ReferencesDocument {
+        sets: BTreeMap::from([(
+            "fleet".into(),
+            vec![Generation { bank: 0x000b, pcrs: vec![(0, vec![1; 32]), (4, vec![2; 32])] }],
+        )]),
+    }
+}

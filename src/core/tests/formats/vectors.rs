@@ -1,0 +1,147 @@
+//! Published vectors of requests, challenges, leaves, decisions and records: exact bytes and the digests over them, for other implementations.
+//!
+//! `UPDATE_VECTORS=1 cargo test -p countersign-core --test formats` rewrites them after a deliberate change of a format.
+
+use crate::samples::{decision, digest, evidence, host, inputs, policy, references, state};
+use countersign_core::challenge::{ChallengeBody, OpenedChallenge};
+use countersign_core::control::control_digest;
+use countersign_core::leaf::decision::{Decision, Verdict};
+use countersign_core::leaf::{Kind, Leaf, leaf_hash};
+use countersign_core::refusal::RefusalCode;
+use countersign_core::request::{
+    SignedRequest, activation_data, argv_digest, holder_preimage, qualifying_data, request_root,
+};
+use data_encoding::HEXLOWER;
+use ed25519_dalek::Signer;
+use serde_json::{Value, json};
+use std::path::Path;
+
+fn published(name: &str, value: Value) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/formats").join(name);
+    let text = serde_json::to_string_pretty(&value).unwrap() + "\n";
+    if std::env::var_os("UPDATE_VECTORS").is_some() {
+        std::fs::write(&path, &text).unwrap();
+    }
+    let known = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(known == text, "{name} isn't what this version makes: a format changed");
+}
+
+fn hex(bytes: &[u8]) -> String {
+    HEXLOWER.encode(bytes)
+}
+
+#[test]
+fn requests() {
+    let holder = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let request = format!(
+        r#"{{"v":1,"id":"r-1","host":"{host}","runtime":"spiffe://test.example/host/{host}/job/one","holder":{{"alg":"EdDSA","pub":"{key}"}},"workload":"{workload}","action":"exec","args":"{args}","aud":"gate-1","ttl_secs":60}}"#,
+        host = host(),
+        key = data_encoding::BASE64URL_NOPAD.encode(holder.verifying_key().as_bytes()),
+        workload = digest(4),
+        args = argv_digest(&["prog", "one", ""]),
+    );
+    let signature = holder.sign(&holder_preimage(request.as_bytes())).to_bytes();
+    let signed = SignedRequest::verify(request.clone().into_bytes(), signature.to_vec()).unwrap();
+    let root = request_root(&[*signed.digest(), digest(9)]);
+    let challenge = challenge_body().seal(&[7; 32]);
+    published(
+        "request.json",
+        json!({
+            "holder_secret": hex(holder.as_bytes()),
+            "argv": ["prog", "one", ""],
+            "argv_digest": argv_digest(&["prog", "one", ""]).to_hex(),
+            "request": request,
+            "request_digest": signed.digest().to_hex(),
+            "holder_preimage": hex(&holder_preimage(request.as_bytes())),
+            "holder_signature": hex(&signature),
+            "root_of": [signed.digest().to_hex(), digest(9).to_hex()],
+            "request_root": root.to_hex(),
+            "request_root_of_none": request_root(&[]).to_hex(),
+            "origin": "test.example/log",
+            "challenge": hex(&challenge),
+            "qualifying_data": qualifying_data("test.example/log", &challenge, &root).to_hex(),
+            "enrolment": hex(&[1; 16]),
+            "secret": hex(&[2; 32]),
+            "activation_data": activation_data("test.example/log", &[1; 16], &[2; 32]).to_hex(),
+        }),
+    );
+}
+
+fn challenge_body() -> ChallengeBody {
+    ChallengeBody {
+        key_id: [1; 8],
+        host: host(),
+        expires_ms: 1_700_000_000_000,
+        head: digest(3),
+        random: [4; 16],
+    }
+}
+
+#[test]
+fn challenges() {
+    let sealed = challenge_body().seal(&[7; 32]);
+    let opened = OpenedChallenge::open(&sealed, |_| Some([7; 32])).unwrap();
+    published(
+        "challenge.json",
+        json!({
+            "mac_key": hex(&[7; 32]),
+            "key_id": hex(&[1; 8]),
+            "host": host().to_hex(),
+            "expires_ms": 1_700_000_000_000_u64,
+            "head": digest(3).to_hex(),
+            "random": hex(&[4; 16]),
+            "challenge": hex(&sealed),
+            "challenge_digest": opened.digest().to_hex(),
+        }),
+    );
+}
+
+#[test]
+fn leaves_and_decisions() {
+    let verdicts = [
+        (Kind::Allow, Verdict::Allow { nbf: 1_700_000_000, exp: 1_700_000_060 }),
+        (Kind::Deny, Verdict::Deny(RefusalCode::PolicyDenied)),
+    ];
+    let mut previous = countersign_core::digest::Sha256Digest::ZERO;
+    let leaves: Vec<Value> = verdicts
+        .into_iter()
+        .zip(1_u64..)
+        .map(|((kind, verdict), number)| {
+            let body = decision(verdict).encode();
+            assert_eq!(Decision::parse(&body).unwrap(), decision(verdict));
+            let leaf =
+                Leaf { kind, index: number, time_ms: 1_700_000_000_123, salt: [9; 16], body: body.clone() };
+            let bytes = leaf.encode().unwrap();
+            let hash = leaf_hash(&bytes);
+            // Only control leaves are links; here the numbers alone matter.
+            let link = control_digest(&previous, number, &hash);
+            previous = link;
+            json!({
+                "kind": kind.name(),
+                "body": hex(&body),
+                "leaf": hex(&bytes),
+                "leaf_hash": hash.to_hex(),
+                "control_number": number,
+                "control_digest": link.to_hex(),
+            })
+        })
+        .collect();
+    published("leaf.json", json!({ "leaves": leaves }));
+}
+
+#[test]
+fn records_and_documents() {
+    published(
+        "record.json",
+        json!({
+            "evidence": hex(&evidence().encode()),
+            "evidence_digest": evidence().digest().to_hex(),
+            "inputs": hex(&inputs().encode()),
+            "host_state": hex(&state().encode()),
+            "policy": hex(&policy().encode()),
+            "policy_digest": policy().digest().to_hex(),
+            "references": hex(&references().encode()),
+            "references_digest": references().digest().to_hex(),
+        }),
+    );
+}

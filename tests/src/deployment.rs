@@ -1,0 +1,337 @@
+//! A whole system on loopback, from nothing to a host that gets artifacts.
+
+use crate::{Ran, countersign, tool};
+use countersign_fixture::{ManagedChild, SoftHsm, SwTpm, free_port, wait_until};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// How long anything may take to come up: generous, since tests run beside each other on small machines.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PIN: &str = "1234-end-to-end";
+
+/// Where the authority's keys live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignerKind {
+    /// SoftHSM.
+    Pkcs11,
+    /// A second swtpm.
+    Tpm,
+}
+
+/// The running parts. Dropping it ends every process.
+pub struct Deployment {
+    /// The agent's process, when it runs.
+    pub agent: Option<ManagedChild>,
+    /// The authority's process, when it runs.
+    pub authority: Option<ManagedChild>,
+    /// The host's TPM.
+    pub tpm: SwTpm,
+    /// The authority's TPM with [`SignerKind::Tpm`].
+    pub signer_tpm: Option<SwTpm>,
+    /// Tokens.
+    pub hsm: SoftHsm,
+    folder: TempDir,
+    service_port: u16,
+}
+
+impl Deployment {
+    /// An initialised authority that serves, without hosts or policy.
+    #[must_use]
+    pub fn bare(kind: SignerKind) -> Self {
+        let tpm = SwTpm::start_own();
+        let signer_tpm = (kind == SignerKind::Tpm).then(SwTpm::start_own);
+        let hsm = SoftHsm::new();
+        hsm.init_token("recovery", PIN, PIN);
+        hsm.init_token("authority", PIN, PIN);
+        let folder = TempDir::new().unwrap_or_else(|error| panic!("temporary directory: {error}"));
+        let mut this =
+            Self { agent: None, authority: None, tpm, signer_tpm, hsm, folder, service_port: free_port() };
+        this.write("pin", PIN);
+        let roots = this.tpm.ca_root_pem();
+        std::fs::write(this.path("ek-roots.pem"), roots).unwrap_or_else(|error| panic!("ek roots: {error}"));
+        std::fs::write(this.path("ek-issuer.pem"), this.tpm.ca_issuer_pem())
+            .unwrap_or_else(|error| panic!("ek issuer: {error}"));
+        boot(&this.tpm, &this.path("boot.log"), 1);
+        this.init().expect("authority init");
+        this.write_agent_config();
+        this.start_authority();
+        this
+    }
+
+    /// A host is enrolled and attested, references captured, the demo policy active, a gateway named `gate-1` known, an agent running.
+    #[must_use]
+    pub fn ready(kind: SignerKind) -> Self {
+        let mut this = Self::bare(kind);
+        this.enrol().expect("enrol");
+        this.start_agent();
+        let host = this.host();
+        this.admin(&["references", "capture", &host, "--set", "fleet", "--activate"]).expect("references");
+        let policy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/policy/demo");
+        this.admin(&["policy", "activate", &policy.display().to_string()]).expect("policy");
+        this.add_gateway(30);
+        this.wait_ready();
+        this
+    }
+
+    /// Runs `authority init` with this deployment's parts.
+    pub fn init(&self) -> Ran {
+        let mut command = self.countersign();
+        command
+            .args(["authority", "init", "--dir", &self.text("authority")])
+            .args(["--origin", "test.example/log", "--trust-domain", "test.example"])
+            .args(["--listen", &format!("127.0.0.1:{}", self.service_port)])
+            .args(["--admin-listen", &format!("127.0.0.1:{}", free_port())])
+            .args(["--ek-root", &self.text("ek-roots.pem")])
+            .args(["--pkcs11-module", &SoftHsm::module().display().to_string()])
+            .args(["--recovery-token", "recovery", "--recovery-pin-file", &self.text("pin")]);
+        match &self.signer_tpm {
+            Some(tpm) => command.args(["--signer", "tpm", "--tcti", &tpm.tcti()]),
+            None => {
+                command.args(["--signer", "pkcs11", "--token", "authority", "--pin-file", &self.text("pin")])
+            }
+        };
+        Ran::of(&mut command)
+    }
+
+    /// Starts the authority and waits until it answers.
+    pub fn start_authority(&mut self) {
+        self.authority = Some(self.spawn_authority());
+    }
+
+    /// The same for a test that keeps the process itself.
+    #[must_use]
+    pub fn spawn_authority(&self) -> ManagedChild {
+        let mut command = self.countersign();
+        command.args(["authority", "serve", "--config", &self.text("authority/authority.toml")]);
+        let mut child = ManagedChild::spawn("authority", command);
+        child.wait_until(PATIENCE, || self.get("/livez").is_some());
+        child
+    }
+
+    /// Ends the authority in the way that systemd would.
+    pub fn stop_authority(&mut self) {
+        if let Some(mut child) = self.authority.take() {
+            child.stop(PATIENCE);
+        }
+    }
+
+    /// Enrols the host with a fresh token.
+    pub fn enrol(&self) -> Ran {
+        let token = self.admin(&["join-token"]).expect("join token");
+        self.enrol_with(token.trim())
+    }
+
+    /// Enrols the host with this token.
+    pub fn enrol_with(&self, token: &str) -> Ran {
+        Ran::of(self.countersign().args([
+            "agent",
+            "enrol",
+            "--config",
+            &self.text("agent.toml"),
+            "--token",
+            token,
+        ]))
+    }
+
+    /// Starts the agent and waits until the host's evidence is in.
+    pub fn start_agent(&mut self) {
+        let mut command = self.countersign();
+        command.args(["agent", "run", "--config", &self.text("agent.toml")]);
+        let mut child = ManagedChild::spawn("agent", command);
+        child.wait_until(PATIENCE, || {
+            let hosts = self.admin(&["hosts", "--json"]);
+            hosts.status == Some(0) && hosts.out.contains("\"evidence\"") && self.path("agent.sock").exists()
+        });
+        self.agent = Some(child);
+    }
+
+    /// Ends the agent.
+    pub fn stop_agent(&mut self) {
+        if let Some(mut child) = self.agent.take() {
+            child.stop(PATIENCE);
+        }
+    }
+
+    /// Reboots the host's TPM into a boot made from `seed`, with the log that belongs to it.
+    pub fn reboot_host(&self, seed: u64) {
+        self.tpm.reboot();
+        boot(&self.tpm, &self.path("boot.log"), seed);
+    }
+
+    /// The only host's identifier.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let out = self.admin(&["hosts", "--json"]).expect("hosts");
+        let hosts: serde_json::Value =
+            serde_json::from_str(&out).unwrap_or_else(|error| panic!("hosts: {error}"));
+        hosts[0]["host"].as_str().unwrap_or_else(|| panic!("no host in {out}")).to_owned()
+    }
+
+    /// Registers a gateway named `gate-1` and writes its configuration.
+    pub fn add_gateway(&self, lease_secs: u64) {
+        self.admin(&["gateway", "--name", "gate-1", "--out", &self.text("")]).expect("gateway");
+        std::fs::create_dir_all(self.path("gate")).unwrap_or_else(|error| panic!("gate: {error}"));
+        self.write(
+            "gate.toml",
+            &format!(
+                "name = \"gate-1\"\naudiences = [\"gate-1\"]\nlease_secs = {lease_secs}\nstate_dir = {:?}\ntrust_bundle = {:?}\n\n\
+                 [authority]\nurl = \"https://127.0.0.1:{}\"\nclient_certificate = {:?}\nclient_key = {:?}\n",
+                self.text("gate"),
+                self.text("authority/trust-bundle.json"),
+                self.service_port,
+                self.text("gate-1.cert.pem"),
+                self.text("gate-1.key.pem"),
+            ),
+        );
+    }
+
+    /// Makes a holder key if it isn't there and returns its path.
+    #[must_use]
+    pub fn holder(&self, name: &str) -> String {
+        let path = self.text(&format!("{name}.pem"));
+        if !Path::new(&path).exists() {
+            Ran::of(self.countersign().args(["holder", "keygen", &path])).expect("holder key");
+        }
+        path
+    }
+
+    /// Asks the agent for an artifact into the file `out`: `options`, then the command line.
+    pub fn ask(&self, out: &str, options: &[&str], argv: &[&str]) -> Ran {
+        let mut command = self.countersign();
+        command
+            .args(["artifact", "request", "--agent", &self.text("agent.sock"), "--audience", "gate-1"])
+            .args(["--holder-key", &self.holder("holder"), "--out", &self.text(out)])
+            .args(options)
+            .arg("--")
+            .args(argv);
+        Ran::of(&mut command)
+    }
+
+    /// Runs a command line through the gateway with the artifact in the file `artifact`.
+    pub fn exec(&self, artifact: &str, argv: &[&str]) -> Ran {
+        self.exec_as(artifact, "holder", argv)
+    }
+
+    /// The same with a holder key of another name.
+    pub fn exec_as(&self, artifact: &str, holder: &str, argv: &[&str]) -> Ran {
+        let mut command = self.countersign();
+        command
+            .args(["exec", "--config", &self.text("gate.toml"), "--artifact", &self.text(artifact)])
+            .args(["--holder-key", &self.holder(holder), "--"])
+            .args(argv);
+        Ran::of(&mut command)
+    }
+
+    /// Runs `countersign admin` with the first operator's profile.
+    pub fn admin(&self, args: &[&str]) -> Ran {
+        Ran::of(
+            self.countersign().args(["admin", "--profile", &self.text("authority/admin.toml")]).args(args),
+        )
+    }
+
+    /// Runs `countersign audit VERB` on the authority's store.
+    pub fn audit(&self, verb: &str) -> Ran {
+        let (store, bundle) = (self.text("authority/log.sqlite"), self.text("authority/trust-bundle.json"));
+        Ran::of(self.countersign().args(["audit", verb, "--store", &store, "--trust-bundle", &bundle]))
+    }
+
+    /// Every leaf of the log, as `countersign audit leaves` prints them: one a line, base64.
+    #[must_use]
+    pub fn audit_leaves(&self) -> Vec<Vec<u8>> {
+        let out = self.audit("leaves").expect("audit leaves");
+        let decode = |line: &str| data_encoding::BASE64.decode(line.as_bytes());
+        out.lines().map(|line| decode(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
+    }
+
+    /// The body of a successful `GET` on the service listener, by a client that knows the CA only.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<String> {
+        let url = format!("https://127.0.0.1:{}{path}", self.service_port);
+        let mut curl = Command::new("curl");
+        curl.args(["-sf", "--max-time", "10", "--cacert", &self.text("authority/ca.pem"), &url]);
+        let ran = Ran::of(&mut curl);
+        (ran.status == Some(0)).then_some(ran.out)
+    }
+
+    /// Whether the authority says that it is ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.get("/readyz").is_some()
+    }
+
+    /// Waits until it does.
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        assert!(wait_until(PATIENCE, || self.is_ready()), "not ready: {}", self.authority_log());
+    }
+
+    /// Waits until it doesn't.
+    #[track_caller]
+    pub fn wait_not_ready(&self) {
+        assert!(wait_until(PATIENCE, || !self.is_ready()), "still ready: {}", self.authority_log());
+    }
+
+    /// What the authority has written to its log.
+    #[must_use]
+    pub fn authority_log(&self) -> String {
+        self.authority.as_ref().map(ManagedChild::log).unwrap_or_default()
+    }
+
+    /// The binary with this deployment's token environment.
+    #[must_use]
+    pub fn countersign(&self) -> Command {
+        let mut command = countersign();
+        let (name, value) = self.hsm.env();
+        command.env(name, value);
+        command
+    }
+
+    /// A file of this deployment.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The same as text.
+    #[must_use]
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    fn write_agent_config(&self) {
+        std::fs::create_dir_all(self.path("agent")).unwrap_or_else(|error| panic!("agent: {error}"));
+        self.write(
+            "agent.toml",
+            &format!(
+                "authority = \"https://127.0.0.1:{}\"\ntrust_bundle = {:?}\nstate_dir = {:?}\ntcti = {:?}\nek_profile = \"rsa2048\"\n\
+                 ek_intermediates = [{:?}]\nboot_log = {:?}\nsocket = {:?}\n\n[[runtime]]\nuid = {}\nname = \"test/worker\"\n\
+                 actions = [\"exec\", \"call\"]\naudiences = [\"gate-1\"]\nmax_ttl_secs = 120\nmay_delegate = true\n",
+                self.service_port,
+                self.text("authority/trust-bundle.json"),
+                self.text("agent"),
+                self.tpm.tcti(),
+                self.text("ek-issuer.pem"),
+                self.text("boot.log"),
+                self.text("agent.sock"),
+                nix::unistd::getuid(),
+            ),
+        );
+    }
+}
+
+/// Extends what firmware would have measured and writes its log.
+fn boot(tpm: &SwTpm, log: &Path, seed: u64) {
+    let printed =
+        Ran::of(Command::new(tool("boot-simulator")).arg(log).arg(seed.to_string())).expect("boot simulator");
+    let specs: Vec<&str> = printed.lines().collect();
+    // tpm2_pcrextend takes several registers a call, but not any number of them.
+    for some in specs.chunks(8) {
+        tpm.tpm2("tpm2_pcrextend", some);
+    }
+}

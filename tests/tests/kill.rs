@@ -1,0 +1,79 @@
+//! Killed at any instruction: whatever was handed out is in the log and verifies, and no size has two heads.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use countersign_core::artifact::Receipt;
+use countersign_tests::{Deployment, Program, SignerKind};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+const KILLS: usize = 50;
+const CLIENTS: usize = 3;
+
+/// Asks without end and returns every artifact that was handed out.
+fn load(
+    deployment: &Deployment,
+    program: &Program,
+    client: usize,
+    stop: &AtomicBool,
+    got: &AtomicUsize,
+) -> Vec<String> {
+    let canary = program.canary();
+    let mut artifacts = Vec::new();
+    for round in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let out = format!("load-{client}-{round}");
+        let ran = deployment.ask(&out, &["--ttl-secs", "120"], &[program.path(), &canary]);
+        if ran.status == Some(0) {
+            artifacts.push(std::fs::read_to_string(deployment.path(&out)).unwrap());
+            got.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    artifacts
+}
+
+#[test]
+fn fifty_times_under_load() {
+    let mut deployment = Deployment::ready(SignerKind::Pkcs11);
+    let mut authority = deployment.authority.take().unwrap();
+    let program = Program::new();
+    let (stop, got) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let mut artifacts = Vec::new();
+    let _ = deployment.holder("holder");
+    std::thread::scope(|scope| {
+        let (shared, program, stop, got) = (&deployment, &program, &stop, &got);
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| scope.spawn(move || load(shared, program, client, stop, got)))
+            .collect();
+        for kill in 0..KILLS {
+            // Each life lasts until a few more artifacts were handed out, a different number each time: the kill falls anywhere in the work.
+            let target = got.load(Ordering::Relaxed) + 1 + kill % 4;
+            authority.wait_until(Duration::from_secs(60), || got.load(Ordering::Relaxed) >= target);
+            authority.kill();
+            authority = shared.spawn_authority();
+        }
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            artifacts.extend(client.join().unwrap());
+        }
+    });
+    authority.stop(Duration::from_secs(60));
+
+    deployment.stop_agent();
+    deployment.audit("verify").expect("the log verifies");
+    deployment.audit("replay").expect("every decision replays");
+    assert!(artifacts.len() >= KILLS, "only {} artifacts", artifacts.len());
+    let leaves = deployment.audit_leaves();
+    let mut heads = BTreeMap::new();
+    for text in &artifacts {
+        let receipt = Receipt::parse(text).unwrap();
+        let kept = &leaves[usize::try_from(receipt.leaf().index).unwrap()];
+        assert_eq!(kept, receipt.leaf_bytes(), "leaf {} isn't what was handed out", receipt.leaf().index);
+        let body = receipt.note().text().to_owned();
+        let first = heads.entry(receipt.head().size).or_insert_with(|| body.clone());
+        assert_eq!(first, &body, "two heads of size {}", receipt.head().size);
+    }
+}

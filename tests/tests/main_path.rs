@@ -1,0 +1,95 @@
+//! The main job on real parts: enrol, attest, decide, sign, admit, run; children; rotation; audit.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+use countersign_core::artifact::Receipt;
+use countersign_tests::{Deployment, Program, Ran, SignerKind};
+
+fn the_main_path(kind: SignerKind) {
+    let mut deployment = Deployment::ready(kind);
+    let program = Program::new();
+    let canary = program.canary();
+    let argv = [program.path(), &canary, "first"];
+    let delegate = [
+        "--delegate-action",
+        "exec",
+        "--delegate-audience",
+        "gate-1",
+        "--delegate-depth",
+        "1",
+        "--delegate-budget",
+        "2",
+    ];
+
+    deployment
+        .ask("parent", &[&["--ttl-secs", "100"], &delegate[..]].concat(), &argv)
+        .expect("parent artifact");
+    let out = deployment.exec("parent", &argv).expect("run");
+    assert_eq!((out.trim(), program.runs()), ("canary: first", 1));
+
+    // A child narrows, runs another command line, and can't have children of its own.
+    let parent = deployment.text("parent");
+    let child = [program.path(), &canary, "second"];
+    deployment.ask("child", &["--parent", &parent], &child).expect("child artifact");
+    deployment.exec("child", &child).expect("run child");
+    assert_eq!(program.runs(), 2);
+    let child_path = deployment.text("child");
+    deployment.ask("grandchild", &["--parent", &child_path], &child).refused("delegation-absent");
+
+    // Both keys' artifacts verify after a rotation.
+    let head_of =
+        |name: &str| Receipt::parse(&std::fs::read_to_string(deployment.path(name)).unwrap()).unwrap();
+    let before = head_of("parent").note().signatures().to_vec();
+    deployment.admin(&["keys", "rotate", "--label", "head-2", "--wait"]).expect("rotate");
+    deployment.ask("after", &[], &argv).expect("artifact after the rotation");
+    let after = head_of("after").note().signatures().to_vec();
+    assert!(
+        before.iter().all(|old| after.iter().all(|new| old.key_id() != new.key_id())),
+        "the same key signed"
+    );
+    deployment.exec("after", &argv).expect("run after the rotation");
+    deployment.exec("parent", &argv).expect("run what was signed before the rotation");
+    assert_eq!(program.runs(), 4);
+
+    deployment.stop_agent();
+    deployment.stop_authority();
+    deployment.audit("verify").expect("audit verify");
+    deployment.audit("replay").expect("audit replay");
+}
+
+#[test]
+fn with_keys_in_a_pkcs11_token() {
+    the_main_path(SignerKind::Pkcs11);
+}
+
+#[test]
+fn with_keys_in_a_tpm() {
+    the_main_path(SignerKind::Tpm);
+}
+
+#[test]
+fn an_authority_is_never_overwritten() {
+    let deployment = Deployment::bare(SignerKind::Pkcs11);
+    let before = std::fs::read(deployment.path("authority/trust-bundle.json")).unwrap();
+    let again: Ran = deployment.init();
+    assert_ne!(again.status, Some(0), "{again:#?}");
+    assert_eq!(std::fs::read(deployment.path("authority/trust-bundle.json")).unwrap(), before);
+}
+
+#[test]
+fn an_authority_goes_on_after_a_restart() {
+    let mut deployment = Deployment::ready(SignerKind::Pkcs11);
+    let program = Program::new();
+    let canary = program.canary();
+    let argv = [program.path(), &canary];
+    deployment.ask("one", &["--ttl-secs", "100"], &argv).expect("before");
+    deployment.stop_authority();
+    // The gateway lives on its snapshot for its lease.
+    deployment.exec("one", &argv).expect("run while the authority is down");
+    deployment.ask("two", &[], &argv).refused("authority-unreachable");
+    deployment.start_authority();
+    deployment.wait_ready();
+    deployment.ask("three", &[], &argv).expect("after");
+    deployment.exec("three", &argv).expect("run after");
+    assert_eq!(program.runs(), 2);
+}
