@@ -245,27 +245,13 @@ impl Decision {
         let exp = d.optional(label::EXP)?.map(Decoder::uint).transpose()?;
         let nbf = d.optional(label::NBF)?.map(Decoder::uint).transpose()?;
         let issued_at = d.required(label::IAT)?.uint()?;
-        let request_id = std::str::from_utf8(d.required(label::CTI)?.bytes()?)
-            .ok()
-            .and_then(|text| RequestId::parse(text).ok())
-            .ok_or(LeafError::Value("cti"))?;
-        let holder = {
-            let cnf = d.required(label::CNF)?;
-            cnf.map_of(1)?;
-            cnf.expect_key(1)?;
-            super::record::read_key(cnf)?
-        };
+        let request_id = read_request_id(d.required(label::CTI)?)?;
+        let holder = read_confirmation(d.required(label::CNF)?)?;
         let host =
             HostId::from_slice(d.required(label::UEID)?.bytes()?).map_err(|_| LeafError::Value("ueid"))?;
         let verdict = d.required(label::VERDICT)?.uint()?;
         let code = d.optional(label::CODE)?.map(Decoder::text).transpose()?;
-        let verdict = match (verdict, nbf, exp, code) {
-            (1, Some(nbf), Some(exp), None) if nbf < exp => Verdict::Allow { nbf, exp },
-            (2, None, None, Some(code)) => {
-                Verdict::Deny(RefusalCode::parse(code).ok_or(LeafError::Value("code"))?)
-            }
-            _ => return Err(LeafError::Value("verdict")),
-        };
+        let verdict = verdict_of(verdict, nbf, exp, code)?;
         let request = d.digest(label::REQUEST)?;
         let workload = d.digest(label::WORKLOAD)?;
         let action =
@@ -368,6 +354,33 @@ pub fn write_leaf_ref(slot: Slot<'_>, reference: &LeafRef) {
 pub fn read_leaf_ref(decoder: &mut Decoder<'_>) -> Result<LeafRef, LeafError> {
     decoder.array_of(2)?;
     Ok((decoder.uint()?, Sha256Digest::new(decoder.byte_array()?)))
+}
+
+fn read_request_id(decoder: &mut Decoder<'_>) -> Result<RequestId, LeafError> {
+    let text = std::str::from_utf8(decoder.bytes()?).ok();
+    text.and_then(|text| RequestId::parse(text).ok()).ok_or(LeafError::Value("cti"))
+}
+
+fn read_confirmation(decoder: &mut Decoder<'_>) -> Result<VerifyingKey, LeafError> {
+    decoder.map_of(1)?;
+    decoder.expect_key(1)?;
+    super::record::read_key(decoder)
+}
+
+/// PROTOCOL §7.1: an allow has a lifetime and no code, a deny has a code and no lifetime.
+fn verdict_of(
+    verdict: u64,
+    nbf: Option<u64>,
+    exp: Option<u64>,
+    code: Option<&str>,
+) -> Result<Verdict, LeafError> {
+    match (verdict, nbf, exp, code) {
+        (1, Some(nbf), Some(exp), None) if nbf < exp => Ok(Verdict::Allow { nbf, exp }),
+        (2, None, None, Some(code)) => {
+            RefusalCode::parse(code).map(Verdict::Deny).ok_or(LeafError::Value("code"))
+        }
+        _ => Err(LeafError::Value("verdict")),
+    }
 }
 
 fn read_lineage(decoder: &mut Decoder<'_>) -> Result<Lineage, LeafError> {
