@@ -5,8 +5,10 @@
 
 pub mod ca;
 pub mod certificate;
+mod memory;
 
 use crate::config;
+use crate::sign::Remembered;
 use countersign_core::cbor::{Decoder, encode_map};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::LeafError;
@@ -188,6 +190,42 @@ impl KeyStore {
             Place::Tpm(config) => tpm::destroy(config, label),
             #[cfg(feature = "danger-software-key")]
             Place::DangerSoftware { directory, .. } => danger::destroy(directory, label),
+        }
+    }
+}
+
+impl KeyStore {
+    /// What this place remembers of the newest head; `None` if it keeps no such copy, or has none of this log yet.
+    ///
+    /// # Errors
+    /// Any fault of the device, and a copy that isn't one.
+    pub fn recall(&self, origin: &str) -> Result<Option<Remembered>, SignFault> {
+        match &self.place {
+            Place::Pkcs11(config) => {
+                let copy = Pkcs11Token::open(config)?.read_object(&memory::label(origin))?;
+                copy.map(|bytes| memory::decode(origin, &bytes)).transpose()
+            }
+            // A TPM's NV memory wears out; gateways and witnesses remember instead.
+            #[cfg(feature = "tpm")]
+            Place::Tpm(_) => Ok(None),
+            #[cfg(feature = "danger-software-key")]
+            Place::DangerSoftware { .. } => Ok(None),
+        }
+    }
+
+    /// Keeps a copy of the signer's memory in the token: a disk that is rolled back as a whole doesn't take it along.
+    ///
+    /// # Errors
+    /// Any fault of the device.
+    pub fn remember(&self, origin: &str, head: &Remembered) -> Result<(), SignFault> {
+        match &self.place {
+            Place::Pkcs11(config) => {
+                Pkcs11Token::open(config)?.write_object(&memory::label(origin), &memory::encode(origin, head))
+            }
+            #[cfg(feature = "tpm")]
+            Place::Tpm(_) => Ok(()),
+            #[cfg(feature = "danger-software-key")]
+            Place::DangerSoftware { .. } => Ok(()),
         }
     }
 }

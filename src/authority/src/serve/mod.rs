@@ -481,6 +481,19 @@ impl Authority {
         .await
     }
 
+    /// Copies the newest signed head into the token. Blocks for the device.
+    fn copy_memory(&self) {
+        let Some(head) = self.sequencer.signed_head() else { return };
+        let copy = crate::sign::Remembered {
+            size: head.size(),
+            digest: *head.digest(),
+            root: head.body().sha256_root,
+        };
+        if let Err(fault) = self.key_store.remember(self.origin().as_str(), &copy) {
+            tracing::warn!(%fault, "the token has no copy of the newest head");
+        }
+    }
+
     /// Whether requests would be served (DESIGN, "Faults that are normal"). It closes nothing.
     #[must_use]
     pub fn readiness(&self) -> Readiness {

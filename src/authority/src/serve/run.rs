@@ -134,6 +134,7 @@ impl Serving {
         }
         let ended = tokio::task::spawn_blocking(move || {
             authority.pool.stop();
+            authority.copy_memory();
             match Arc::try_unwrap(authority) {
                 Ok(authority) => authority.sequencer.stop(),
                 // A call outlived the drain time and holds on; the store is sound at every moment.

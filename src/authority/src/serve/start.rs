@@ -65,6 +65,9 @@ pub enum StartError {
         /// What the device said.
         source: SignFault,
     },
+    /// The token's copy of the signer's memory can't be read.
+    #[error("the token's copy of the signer's memory: {0}")]
+    Copy(SignFault),
     /// The CA key isn't the one that the trust bundle pins.
     #[error("the CA key isn't the one of the trust bundle's CA certificate")]
     OtherCa,
@@ -113,6 +116,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     let head_keys = open_head_keys(reader.as_ref(), &key_store, genesis.clone())?;
     let ring = KeyRing::new(head_keys.iter().map(|key| Arc::clone(key) as Arc<dyn HeadKey>).collect());
     let memory = SignerMemory::open(&config.signer_memory_path(), FailpointSet::none())?;
+    let witnessed = key_store.recall(config.origin.as_str()).map_err(StartError::Copy)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let sequencer = Sequencer::start(SequencerParts {
         writer: Box::new(writer),
@@ -120,7 +124,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         genesis,
         ring: ring.clone(),
         memory,
-        witnessed: Vec::new(),
+        witnessed: witnessed.into_iter().collect(),
         clock: Arc::clone(&clock),
         limits: SequencerLimits { queue: config.limits.queue, ..SequencerLimits::default() },
     })?;

@@ -57,6 +57,7 @@ pub(super) fn spawn(
         let (worker, certificate) = (Arc::clone(authority), Arc::clone(&certificate));
         let done = authority.run(move || {
             check_custody(&worker);
+            worker.copy_memory();
             renew_server_certificate(&worker, &certificate);
             Ok(())
         });
