@@ -58,8 +58,8 @@ pub struct Config {
     /// SPIFFE trust domain of the runtimes' identifiers. Never changes.
     #[serde(deserialize_with = "trust_domain", serialize_with = "text")]
     pub trust_domain: TrustDomain,
-    /// Directory of the authority's own files: trust bundle, TLS key, the signer's memory. Not inside the store, and not on a disk that is
-    /// rolled back with it.
+    /// Directory of the authority's own files: trust bundle, TLS key, the signer's memory. Best not on a disk whose snapshots hold the store
+    /// too: who rolls both back takes the memory along, and only the copy in the token, gateways and witnesses still know.
     pub state_dir: PathBuf,
     /// Names and addresses in the server's certificate, which the authority issues to itself.
     pub server_names: Vec<String>,

@@ -1,0 +1,290 @@
+//! Pages that are written from the code: `docs/CONFIG.md` from the comments of the configuration, `docs/openapi.json` from the table of
+//! routes and the shapes of the API. Run with `UPDATE_DOCS=1` to write them; without it a difference is a failure.
+#[cfg(test)]
+mod shapes;
+
+use std::path::PathBuf;
+
+use countersign_authority::api::routes::{Answer, Method, Needs, ROUTES, Side};
+use countersign_authority::config::{Admin, Limits, Service};
+use countersign_core::leaf::control::Role;
+use countersign_core::refusal::RefusalCode;
+use serde_json::{Map, Value, json};
+use shapes::{Item, Shape, shapes};
+
+#[cfg(test)]
+fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+#[cfg(test)]
+fn source(path: &str) -> String {
+    std::fs::read_to_string(repository().join(path)).unwrap()
+}
+
+#[cfg(test)]
+#[track_caller]
+fn compare(name: &str, wanted: &str) {
+    let path = repository().join("docs").join(name);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, wanted).unwrap();
+        return;
+    }
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(found == wanted, "docs/{name} isn't what the code says: run this test with UPDATE_DOCS=1");
+}
+
+#[cfg(test)]
+fn defaults() -> toml::Table {
+    toml::Table::try_from(Limits::default()).unwrap()
+}
+
+#[cfg(test)]
+fn section(page: &mut String, title: &str, shape: &Shape, defaults: &toml::Table) {
+    page.push_str(&format!("\n## {title}\n\n"));
+    page.push_str("| Key | Default | Meaning |\n|---|---|---|\n");
+    for field in &shape.fields {
+        let default = match defaults.get(&field.name) {
+            Some(value) => format!("{value}"),
+            None if field.attributes.contains("default") => "see there".to_owned(),
+            None => "required".to_owned(),
+        };
+        page.push_str(&format!("| `{}` | {default} | {} |\n", field.name, field.doc));
+    }
+}
+
+#[test]
+fn the_configuration_page_says_what_the_code_says() {
+    let items = shapes(&source("src/authority/src/config.rs"));
+    let find = |name: &str| {
+        items
+            .iter()
+            .find_map(|item| match item {
+                Item::Struct(shape) if shape.name == name => Some(shape),
+                _ => None,
+            })
+            .unwrap()
+    };
+    let variants = |name: &str| {
+        items
+            .iter()
+            .find_map(|item| match item {
+                Item::Enum { name: found, variants, .. } if found == name => Some(variants),
+                _ => None,
+            })
+            .unwrap()
+    };
+    let none = toml::Table::new();
+    let mut page = "# Configuration\n\nWritten from `src/authority/src/config.rs`. `countersign authority init` writes the file; a key that \
+        isn't listed here is an error that names file, line and key. Relative paths are taken from the file's directory. No secret stands \
+        in it: PINs are in files of their own.\n".to_owned();
+    section(&mut page, "Top level", find("Config"), &none);
+    let service = toml::Table::try_from(Service::default()).unwrap();
+    section(&mut page, "`[service]`", find("Service"), &service);
+    let admin = toml::Table::try_from(Admin::default()).unwrap();
+    section(&mut page, "`[admin]`", find("Admin"), &admin);
+    for variant in variants("Store") {
+        section(&mut page, &format!("`[store]`: {}", variant.doc), variant, &none);
+    }
+    let labels: toml::Table = [
+        ("head_key".to_owned(), toml::Value::from("countersign-head")),
+        ("ca_key".to_owned(), toml::Value::from("countersign-ca")),
+        ("delay_ms".to_owned(), toml::Value::from(0)),
+    ]
+    .into_iter()
+    .collect();
+    for variant in variants("Signer") {
+        section(&mut page, &format!("`[signer]`: {}", variant.doc), variant, &labels);
+    }
+    let enrolment = toml::Table::try_from(countersign_authority::config::Enrolment::default()).unwrap();
+    section(&mut page, "`[enrolment]`", find("Enrolment"), &enrolment);
+    section(&mut page, "`[limits]`", find("Limits"), &defaults());
+    compare("CONFIG.md", &page);
+}
+
+/// JSON Schema of a Rust type as it stands in the source.
+#[cfg(test)]
+fn schema(kind: &str) -> Value {
+    if let Some(inner) = kind.strip_prefix("Option<").and_then(|rest| rest.strip_suffix('>')) {
+        return schema(inner);
+    }
+    if let Some(inner) = kind.strip_prefix("Vec<").and_then(|rest| rest.strip_suffix('>')) {
+        return json!({"type": "array", "items": schema(inner)});
+    }
+    match kind {
+        "String" => json!({"type": "string"}),
+        "bool" => json!({"type": "boolean"}),
+        "u16" | "u32" | "u64" => json!({"type": "integer", "minimum": 0}),
+        "B64" => json!({"type": "string", "description": "base64url without padding"}),
+        "JsonKey" => reference("Key"),
+        other => reference(other),
+    }
+}
+
+#[cfg(test)]
+fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+#[cfg(test)]
+fn object(shape: &Shape) -> Value {
+    let mut properties = Map::new();
+    let mut required = Vec::new();
+    for field in &shape.fields {
+        let renamed = field.attributes.split_once("rename = \"").and_then(|(_, rest)| rest.split('"').next());
+        let name = renamed.unwrap_or(&field.name).to_owned();
+        let mut value = schema(&field.kind);
+        if value.get("$ref").is_some() {
+            value = json!({"allOf": [value]});
+        }
+        value["description"] = json!(field.doc);
+        if !field.attributes.contains("default") {
+            required.push(name.clone());
+        }
+        properties.insert(name, value);
+    }
+    let mut object =
+        json!({"type": "object", "description": shape.doc, "properties": properties, "required": required});
+    if shape.closed {
+        object["additionalProperties"] = json!(false);
+    }
+    object
+}
+
+#[cfg(test)]
+fn components() -> Map<String, Value> {
+    let mut schemas = Map::new();
+    for path in ["src/core/src/api/mod.rs", "src/core/src/api/admin.rs"] {
+        for item in shapes(&source(path)) {
+            match item {
+                Item::Struct(shape) => {
+                    schemas.insert(shape.name.clone(), object(&shape));
+                }
+                Item::Enum { name, doc, variants } => {
+                    let alternatives: Vec<Value> = variants
+                        .iter()
+                        .map(|variant| {
+                            let mut alternative = object(variant);
+                            alternative["properties"]["kind"] = json!({"const": variant.name.to_lowercase()});
+                            alternative["required"].as_array_mut().unwrap().insert(0, json!("kind"));
+                            alternative["additionalProperties"] = json!(false);
+                            alternative
+                        })
+                        .collect();
+                    schemas.insert(name, json!({"description": doc, "oneOf": alternatives}));
+                }
+            }
+        }
+    }
+    schemas.insert(
+        "Key".to_owned(),
+        json!({
+            "type": "object",
+            "description": "A verifying key (PROTOCOL section 1.4).",
+            "properties": {
+                "alg": {"enum": ["EdDSA", "ES256"]},
+                "pub": {"type": "string", "description": "base64url without padding"},
+            },
+            "required": ["alg", "pub"],
+            "additionalProperties": false,
+        }),
+    );
+    schemas.insert("Role".to_owned(), json!({"enum": ["viewer", "operator", "security-officer"]}));
+    schemas
+}
+
+#[cfg(test)]
+fn operation(route: &countersign_authority::api::routes::Route) -> Value {
+    let caller = match route.needs {
+        Needs::Anyone => "anyone",
+        Needs::Host => "host",
+        Needs::Gateway => "gateway",
+        Needs::GatewayOrHost => "gateway or host",
+        Needs::Operator(Role::Viewer) => "viewer",
+        Needs::Operator(Role::Operator) => "operator",
+        Needs::Operator(Role::SecurityOfficer) => "security officer",
+    };
+    let mut parameters: Vec<Value> = route
+        .query
+        .iter()
+        .map(|name| {
+            let plain = name.trim_end_matches('!');
+            let kind = if plain == "after" { "string" } else { "integer" };
+            json!({"name": plain, "in": "query", "required": plain != *name, "schema": {"type": kind}})
+        })
+        .collect();
+    if let Some(name) = route.path.split(['{', '}']).nth(1) {
+        parameters.push(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
+    }
+    let content = |kind: &str, schema: Value| json!({"content": {kind: {"schema": schema}}});
+    let (status, mut good) = match route.gives {
+        Answer::Json(name) => ("200", content("application/json", reference(name))),
+        Answer::Text(kind) => ("200", content(kind, json!({"type": "string"}))),
+        Answer::Bytes => ("200", content("application/octet-stream", json!({"type": "string"}))),
+        Answer::Nothing => ("204", json!({})),
+    };
+    good["description"] = json!("Done.");
+    let mut problem = content("application/problem+json", reference("Problem"));
+    problem["description"] = json!("A problem; its code says which.");
+    let mut operation = json!({
+        "summary": route.summary,
+        "x-caller": caller,
+        "parameters": parameters,
+        "responses": {status: good, "default": problem},
+    });
+    if let Some(name) = route.takes {
+        operation["requestBody"] = content("application/json", reference(name));
+        operation["requestBody"]["required"] = json!(true);
+    }
+    operation
+}
+
+#[cfg(test)]
+fn paths(side: Side) -> Map<String, Value> {
+    let mut paths = Map::new();
+    for route in ROUTES.iter().filter(|route| route.side == side) {
+        let method = match route.method {
+            Method::Get => "get",
+            Method::Post => "post",
+        };
+        let entry = paths.entry(route.path.to_owned()).or_insert_with(|| json!({}));
+        entry[method] = operation(route);
+    }
+    paths
+}
+
+#[test]
+fn the_published_description_is_the_table_and_the_shapes() {
+    let mut all = paths(Side::Service);
+    for (path, item) in paths(Side::Admin) {
+        all.entry(path).or_insert(item);
+    }
+    let schemas = components();
+    for route in ROUTES {
+        let named = route.takes.into_iter().chain(match route.gives {
+            Answer::Json(name) => Some(name),
+            _ => None,
+        });
+        for name in named {
+            assert!(
+                schemas.contains_key(name),
+                "{} names {name}, which isn't a shape of the API",
+                route.path
+            );
+        }
+    }
+    let codes: Vec<&str> = RefusalCode::ALL.iter().map(|code| code.as_str()).collect();
+    let mut document = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Countersign authority",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "PROTOCOL.md is normative. Callers are known by the key of their client certificate; x-caller says who may call. \
+                Paths under /v1/admin and /metrics are on the admin listener.",
+        },
+        "paths": all,
+        "components": {"schemas": schemas},
+    });
+    document["components"]["schemas"]["Problem"]["properties"]["code"]["enum"] = json!(codes);
+    compare("openapi.json", &(serde_json::to_string_pretty(&document).unwrap() + "\n"));
+}
