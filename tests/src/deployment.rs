@@ -2,6 +2,8 @@
 
 use crate::{Ran, countersign, tool};
 use countersign_fixture::{ManagedChild, SoftHsm, SwTpm, free_port, wait_until};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -172,7 +174,7 @@ impl Deployment {
     /// Registers a gateway named `gate-1` and writes its configuration.
     pub fn add_gateway(&self, lease_secs: u64) {
         self.admin(&["gateway", "--name", "gate-1", "--out", &self.text("")]).expect("gateway");
-        std::fs::create_dir_all(self.path("gate")).unwrap_or_else(|error| panic!("gate: {error}"));
+        self.folder("gate");
         self.write(
             "gate.toml",
             &format!(
@@ -300,12 +302,26 @@ impl Deployment {
         self.path(name).display().to_string()
     }
 
+    /// For the owner alone: PIN files that others can read are refused.
     fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(self.path(name));
+        let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+        written.unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+
+    /// A directory for the owner alone.
+    fn folder(&self, name: &str) {
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(self.path(name));
+        made.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 
     fn write_agent_config(&self) {
-        std::fs::create_dir_all(self.path("agent")).unwrap_or_else(|error| panic!("agent: {error}"));
+        self.folder("agent");
         self.write(
             "agent.toml",
             &format!(

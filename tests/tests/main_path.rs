@@ -27,20 +27,33 @@ fn the_main_path(kind: SignerKind) {
     let out = deployment.exec("parent", &argv).expect("run");
     assert_eq!((out.trim(), program.runs()), ("canary: first", 1));
 
-    // A child narrows, runs another command line, and can't have children of its own.
+    // A child narrows and runs another command line; the parent's budget holds for two.
     let parent = deployment.text("parent");
     let child = [program.path(), &canary, "second"];
     deployment.ask("child", &["--parent", &parent], &child).expect("child artifact");
     deployment.exec("child", &child).expect("run child");
     assert_eq!(program.runs(), 2);
     let child_path = deployment.text("child");
-    deployment.ask("grandchild", &["--parent", &child_path], &child).refused("delegation-absent");
+    deployment.ask("sibling", &["--parent", &parent], &child).expect("second child");
+    deployment.ask("third", &["--parent", &parent], &child).refused("budget-exhausted");
+    // The policy forbids a second generation, and who delegated nothing has no children.
+    deployment.ask("grandchild", &["--parent", &child_path], &child).refused("policy-denied");
+    deployment.ask("plain", &[], &argv).expect("artifact without delegation");
+    let plain = deployment.text("plain");
+    deployment.ask("orphan", &["--parent", &plain], &child).refused("delegation-absent");
 
     // Both keys' artifacts verify after a rotation.
     let head_of =
         |name: &str| Receipt::parse(&std::fs::read_to_string(deployment.path(name)).unwrap()).unwrap();
     let before = head_of("parent").note().signatures().to_vec();
-    deployment.admin(&["keys", "rotate", "--label", "head-2", "--wait"]).expect("rotate");
+    deployment.admin(&["keys", "rotate", "--label", "head-2"]).expect("rotate");
+    // The gateway learns of the new key and says so; the activation waits for that, or for the lease.
+    deployment.exec("parent", &argv).expect("run while the new key waits");
+    let activated = countersign_fixture::wait_until(std::time::Duration::from_secs(60), || {
+        let keys = deployment.admin(&["keys", "list", "--json"]).expect("keys");
+        keys.contains("\"active\"") && keys.contains("\"deactivated\"") && !keys.contains("pre-activation")
+    });
+    assert!(activated, "{:#?}", deployment.admin(&["keys", "list"]));
     deployment.ask("after", &[], &argv).expect("artifact after the rotation");
     let after = head_of("after").note().signatures().to_vec();
     assert!(
@@ -49,7 +62,7 @@ fn the_main_path(kind: SignerKind) {
     );
     deployment.exec("after", &argv).expect("run after the rotation");
     deployment.exec("parent", &argv).expect("run what was signed before the rotation");
-    assert_eq!(program.runs(), 4);
+    assert_eq!(program.runs(), 5);
 
     deployment.stop_agent();
     deployment.stop_authority();
@@ -83,6 +96,7 @@ fn an_authority_goes_on_after_a_restart() {
     let canary = program.canary();
     let argv = [program.path(), &canary];
     deployment.ask("one", &["--ttl-secs", "100"], &argv).expect("before");
+    deployment.exec("one", &argv).expect("run while the authority is up");
     deployment.stop_authority();
     // The gateway lives on its snapshot for its lease.
     deployment.exec("one", &argv).expect("run while the authority is down");
@@ -91,5 +105,5 @@ fn an_authority_goes_on_after_a_restart() {
     deployment.wait_ready();
     deployment.ask("three", &[], &argv).expect("after");
     deployment.exec("three", &argv).expect("run after");
-    assert_eq!(program.runs(), 2);
+    assert_eq!(program.runs(), 3);
 }
