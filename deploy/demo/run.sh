@@ -20,17 +20,14 @@ export COUNTERSIGN_PROFILE=$work/authority/admin.toml
 
 finish() {
     local status=$?
+    trap - EXIT
     if [ "$status" -ne 0 ]; then
         for log in authority agent; do
             [ -f "$work/$log.log" ] && { say "--- last lines of $log"; tail -n 15 "$work/$log.log"; }
         done
     fi
     if [ -n "${KEEP:-}" ] && [ "$status" -eq 0 ]; then
-        say ""
-        say "left running in $work; to talk to it:"
-        say "  export SOFTHSM2_CONF=$SOFTHSM2_CONF COUNTERSIGN_PROFILE=$COUNTERSIGN_PROFILE PATH=$bin:\$PATH"
-        say "  countersign admin hosts"
-        say "  to stop it: kill ${pids[*]}; rm -r $work"
+        : # what runs goes on; the story has said how to talk to it
     else
         stop_all
         rm -rf "$work"
@@ -41,6 +38,22 @@ trap finish EXIT
 trap 'exit 130' INT TERM
 
 . "$here/story.sh"
+
+if [ -n "${KEEP:-}" ]; then
+    # The audit was offline: bring the authority and the host back for whoever stays.
+    start authority countersign authority serve --config "$work/authority/authority.toml"
+    wait_for 15 live
+    countersign admin reinstate host "$host" --reason "kept" >/dev/null
+    start_agent
+    say ""
+    say "left running in $work; to talk to it:"
+    say "  export SOFTHSM2_CONF=$SOFTHSM2_CONF COUNTERSIGN_PROFILE=$COUNTERSIGN_PROFILE PATH=$bin:\$PATH"
+    say "  countersign admin hosts"
+    say "  countersign artifact request --agent $work/agent.sock --audience gate-1 --holder-key $work/holder.pem --out $work/mine -- $work/greet $canary you"
+    say "  countersign exec --config $work/gate.toml --artifact $work/mine --holder-key $work/holder.pem -- $work/greet $canary you"
+    alive=$(for pid in "${pids[@]}"; do if kill -0 "$pid" 2>/dev/null; then printf '%s ' "$pid"; fi; done)
+    say "  to stop it: kill $alive; rm -rf $work"
+fi
 
 say ""
 say "demo: $steps steps, $as_expected as expected"
