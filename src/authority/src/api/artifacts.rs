@@ -7,9 +7,10 @@ use super::evidence::{Blob, Heard, endorsed_now, hear};
 use super::problem::Refused;
 use super::{Call, faulted, json};
 use crate::decide::{self, Family, Inconsistent, Inputs, Situation, decide};
-use crate::sequence::{Append, Entry, Guard, Outcome, RequestRef, Spend};
+use crate::sequence::{Append, Entry, Guard, Outcome, Pending, RequestRef, Spend};
 use crate::serve::Authority;
 use crate::store::{LeafReceipt, ReadFault, Reader, SignedHead, receipts_for};
+use crate::verify::Endorsed;
 use axum::response::Response;
 use countersign_core::api::{ArtifactsAnswer, ArtifactsCall, DecisionDocument};
 use countersign_core::leaf::decision::{Decision, Verdict};
@@ -31,10 +32,10 @@ enum Fate {
     Decided { entry: usize, verdict: Verdict },
 }
 
-/// A call decided under one state.
+/// A call decided under one state, and on its way into the log unless all of it was answered before.
 struct Drafted {
     fates: Vec<Fate>,
-    append: Append,
+    pending: Option<Pending>,
 }
 
 /// `POST /v1/artifacts`.
@@ -51,15 +52,20 @@ pub(super) async fn issue(authority: Arc<Authority>, call: Call) -> Result<Respo
             }
             let requests = document.requests.into_iter().map(|signed| (signed.request.0, signed.signature.0));
             let requests = requests.collect();
-            let heard = hear(&worker, &documents, caller, document.challenge.0, requests, document.evidence)?;
-            let drafted = draft(&worker, &heard, false)?;
+            let challenge = document.challenge.0;
+            let (heard, endorsed) =
+                hear(&worker, &documents, caller, challenge, requests, document.evidence)?;
+            let drafted = draft(&worker, &heard, &endorsed, false)?;
             Ok((Arc::new(heard), drafted))
         })
         .await?;
     let mut replay = false;
     for _ in 0..=MAX_STALE {
-        let Drafted { fates, append } = drafted;
-        let appended = if append.entries.is_empty() { None } else { Some(authority.append(append).await?) };
+        let Drafted { fates, pending } = drafted;
+        let appended = match pending {
+            Some(pending) => Some(authority.settled(pending).await?),
+            None => None,
+        };
         match appended {
             None => return respond(&authority, fates, None).await,
             Some(Outcome::Appended(receipts)) => {
@@ -74,20 +80,25 @@ pub(super) async fn issue(authority: Arc<Authority>, call: Call) -> Result<Respo
         let (worker, heard) = (Arc::clone(&authority), Arc::clone(&heard));
         // Documents that moved with the control state are loaded before the worker needs them.
         authority.documents().await?;
-        drafted = authority.run(move || draft(&worker, &heard, replay)).await?;
+        drafted =
+            authority.run(move || draft(&worker, &heard, &endorsed_now(&worker, &heard)?, replay)).await?;
     }
     Err(RefusalCode::VersionsMoved.into())
 }
 
-/// Decides every request of a call that has no answer yet, under the state as it is now.
-fn draft(authority: &Authority, heard: &Heard, challenge_spent: bool) -> Result<Drafted, Refused> {
+/// Decides every request of a call that has no answer yet, and queues the answers.
+fn draft(
+    authority: &Authority,
+    heard: &Heard,
+    endorsed: &Endorsed,
+    challenge_spent: bool,
+) -> Result<Drafted, Refused> {
     let documents = authority.documents_in_force()?;
-    let endorsed = endorsed_now(authority, heard)?;
     let judged = heard.call.judged();
     let situation = Situation {
         origin: authority.origin(),
         trust_domain: authority.trust_domain(),
-        host: &endorsed,
+        host: endorsed,
         judged,
         challenge_spent,
         control: documents.control(),
@@ -103,7 +114,7 @@ fn draft(authority: &Authority, heard: &Heard, challenge_spent: bool) -> Result<
     }
     let Draft { fates, mut append, budgets, .. } = draft;
     if append.entries.is_empty() {
-        return Ok(Drafted { fates, append });
+        return Ok(Drafted { fates, pending: None });
     }
     append.guards.push(Guard::HostVersion(heard.host, endorsed.prior.version));
     append.guards.push(Guard::Control(situation.control.number()));
@@ -115,7 +126,7 @@ fn draft(authority: &Authority, heard: &Heard, challenge_spent: bool) -> Result<
     }
     append.blobs.push((*judged.record_digest(), Arc::clone(judged.record_bytes())));
     append.blobs.extend(heard.members.iter().cloned());
-    Ok(Drafted { fates, append })
+    Ok(Drafted { fates, pending: Some(authority.submit(append)?) })
 }
 
 /// What is left of a parent's budget while the requests of one call are decided one after the other.

@@ -5,8 +5,9 @@ use super::evidence::{Heard, endorsed_now, hear};
 use super::problem::Refused;
 use super::{Call, json};
 use crate::decide::{AttestationOutcome, Situation, decide_attestation};
-use crate::sequence::{Append, Entry, Guard, Outcome, Spend};
+use crate::sequence::{Append, Entry, Guard, Outcome, Pending, Spend};
 use crate::serve::Authority;
+use crate::verify::Endorsed;
 use axum::response::Response;
 use countersign_core::api::{AttestationAnswer, AttestationCall};
 use countersign_core::leaf::Kind;
@@ -27,15 +28,16 @@ pub(super) async fn attest(authority: Arc<Authority>, call: Call) -> Result<Resp
         .run(move || {
             let document: AttestationCall = call.document()?;
             let challenge = document.challenge.0;
-            let heard = hear(&worker, &documents, caller, challenge, Vec::new(), document.evidence)?;
-            let drafted = draft(&worker, &heard, false)?;
+            let (heard, endorsed) =
+                hear(&worker, &documents, caller, challenge, Vec::new(), document.evidence)?;
+            let drafted = draft(&worker, &heard, &endorsed, false)?;
             Ok((Arc::new(heard), drafted))
         })
         .await?;
     let mut replay = false;
     for _ in 0..=MAX_STALE {
-        let (outcome, append) = drafted;
-        match authority.append(append).await? {
+        let (outcome, pending) = drafted;
+        match authority.settled(pending).await? {
             Outcome::Appended(receipts) => {
                 authority.remember_blobs(&heard.members);
                 let leaf = receipts.leaves.first().ok_or(RefusalCode::Internal)?;
@@ -49,7 +51,8 @@ pub(super) async fn attest(authority: Arc<Authority>, call: Call) -> Result<Resp
         }
         let (worker, heard) = (Arc::clone(&authority), Arc::clone(&heard));
         authority.documents().await?;
-        drafted = authority.run(move || draft(&worker, &heard, replay)).await?;
+        drafted =
+            authority.run(move || draft(&worker, &heard, &endorsed_now(&worker, &heard)?, replay)).await?;
     }
     Err(RefusalCode::VersionsMoved.into())
 }
@@ -57,15 +60,15 @@ pub(super) async fn attest(authority: Arc<Authority>, call: Call) -> Result<Resp
 fn draft(
     authority: &Authority,
     heard: &Heard,
+    endorsed: &Endorsed,
     challenge_spent: bool,
-) -> Result<(AttestationOutcome, Append), Refused> {
+) -> Result<(AttestationOutcome, Pending), Refused> {
     let documents = authority.documents_in_force()?;
-    let endorsed = endorsed_now(authority, heard)?;
     let judged = heard.call.judged();
     let outcome = decide_attestation(&Situation {
         origin: authority.origin(),
         trust_domain: authority.trust_domain(),
-        host: &endorsed,
+        host: endorsed,
         judged,
         challenge_spent,
         control: documents.control(),
@@ -84,7 +87,7 @@ fn draft(
     }
     append.blobs.push((*judged.record_digest(), Arc::clone(judged.record_bytes())));
     append.blobs.extend(heard.members.iter().cloned());
-    Ok((outcome, append))
+    Ok((outcome, authority.submit(append)?))
 }
 
 fn answer(outcome: &AttestationOutcome, receipt: String) -> AttestationAnswer {

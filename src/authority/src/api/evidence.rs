@@ -29,7 +29,7 @@ pub(super) struct Heard {
     pub(super) members: Vec<Blob>,
 }
 
-/// Verifies the evidence of one call. CPU work: runs on a worker.
+/// Verifies the evidence of one call, under the host's state as it is now. CPU work: runs on a worker.
 pub(super) fn hear(
     authority: &Authority,
     documents: &Documents,
@@ -37,7 +37,7 @@ pub(super) fn hear(
     challenge: Vec<u8>,
     requests: Vec<(Vec<u8>, Vec<u8>)>,
     evidence: EvidenceDocument,
-) -> Result<Heard, Refused> {
+) -> Result<(Heard, Endorsed), Refused> {
     let endorsed = authority.endorsed(&host, &key)?;
     let malformed = |what: &'static str| Refused::new(RefusalCode::Malformed, what);
     if evidence.members.len() > MAX_MEMBERS {
@@ -75,7 +75,7 @@ pub(super) fn hear(
         .verify(&endorsed, call, &documents.settings(), &keys, &source)
         .map_err(|error| refused(authority, error))?;
     let members = boot_log.and_then(|digest| inline.get(&digest).map(|bytes| (digest, Arc::clone(bytes))));
-    Ok(Heard { host, key, call: verified, members: members.into_iter().collect() })
+    Ok((Heard { host, key, call: verified, members: members.into_iter().collect() }, endorsed))
 }
 
 /// What isn't logged as a decision is answered and counted (PROTOCOL §9.4).
@@ -94,7 +94,7 @@ fn refused(authority: &Authority, error: CallError) -> Refused {
     }
 }
 
-/// The host's endorsement and state as they are now, for a decision.
+/// The host's endorsement and state as they are now, for another decision.
 pub(super) fn endorsed_now(authority: &Authority, heard: &Heard) -> Result<Endorsed, Refused> {
     authority.endorsed(&heard.host, &heard.key)
 }

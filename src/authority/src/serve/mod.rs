@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::custody::KeyStore;
 use crate::custody::ca::Ca;
 use crate::policy::PolicyCache;
-use crate::sequence::{Append, Health, Outcome, SequenceFault, Sequencer};
+use crate::sequence::{Append, Health, Outcome, Pending, SequenceFault, Sequencer};
 use crate::sign::{CustodyKey, KeyRing};
 use crate::store::{Acknowledgement, PendingEnrolment, ReadFault, Reader, SignedHead};
 use crate::verify::{Endorsed, Verifier};
@@ -217,12 +217,28 @@ impl Authority {
         self.sequencer.count_fault(code, 1);
     }
 
+    /// Queues an append. Its bodies are read again here, so a large one belongs on a worker thread.
+    ///
+    /// # Errors
+    /// What is known at once: overload, faults of log and signer.
+    pub fn submit(&self, append: Append) -> Result<Pending, Refused> {
+        self.sequencer.submit(append).map_err(sequence_fault)
+    }
+
+    /// Waits for what was queued: the leaves are durable and under a signed head then.
+    ///
+    /// # Errors
+    /// Faults of log, signer and clock.
+    pub async fn settled(&self, pending: Pending) -> Result<Outcome, Refused> {
+        pending.outcome().await.map_err(sequence_fault)
+    }
+
     /// Appends and waits for the signed head.
     ///
     /// # Errors
     /// Faults of log, signer and clock.
     pub async fn append(&self, append: Append) -> Result<Outcome, Refused> {
-        self.sequencer.submit(append).map_err(sequence_fault)?.outcome().await.map_err(sequence_fault)
+        self.settled(self.submit(append)?).await
     }
 
     /// The documents that the newest control state names, loaded on a worker if that is needed.
