@@ -7,8 +7,9 @@ use crate::api::problem::Refused;
 use crate::sequence::{Append, Entry, Guard, Outcome};
 use crate::serve::Authority;
 use crate::store::Receipts;
-use countersign_core::control::ControlState;
+use countersign_core::control::{ControlState, Principal};
 use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::leaf::control::{PrincipalKind, Role};
 use countersign_core::refusal::RefusalCode;
 use std::sync::Arc;
 
@@ -38,16 +39,37 @@ impl Draft {
     }
 }
 
+/// By whose right an act is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mandate {
+    /// An operator with at least this role, in force in the very state that the act is appended to: who is revoked while the call is under way
+    /// changes nothing any more.
+    Operator(Sha256Digest, Role),
+    /// The authority's own: what an earlier act has set going.
+    Authority,
+}
+
+impl Mandate {
+    fn require(self, control: &ControlState) -> Result<(), Refused> {
+        let Self::Operator(key, least) = self else { return Ok(()) };
+        let holds =
+            |principal: &Principal| matches!(principal.kind, PrincipalKind::Operator(role) if role >= least);
+        if control.principal(&key).is_some_and(holds) { Ok(()) } else { Err(RefusalCode::Forbidden.into()) }
+    }
+}
+
 /// Carries an act out.
 ///
 /// # Errors
-/// What the draft refuses; `versions-moved` after three tries; faults of log and signer.
+/// `forbidden` if the mandate doesn't hold any more; what the draft refuses; `versions-moved` after three tries; faults of log and signer.
 pub async fn act(
     authority: &Authority,
+    mandate: Mandate,
     draft: impl Fn(&ControlState) -> Result<Draft, Refused>,
 ) -> Result<Receipts, Refused> {
     for _ in 0..=MAX_STALE {
         let control = authority.control();
+        mandate.require(&control)?;
         let Draft { entries, blobs } = draft(&control)?;
         let guards = vec![Guard::Control(control.number())];
         match authority.append(Append { guards, spends: Vec::new(), blobs, entries }).await? {

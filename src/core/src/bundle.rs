@@ -2,7 +2,8 @@
 
 use crate::cbor::{Decoder, encode_map};
 use crate::key::{JsonKey, VerifyingKey};
-use crate::leaf::{LeafError, record};
+use crate::leaf::LeafError;
+use crate::leaf::field::read_key;
 use crate::name::{Origin, TrustDomain};
 use crate::tuple;
 use serde::{Deserialize, Serialize};
@@ -119,7 +120,7 @@ impl Statement {
         let time_ms = d.uint()?;
         d.expect_key(5)?;
         let count = d.array()?;
-        let head_keys = (0..count).map(|_| record::read_key(d)).collect::<Result<Vec<_>, _>>()?;
+        let head_keys = (0..count).map(|_| read_key(d)).collect::<Result<Vec<_>, _>>()?;
         d.expect_key(6)?;
         let count = d.array()?;
         let ca_certificates =

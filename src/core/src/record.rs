@@ -7,7 +7,8 @@ use crate::digest::{Sha256Digest, sha256};
 use crate::leaf::LeafError;
 use crate::leaf::control::Subject;
 use crate::leaf::decision::{LeafRef, read_leaf_ref, write_leaf_ref};
-use crate::leaf::host::{HostState, read_digest_or_null, write_digest};
+use crate::leaf::field::{read_digest_or_null, write_digest};
+use crate::leaf::host::HostState;
 use crate::name::TrustDomain;
 
 /// What a host presented in one call. Shared by all requests of the call.

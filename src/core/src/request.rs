@@ -6,6 +6,8 @@
 use crate::digest::{Sha256Digest, sha256};
 use crate::key::{JsonKey, VerifyingKey};
 use crate::leaf::decision::{Delegation, LeafRef};
+
+pub use crate::leaf::decision::MAX_PARENTS;
 use crate::merkle;
 use crate::name::{Action, Audience, HostId, NameInvalid, RequestId, RuntimeId};
 use crate::tuple;
@@ -13,8 +15,6 @@ use serde::{Deserialize, Serialize};
 
 /// Largest request: names, a key, eight parents and two lists of sixteen fit several times over.
 pub const MAX_REQUEST_LEN: usize = 8_192;
-/// Most parents of one request.
-pub const MAX_PARENTS: usize = 8;
 /// Most requests of one call: one quote covers them all.
 pub const MAX_REQUESTS: usize = 256;
 /// Longest lifetime that can be asked for, seconds.

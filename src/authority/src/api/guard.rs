@@ -23,6 +23,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+/// Longest body of somebody who hasn't shown a key: an enrolment has three public areas and a few certificates, some 12 KiB in base64.
+const ANONYMOUS_BODY_LEN: usize = 64 * 1024;
+
 /// Answers one request of this route, whatever happens.
 pub async fn answer(authority: Arc<Authority>, route: &'static Route, request: Request) -> Response {
     let began = Instant::now();
@@ -52,7 +55,13 @@ async fn handle(
     }
     let (mut parts, body) = request.into_parts();
     let parameter = path_parameter(&mut parts).await?;
-    let limit = if route.takes.is_some() { authority.config().limits.body_bytes } else { 0 };
+    let limit = match route.takes {
+        Some(_) if route.needs == Needs::Anyone => {
+            authority.config().limits.body_bytes.min(ANONYMOUS_BODY_LEN)
+        }
+        Some(_) => authority.config().limits.body_bytes,
+        None => 0,
+    };
     let body = read_body(parts.headers.get(CONTENT_LENGTH), body, limit).await?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
     (route.handler)(authority, Call { caller, parameter, query, body }).await

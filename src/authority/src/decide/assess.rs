@@ -2,23 +2,14 @@
 //!
 //! Depends on the call and the host, never on one of its requests, so that all leaves of a call carry the same state.
 
-use super::state::{check_counters, state_after_good_quote};
+use super::state::{Good, check_counters, state_after_good_quote};
 use super::{Inconsistent, Situation};
 use crate::appraise::{self, appraise};
 use crate::verify::{Evidence, Finding, Quoted};
 use countersign_core::document::Settings;
 use countersign_core::leaf::control::Subject;
-use countersign_core::leaf::decision::Appraisal;
 use countersign_core::leaf::host::HostState;
 use countersign_core::record::ChallengeStanding;
-use countersign_tpm::eventlog::facts::SecureBoot;
-
-/// Evidence that holds: the only source of facts for policy and artifact.
-pub(super) struct Good<'a> {
-    pub(super) quoted: &'a Quoted,
-    pub(super) secure_boot: SecureBoot,
-    pub(super) appraisal: Appraisal,
-}
 
 pub(super) struct Assessment<'a> {
     pub(super) standing: ChallengeStanding,

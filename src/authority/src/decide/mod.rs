@@ -18,7 +18,7 @@ pub use lineage::{Family, MAX_ANCESTORS};
 use crate::appraise::{References, secure_boot_fact, unappraised};
 use crate::policy::{self, CompiledPolicy, PolicyFacts};
 use crate::verify::{Endorsed, Finding, Judged};
-use assess::{Assessment, Good};
+use assess::Assessment;
 use countersign_core::control::ControlState;
 use countersign_core::document::Settings;
 use countersign_core::leaf::Kind;
@@ -29,6 +29,7 @@ use countersign_core::name::{Origin, TrustDomain};
 use countersign_core::record::{ChallengeStanding, InputsRecord};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::SignedRequest;
+use state::Good;
 
 /// Version of this function; stands in every body. It changes with every change that could change a body.
 pub const ENGINE: &str = "countersign-decision-1";

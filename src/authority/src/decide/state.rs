@@ -1,13 +1,21 @@
 //! Host state: counters that must not run backwards, and the state after evidence (PROTOCOL §8.4).
 
 use super::Situation;
-use super::assess::Good;
 use crate::challenge::CHALLENGE_LIFETIME_MS;
-use crate::verify::Finding;
+use crate::verify::{Finding, Quoted};
 use countersign_core::document::Settings;
+use countersign_core::leaf::decision::Appraisal;
 use countersign_core::leaf::host::{HostState, Tier};
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::attest::ClockInfo;
+use countersign_tpm::eventlog::facts::SecureBoot;
+
+/// Evidence that holds: the only source of facts for policy and artifact.
+pub(super) struct Good<'a> {
+    pub(super) quoted: &'a Quoted,
+    pub(super) secure_boot: SecureBoot,
+    pub(super) appraisal: Appraisal,
+}
 
 /// Refuses a quote from before what was already seen (PROTOCOL §8.4; TPM 2.0 Part 1, 36).
 pub(super) fn check_counters(prior: &HostState, clock: &ClockInfo) -> Result<(), Finding> {

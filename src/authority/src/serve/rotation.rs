@@ -5,7 +5,7 @@
 
 use super::Authority;
 use super::lock;
-use crate::acts::{Draft, act};
+use crate::acts::{Draft, Mandate, act};
 use crate::api::problem::Refused;
 use crate::custody;
 use crate::sequence::Entry;
@@ -13,7 +13,7 @@ use crate::sign::{CustodyKey, HeadKey as _};
 use countersign_core::control::{ControlState, HeadKey};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::key::VerifyingKey;
-use countersign_core::leaf::control::{KeyEvent, KeyPurpose, KeyRecord, PrincipalKind};
+use countersign_core::leaf::control::{KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, Role};
 use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::refusal::RefusalCode;
 use countersign_hsm::worker::{SignerHandle, WorkerLimits};
@@ -49,7 +49,7 @@ pub async fn introduce(authority: &Arc<Authority>, label: String, by: Sha256Dige
     let handle: Arc<dyn crate::sign::HeadKey> = Arc::clone(&key) as _;
     authority.ring.add(&handle);
     lock(&authority.head_keys).push(key);
-    act(authority, |control| {
+    act(authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
         if waiting(control).is_some() {
             return Err(refused("another rotation is under way"));
         }
@@ -144,7 +144,7 @@ async fn append(
     by: Option<Sha256Digest>,
 ) -> Result<(), Refused> {
     let record = KeyRecord { event, purpose: KeyPurpose::Head, key: key.clone(), introduction: None, by };
-    act(authority, |_| Ok(Draft::of(Entry::plain(Kind::Key, record.encode())))).await?;
+    act(authority, Mandate::Authority, |_| Ok(Draft::of(Entry::plain(Kind::Key, record.encode())))).await?;
     tracing::info!(key = %key.thumbprint(), ?event, "head key changed state");
     Ok(())
 }

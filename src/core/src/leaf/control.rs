@@ -1,8 +1,8 @@
 //! Bodies of the control leaves: keys, policy, references, revocations, principals, recovery statements (PROTOCOL §8.5 to §8.9, §8.12).
 
-use super::host::{read_digest_or_null, write_digest};
-use super::{LeafError, record};
-use crate::cbor::{Decoder, Kind as Item, Slot, encode_map};
+use super::LeafError;
+use super::field::{read_digest_or_null, read_key, write_digest};
+use crate::cbor::{Decoder, Slot, encode_map};
 use crate::digest::Sha256Digest;
 use crate::key::VerifyingKey;
 use crate::name::HostId;
@@ -129,7 +129,7 @@ impl KeyRecord {
             _ => return Err(LeafError::Value("key purpose")),
         };
         decoder.expect_key(3)?;
-        let key = record::read_key(&mut decoder)?;
+        let key = read_key(&mut decoder)?;
         decoder.expect_key(4)?;
         let introduction = if event == KeyEvent::Introduced {
             let possession = decoder.bytes()?.to_vec();
@@ -403,9 +403,4 @@ impl RecoveryRecord {
         decoder.finish()?;
         Ok(Self { statement, signature })
     }
-}
-
-/// Tells null from a value without reading it.
-pub(super) fn next_is_null(decoder: &Decoder<'_>) -> Result<bool, LeafError> {
-    Ok(decoder.kind()? == Item::Null)
 }

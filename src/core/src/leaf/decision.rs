@@ -40,6 +40,9 @@ mod label {
     pub(super) const CONTROL: i64 = -65_552;
 }
 
+/// Most parents of one decision.
+pub const MAX_PARENTS: usize = 8;
+
 /// A leaf named by index and SHA-256 leaf hash.
 pub type LeafRef = (u64, Sha256Digest);
 
@@ -364,7 +367,7 @@ fn read_request_id(decoder: &mut Decoder<'_>) -> Result<RequestId, LeafError> {
 fn read_confirmation(decoder: &mut Decoder<'_>) -> Result<VerifyingKey, LeafError> {
     decoder.map_of(1)?;
     decoder.expect_key(1)?;
-    super::record::read_key(decoder)
+    super::field::read_key(decoder)
 }
 
 /// PROTOCOL §7.1: an allow has a lifetime and no code, a deny has a code and no lifetime.
@@ -387,7 +390,7 @@ fn read_lineage(decoder: &mut Decoder<'_>) -> Result<Lineage, LeafError> {
     let entries = decoder.map()?;
     decoder.expect_key(1)?;
     let count = decoder.array()?;
-    if count > crate::request::MAX_PARENTS {
+    if count > MAX_PARENTS {
         return Err(LeafError::Value("parents"));
     }
     let parents = (0..count).map(|_| read_leaf_ref(decoder)).collect::<Result<Vec<_>, _>>()?;

@@ -1,7 +1,8 @@
 //! Host state and enrolment bodies (PROTOCOL §8.3, §8.4).
 
 use super::LeafError;
-use crate::cbor::{Decoder, Kind as Item, Slot, encode_map};
+use super::field::{read_digest_or_null, write_digest};
+use crate::cbor::{Decoder, Slot, encode_map};
 use crate::digest::Sha256Digest;
 use crate::key::VerifyingKey;
 use crate::name::HostId;
@@ -169,23 +170,6 @@ impl HostState {
     }
 }
 
-/// Writes a digest or null.
-pub fn write_digest(slot: Slot<'_>, digest: Option<&Sha256Digest>) {
-    match digest {
-        Some(digest) => slot.bytes(digest.as_bytes()),
-        None => slot.null(),
-    }
-}
-
-/// Reads a digest or null.
-pub fn read_digest_or_null(decoder: &mut Decoder<'_>) -> Result<Option<Sha256Digest>, LeafError> {
-    if decoder.kind()? == Item::Null {
-        decoder.null()?;
-        return Ok(None);
-    }
-    Ok(Some(Sha256Digest::new(decoder.byte_array()?)))
-}
-
 fn read_u32(decoder: &mut Decoder<'_>, what: &'static str) -> Result<u32, LeafError> {
     u32::try_from(decoder.uint()?).map_err(|_| LeafError::Value(what))
 }
@@ -278,7 +262,7 @@ impl Enrolment {
         decoder.expect_key(5)?;
         let ak_name = decoder.bytes()?.to_vec();
         decoder.expect_key(6)?;
-        let host_key = super::record::read_key(&mut decoder)?;
+        let host_key = super::field::read_key(&mut decoder)?;
         decoder.expect_key(7)?;
         let host_key_kind = match decoder.uint()? {
             1 => HostKeyKind::Certified,
@@ -354,7 +338,7 @@ impl HostStateRecord {
         decoder.expect_key(3)?;
         let evidence = Sha256Digest::new(decoder.byte_array()?);
         decoder.expect_key(4)?;
-        let code = super::record::read_code_or_null(&mut decoder)?;
+        let code = super::field::read_code_or_null(&mut decoder)?;
         decoder.finish()?;
         Ok(Self { host, state, evidence, code })
     }

@@ -5,6 +5,7 @@
 
 pub mod control;
 pub mod decision;
+pub mod field;
 pub mod host;
 pub mod record;
 

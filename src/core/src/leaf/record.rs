@@ -1,10 +1,9 @@
 //! Bodies that neither decide nor control: heartbeats, fault counts, join tokens, outcomes (PROTOCOL §8.10, §8.11, §8.13, §8.14).
 
 use super::LeafError;
-use super::control::next_is_null;
+use super::field::read_code_or_null;
 use crate::cbor::{Decoder, encode_map};
 use crate::digest::Sha256Digest;
-use crate::key::VerifyingKey;
 use crate::refusal::RefusalCode;
 use std::collections::BTreeMap;
 
@@ -189,18 +188,4 @@ impl Outcome {
         decoder.finish()?;
         Ok(Self { gateway, artifact, refused, time_ms })
     }
-}
-
-/// Reads a COSE_Key that travels as a byte string.
-pub(crate) fn read_key(decoder: &mut Decoder<'_>) -> Result<VerifyingKey, LeafError> {
-    VerifyingKey::from_cose_key(decoder.bytes()?).map_err(|_| LeafError::Value("COSE_Key"))
-}
-
-/// Reads a refusal code or null.
-pub(crate) fn read_code_or_null(decoder: &mut Decoder<'_>) -> Result<Option<RefusalCode>, LeafError> {
-    if next_is_null(decoder)? {
-        decoder.null()?;
-        return Ok(None);
-    }
-    RefusalCode::parse(decoder.text()?).map(Some).ok_or(LeafError::Value("code"))
 }

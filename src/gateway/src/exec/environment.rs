@@ -8,8 +8,6 @@ use std::ffi::{OsStr, OsString};
 /// Where a program finds others. Never the caller's.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Passed as they are: who and where the user is.
-const PLAIN: [&str; 3] = ["HOME", "LOGNAME", "USER"];
 /// Passed if their value is a mere name, without path: language, time zone, terminal.
 const NAMED: [&str; 15] = [
     "LANG",
@@ -30,9 +28,18 @@ const NAMED: [&str; 15] = [
 ];
 
 /// glibc's list of variables that setuid programs don't see (sysdeps/generic/unsecvars.h), and what interpreters run or load at start.
-const HARMFUL: [&str; 22] = [
+const HARMFUL: [&str; 31] = [
     "BASHOPTS",
     "CDPATH",
+    "EDITOR",
+    "HOME",
+    "LESSCLOSE",
+    "LESSOPEN",
+    "LOGNAME",
+    "PAGER",
+    "USER",
+    "VISUAL",
+    "ZDOTDIR",
     "CLASSPATH",
     "ENV",
     "GLOBIGNORE",
@@ -55,10 +62,11 @@ const HARMFUL: [&str; 22] = [
     "TZDIR",
 ];
 /// Families of the same.
-const HARMFUL_PREFIXES: [&str; 30] = [
+const HARMFUL_PREFIXES: [&str; 35] = [
     "ASAN_", "BASH_", "COMPlus_", "CORECLR_", "DOTNET_", "DYLD_", "GCONV_", "GETCONF_", "GIO_", "GIT_",
     "GLIBC_", "GTK_", "JAVA", "JDK_", "LD_", "LSAN_", "LUA", "MALLOC_", "MSAN_", "NODE_", "OPENSSL_", "PERL",
-    "PHP", "PYTHON", "QT_", "RUBY", "R_", "TSAN_", "UBSAN_", "_JAVA",
+    "PHP", "PYTHON", "QT_", "RUBY", "R_", "TSAN_", "UBSAN_", "_JAVA", "BUNDLE_", "CARGO_", "GEM_", "RUSTC",
+    "XDG_",
 ];
 
 /// Why a name can't be added.
@@ -97,6 +105,18 @@ impl EnvironmentName {
     }
 }
 
+/// Who runs the program and where at home, from the user database: an interpreter loads code from HOME, so it is never the caller's word.
+#[must_use]
+pub fn owner() -> Vec<(OsString, OsString)> {
+    let Ok(Some(user)) = nix::unistd::User::from_uid(nix::unistd::geteuid()) else { return Vec::new() };
+    let name = OsString::from(&user.name);
+    vec![
+        (OsString::from("HOME"), user.dir.into_os_string()),
+        (OsString::from("LOGNAME"), name.clone()),
+        (OsString::from("USER"), name),
+    ]
+}
+
 /// What of `variables` is passed on.
 pub fn scrub(
     variables: impl Iterator<Item = (OsString, OsString)>,
@@ -110,9 +130,7 @@ pub fn scrub(
 
 fn passes(name: &OsStr, value: &OsStr, added: &[EnvironmentName]) -> bool {
     let Some(name) = name.to_str() else { return false };
-    PLAIN.contains(&name)
-        || (NAMED.contains(&name) && is_name(value))
-        || added.iter().any(|added| added.as_str() == name)
+    (NAMED.contains(&name) && is_name(value)) || added.iter().any(|added| added.as_str() == name)
 }
 
 /// No path, relative or absolute, and nothing but the characters of locales, zones and terminals.
@@ -150,7 +168,7 @@ mod tests {
             ],
             &[],
         );
-        let expected = [("HOME", "/root"), ("TZ", "Europe/Vienna"), ("PATH", PATH)];
+        let expected = [("TZ", "Europe/Vienna"), ("PATH", PATH)];
         assert_eq!(kept, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
     }
 

@@ -132,7 +132,8 @@ async fn judge<S: Source>(options: &ExecOptions, state: &StateDir, source: &S) -
         holder: &holder,
     };
     let permit = admit(&input).map_err(|refusal| ready.explain(refusal))?;
-    let environment = environment::scrub(std::env::vars_os(), &options.environment);
+    let mut environment = environment::scrub(std::env::vars_os(), &options.environment);
+    environment.extend(environment::owner());
     Ok(Cleared { permit, program, argv: options.argv.clone(), environment })
 }
 

@@ -1,7 +1,7 @@
 //! Policy documents: validated, then activated as the next epoch.
 
 use super::recorded;
-use crate::acts::{Draft, act};
+use crate::acts::{Draft, Mandate, act};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
 use crate::api::{Call, json};
@@ -14,7 +14,7 @@ use countersign_core::api::admin::{ActiveDocument, PolicyCall, PolicyValidated};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::PolicyDocument;
 use countersign_core::leaf::Kind;
-use countersign_core::leaf::control::EpochRecord;
+use countersign_core::leaf::control::{EpochRecord, Role};
 use countersign_core::refusal::RefusalCode;
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> R
     let by = call.caller.principal()?;
     let (bytes, policy) = load(&authority, &call).await?;
     let document = *policy.digest();
-    let receipts = act(&authority, |control| {
+    let receipts = act(&authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
         if control.policy() == Some(&document) {
             return Err(Refused::new(RefusalCode::ConflictingAct, "this policy is active"));
         }

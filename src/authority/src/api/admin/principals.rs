@@ -4,7 +4,7 @@
 //! certificate; anything else about a known key is a conflict.
 
 use super::{malformed, recorded};
-use crate::acts::{Draft, act};
+use crate::acts::{Draft, Mandate, act};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
 use crate::api::{Call, json};
@@ -16,7 +16,7 @@ use countersign_core::api::{CertificateIssued, NamedKey};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::Kind;
-use countersign_core::leaf::control::{PrincipalKind, PrincipalRecord, Subject};
+use countersign_core::leaf::control::{PrincipalKind, PrincipalRecord, Role, Subject};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::tuple;
 use std::collections::HashMap;
@@ -90,7 +90,7 @@ async fn add(
     if host.is_some() {
         return Err(Refused::new(RefusalCode::IdentityConflict, "the key belongs to a host"));
     }
-    let receipts = act(authority, |control| {
+    let receipts = act(authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
         let conflict = |what: &'static str| Err(Refused::new(RefusalCode::ConflictingAct, what));
         for (known, principal) in control.principals() {
             if *known == thumbprint {

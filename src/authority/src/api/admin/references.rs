@@ -2,7 +2,7 @@
 
 use super::policies::active_document;
 use super::{malformed, recorded};
-use crate::acts::{Draft, act};
+use crate::acts::{Draft, Mandate, act};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
 use crate::api::{Call, faulted, json};
@@ -14,7 +14,7 @@ use countersign_core::api::admin::{CaptureCall, ReferencesCall};
 use countersign_core::digest::sha256;
 use countersign_core::document::{Generation, ReferencesDocument};
 use countersign_core::leaf::Kind;
-use countersign_core::leaf::control::EpochRecord;
+use countersign_core::leaf::control::{EpochRecord, Role};
 use countersign_core::name::HostId;
 use countersign_core::record::EvidenceRecord;
 use countersign_core::refusal::RefusalCode;
@@ -40,7 +40,7 @@ pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> R
         return Err(Refused::new(RefusalCode::ReferencesInvalid, "the document isn't in its one encoding"));
     }
     let document = sha256(&bytes);
-    let receipts = act(&authority, |control| {
+    let receipts = act(&authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
         if control.references() == Some(&document) {
             return Err(Refused::new(RefusalCode::ConflictingAct, "these references are active"));
         }

@@ -1,7 +1,7 @@
 //! Revoking and reinstating hosts, artifacts and principals.
 
 use super::{malformed, recorded};
-use crate::acts::{Draft, act};
+use crate::acts::{Draft, Mandate, act};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
 use crate::api::{Call, Caller, json};
@@ -31,7 +31,8 @@ pub(in crate::api) async fn revoke(authority: Arc<Authority>, call: Call) -> Res
     let subject = subject(&document.subject)?;
     let worker = Arc::clone(&authority);
     authority.run(move || require_known(&worker, &subject)).await?;
-    let receipts = act(&authority, |control| {
+    let least = if document.revoke { Role::Operator } else { Role::SecurityOfficer };
+    let receipts = act(&authority, Mandate::Operator(by, least), |control| {
         if control.is_revoked(&subject) == document.revoke {
             return Err(Refused::new(RefusalCode::ConflictingAct, "it is in that state already"));
         }

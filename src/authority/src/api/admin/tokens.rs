@@ -1,7 +1,7 @@
 //! Join tokens: made once, shown once, kept by digest.
 
 use super::{malformed, recorded};
-use crate::acts::{Draft, act};
+use crate::acts::{Draft, Mandate, act};
 use crate::api::problem::Refused;
 use crate::api::{Call, json};
 use crate::sequence::Entry;
@@ -9,6 +9,7 @@ use crate::serve::Authority;
 use axum::response::Response;
 use countersign_core::api::admin::{JoinTokenCall, JoinTokenMade};
 use countersign_core::leaf::Kind;
+use countersign_core::leaf::control::Role;
 use countersign_core::leaf::record::{JoinToken, join_token_digest};
 use countersign_core::refusal::RefusalCode;
 use std::sync::Arc;
@@ -30,6 +31,6 @@ pub(in crate::api) async fn make(authority: Arc<Authority>, call: Call) -> Resul
     let expires_ms = authority.now_ms().saturating_add(document.ttl_secs.saturating_mul(1_000));
     let body = JoinToken { token: join_token_digest(&token), expires_ms, by }.encode();
     let draft = |_: &_| Ok(Draft::of(Entry::plain(Kind::JoinToken, body.clone())));
-    let receipt = recorded(&act(&authority, draft).await?)?.receipt;
+    let receipt = recorded(&act(&authority, Mandate::Operator(by, Role::Operator), draft).await?)?.receipt;
     json(&JoinTokenMade { token, expires_ms, receipt })
 }
