@@ -70,8 +70,10 @@ pub(crate) async fn enrol_fleet(
 impl Enroller {
     async fn enrol(&self, host: FleetHost, number: u32) -> anyhow::Result<Host> {
         let mut attempt = 1;
+        // Spent by the finish only, so one token serves all tries.
+        let token = self.admin.make_join_token(&JoinTokenCall { ttl_secs: TOKEN_TTL_SECS }).await?.token;
         let certificates = loop {
-            match self.try_enrol(&host).await {
+            match self.try_enrol(&host, &token).await {
                 Ok(certificates) => break certificates,
                 Err(error) => match wait_before_retry(&error) {
                     Some(wait) if attempt < ATTEMPTS => tokio::time::sleep(wait).await,
@@ -86,11 +88,10 @@ impl Enroller {
         Host::new(&self.bundle, id, host.tpm, host.boot_log, client, &run)
     }
 
-    /// A spent enrolment can't be finished twice, so every try begins anew, with a token of its own.
-    async fn try_enrol(&self, host: &FleetHost) -> anyhow::Result<Vec<Vec<u8>>> {
-        let token = self.admin.make_join_token(&JoinTokenCall { ttl_secs: TOKEN_TTL_SECS }).await?.token;
+    /// A spent enrolment can't be finished twice, so every try begins anew.
+    async fn try_enrol(&self, host: &FleetHost, token: &str) -> anyhow::Result<Vec<Vec<u8>>> {
         let begin = EnrolmentBegin {
-            token: Some(token),
+            token: Some(token.to_owned()),
             ek_certificate: Some(B64(host.ek_certificate.clone())),
             ek_intermediates: Vec::new(),
             ek_public: B64(host.tpm.ek_public_tpmt().to_vec()),

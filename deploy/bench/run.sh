@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Measures an authority of its own on this machine and writes one JSON file per bench under target/bench/:
+#   issue.json           head key in a SoftHSM token, log in SQLite
+#   issue-slow-key.json  the same with a key that takes 200 ms for a signature, as a hardware TPM does
+# Needs `countersign` built in release mode with the feature `bench` (see the Makefile). A speed that is missed is printed and doesn't fail; an error of
+# any call does. SECONDS_MEASURED, HOSTS and SLOW_HOSTS change the load. Stops what it started.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+bin=${BIN:-$target/release}
+results=${RESULTS:-$target/bench}
+seconds=${SECONDS_MEASURED:-20}
+hosts=${HOSTS:-64}
+slow_hosts=${SLOW_HOSTS:-1500}
+work=$(mktemp -d "${TMPDIR:-/tmp}/countersign-bench.XXXXXX")
+chmod 700 "$work"
+mkdir -p "$results"
+export PATH=$bin:$PATH
+export SOFTHSM2_CONF=$work/softhsm2.conf
+server=
+
+stop_server() {
+    [ -n "$server" ] || return 0
+    kill "$server" 2>/dev/null || true
+    wait "$server" 2>/dev/null || true
+    server=
+}
+
+finish() {
+    local status=$?
+    stop_server
+    if [ "$status" -ne 0 ]; then
+        for log in "$work"/*.log; do
+            [ -f "$log" ] && { echo "--- last lines of $(basename "$log")"; tail -n 15 "$log"; }
+        done
+    fi
+    rm -rf "$work"
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+free_port() {
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+# make_token LABEL: in SoftHSM.
+make_token() {
+    softhsm2-util --init-token --free --label "$1" --pin "$(cat "$work/pin")" --so-pin "$(cat "$work/pin")" >/dev/null
+}
+
+# start_authority NAME SIGNER-OPTIONS..: initialises an authority and serves it; sets server, service_port.
+start_authority() {
+    local name=$1 admin_port deadline
+    shift
+    service_port=$(free_port)
+    admin_port=$(free_port)
+    make_token "$name-recovery"
+    countersign authority init --dir "$work/$name" --origin "$name.bench.example/log" --trust-domain bench.example \
+        --listen "127.0.0.1:$service_port" --admin-listen "127.0.0.1:$admin_port" --ek-root "$work/fleet/ek-root.pem" \
+        --pkcs11-module "$module" --recovery-token "$name-recovery" --recovery-pin-file "$work/pin" "$@" >"$work/$name-init.log" 2>&1
+    # Bounds that protect a deployment from its hosts would only make the enrolment of a whole fleet at once take longer.
+    python3 "$here/limits.py" "$work/$name/authority.toml"
+    countersign authority serve --config "$work/$name/authority.toml" >"$work/$name.log" 2>&1 &
+    server=$!
+    deadline=$((SECONDS + 30))
+    until curl -sf --cacert "$work/$name/ca.pem" "https://127.0.0.1:$service_port/livez" >/dev/null; do
+        kill -0 "$server" 2>/dev/null || { echo "the authority ended"; exit 1; }
+        [ "$SECONDS" -lt "$deadline" ] || { echo "the authority doesn't answer"; exit 1; }
+        sleep 0.05
+    done
+}
+
+# measure NAME FILE OPTIONS..
+measure() {
+    local name=$1 file=$2
+    shift 2
+    countersign bench issue --url "https://127.0.0.1:$service_port" --profile "$work/$name/admin.toml" --fleet "$work/fleet" \
+        --server-pid "$server" --seconds "$seconds" --json "$results/$file" "$@" || failed=1
+}
+
+# row FILE KEY RELATION TARGET: reached against wanted, without judgement beyond arithmetic.
+row() {
+    jq -r --arg key "$2" --arg relation "$3" --argjson target "$4" '
+        .[$key] as $reached
+        | (if $reached == null then "not measured"
+           elif ($relation == ">=" and $reached >= $target) or ($relation == "<=" and $reached <= $target)
+             or ($relation == "<" and $reached < $target) or ($relation == "=" and $reached == $target) then "reached"
+           else "missed" end) as $verdict
+        | [$key, ($reached | tostring), $relation + " " + ($target | tostring), $verdict] | @tsv' "$results/$1" |
+        awk -F '\t' '{ printf "  %-28s %12s   %-10s %s\n", $1, $2, $3, $4 }'
+}
+
+module=$(ls /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so 2>/dev/null | head -n 1)
+mkdir "$work/tokens"
+printf 'directories.tokendir = %s\nobjectstore.backend = file\nlog.level = ERROR\n' "$work/tokens" >"$SOFTHSM2_CONF"
+(umask 077 && head -c 12 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$work/pin")
+ulimit -n "$(ulimit -Hn)" 2>/dev/null || true
+countersign bench prepare --out "$work/fleet" >/dev/null
+failed=0
+
+echo "issue: SoftHSM, SQLite, $hosts hosts, $seconds s"
+make_token issue
+start_authority issue --signer pkcs11 --token issue --pin-file "$work/pin"
+measure issue issue.json --hosts "$hosts"
+stop_server
+
+echo
+echo "issue-slow-key: 200 ms for a signature, SQLite, $slow_hosts hosts, $seconds s"
+start_authority slow --signer danger-software --danger-delay-ms 200
+measure slow issue-slow-key.json --hosts "$slow_hosts" --warmup-seconds 5
+stop_server
+
+echo
+echo "reached and wanted, on $(nproc) cores with the generator beside the authority"
+if [ -f "$results/issue.json" ]; then
+    echo "issue.json"
+    row issue.json cpu_ratio '<=' 4
+    row issue.json artifacts_per_s '>=' 2000
+    row issue.json p99_ms '<=' 250
+    row issue.json server_rss_mib '<' 200
+    row issue.json errors '=' 0
+fi
+if [ -f "$results/issue-slow-key.json" ]; then
+    echo "issue-slow-key.json"
+    row issue-slow-key.json amplification '>=' 200
+    row issue-slow-key.json server_rss_mib '<' 200
+    row issue-slow-key.json errors '=' 0
+fi
+exit "$failed"
