@@ -115,8 +115,8 @@ impl VerifyingKey {
     /// [`KeyError::Point`], [`KeyError::NotCanonical`], [`KeyError::Weak`].
     pub fn ed25519(bytes: &[u8; 32]) -> Result<Self, KeyError> {
         let key = ed25519_dalek::VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::Point)?;
-        // RFC 8032 section 5.1.3 decodes only y < p; the curve library takes larger y too. One key, one encoding.
-        if key.to_edwards().compress().to_bytes() != *bytes {
+        // RFC 8032 section 5.1.3 decodes only y < p, and x = 0 only without a sign; the curve library takes more. One key, one encoding.
+        if !is_canonical(bytes) {
             return Err(KeyError::NotCanonical);
         }
         if key.is_weak() {
@@ -258,6 +258,35 @@ impl VerifyingKey {
             Parsed::P256 { key, .. } => key.verify_sig(message, signature).map_err(|_| SignatureInvalid),
         }
     }
+}
+
+/// Whether the encoding of a point is the one that RFC 8032 section 5.1.2 produces. Compared as bytes: encoding the point again would cost
+/// an inversion for every key that is read.
+fn is_canonical(bytes: &[u8; 32]) -> bool {
+    // p = 2^255 - 19, little endian.
+    const P: [u8; 32] = {
+        let mut p = [0xff; 32];
+        p[0] = 0xed;
+        p[31] = 0x7f;
+        p
+    };
+    const ONE: [u8; 32] = {
+        let mut one = [0; 32];
+        one[0] = 1;
+        one
+    };
+    const MINUS_ONE: [u8; 32] = {
+        let mut minus_one = P;
+        minus_one[0] = 0xec;
+        minus_one
+    };
+    let mut y = *bytes;
+    let [.., last] = &mut y;
+    let signed = *last & 0x80 != 0;
+    *last &= 0x7f;
+    // x is 0 for these two only, and has no sign then.
+    let without_x = y == ONE || y == MINUS_ONE;
+    y.iter().rev().lt(P.iter().rev()) && !(signed && without_x)
 }
 
 impl PartialEq for VerifyingKey {

@@ -118,8 +118,10 @@ fn small_order_and_second_encodings_are_refused() {
     ] {
         assert_eq!(VerifyingKey::from_raw(Algorithm::EdDsa, &hex(weak)), Err(KeyError::Weak), "{weak}");
     }
-    // y = p + 3 stands for y = 3 as well; y = p + 1 for the identity.
+    // y = p + 3 stands for y = 3 as well; y = p + 1 for the identity. Then x = 0 with a sign, twice.
     for second in [
+        "0100000000000000000000000000000000000000000000000000000000000080",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
         "f0ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
         "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
     ] {
@@ -232,6 +234,24 @@ fn json_is_strict() {
 fn debug_names_algorithm_and_thumbprint() {
     let text = format!("{:?}", p256());
     assert!(text.starts_with("VerifyingKey(ES256, Sha256Digest("), "{text}");
+}
+
+proptest! {
+    #[test]
+    fn an_ed25519_key_is_canonical_exactly_if_encoding_its_point_gives_it_again(
+        random: [u8; 32], low: u8, fill in prop::sample::select(vec![0x00, 0xff]), edge: bool, sign: bool,
+    ) {
+        // Half of the cases near 0 and p, where the second encodings are.
+        let mut bytes = random;
+        if edge {
+            bytes = [fill; 32];
+            bytes[0] = low;
+            bytes[31] = fill & 0x7f | u8::from(sign) << 7;
+        }
+        if let Ok(point) = ed25519_dalek::VerifyingKey::from_bytes(&bytes) {
+            prop_assert_eq!(is_canonical(&bytes), point.to_edwards().compress().to_bytes() == bytes);
+        }
+    }
 }
 
 proptest! {
