@@ -59,7 +59,7 @@ start_authority() {
     admin_port=$(free_port)
     make_token "$name-recovery"
     countersign authority init --dir "$work/$name" --origin "$name.bench.example/log" --trust-domain bench.example \
-        --listen "127.0.0.1:$service_port" --admin-listen "127.0.0.1:$admin_port" --ek-root "$work/fleet/ek-root.pem" \
+        --listen "127.0.0.1:$service_port" --admin-listen "127.0.0.1:$admin_port" --ek-root "$work/fleet/ek-root.pem" --ek-profile p256 \
         --pkcs11-module "$module" --recovery-token "$name-recovery" --recovery-pin-file "$work/pin" "$@" >"$work/$name-init.log" 2>&1
     # Bounds that protect a deployment from its hosts would only make the enrolment of a whole fleet at once take longer.
     python3 "$here/limits.py" "$work/$name/authority.toml"
