@@ -7,6 +7,7 @@ mod agent;
 mod artifact;
 mod audit;
 mod authority;
+mod bench;
 mod exec;
 mod failure;
 mod holder;
@@ -43,6 +44,9 @@ enum Command {
     /// Check a log offline.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Measure a running authority with simulated hosts.
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Make a holder key.
     #[command(subcommand)]
     Holder(holder::Command),
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Admin(args) => admin::run(args),
         Command::Artifact(command) => artifact::run(command),
         Command::Audit(command) => audit::run(command),
+        Command::Bench(command) => bench::run(command),
         Command::Holder(command) => holder::run(&command),
     };
     match result {
