@@ -250,8 +250,8 @@ impl Prepared {
         }
         for spend in &self.spends {
             match spend {
-                Spend::Challenge { digest, .. } => {
-                    wanted.spent.insert(SpentId::Challenge(*digest));
+                Spend::Challenge { digest, expires_ms } => {
+                    wanted.spent.insert(SpentId::Challenge { expires_ms: *expires_ms, digest: *digest });
                 }
                 Spend::Enrolment(id) => {
                     wanted.spent.insert(SpentId::Enrolment(*id));

@@ -107,7 +107,7 @@ struct Planner<'a> {
     time_ms: u64,
     growth: Growth,
     leaves: Vec<NewLeaf>,
-    spent: Vec<(SpentId, u64)>,
+    spent: Vec<SpentId>,
     blobs: Vec<(Sha256Digest, Arc<[u8]>)>,
 }
 
@@ -203,7 +203,7 @@ impl<'a> Planner<'a> {
         for spend in &append.spends {
             match spend {
                 Spend::Challenge { digest, expires_ms } => {
-                    let id = SpentId::Challenge(*digest);
+                    let id = SpentId::Challenge { expires_ms: *expires_ms, digest: *digest };
                     if used(id) || !own.insert(id) || *expires_ms < self.forget_before_ms() {
                         return Some(Verdict::ChallengeSpent);
                     }
@@ -299,14 +299,16 @@ impl<'a> Planner<'a> {
 
     fn use_up(&mut self, spends: &[Spend]) {
         for spend in spends {
-            let (id, expires_ms) = match spend {
-                Spend::Challenge { digest, expires_ms } => (SpentId::Challenge(*digest), *expires_ms),
-                Spend::Enrolment(id) => (SpentId::Enrolment(*id), u64::MAX),
+            let id = match spend {
+                Spend::Challenge { digest, expires_ms } => {
+                    SpentId::Challenge { expires_ms: *expires_ms, digest: *digest }
+                }
+                Spend::Enrolment(id) => SpentId::Enrolment(*id),
                 // Told by the enrolment leaf.
                 Spend::JoinToken(_) => continue,
             };
             self.overlay.spent.insert(id);
-            self.spent.push((id, expires_ms));
+            self.spent.push(id);
         }
     }
 

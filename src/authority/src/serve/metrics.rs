@@ -46,6 +46,10 @@ pub struct Snapshot {
     pub leaves: i64,
     /// Signatures of heads since start.
     pub signatures: i64,
+    /// Signatures that the head keys' devices made since start.
+    pub signer_signatures: i64,
+    /// Time that those devices took, microseconds.
+    pub signer_busy_us: i64,
 }
 
 /// The authority's metrics.
@@ -68,6 +72,8 @@ struct Gauges {
     batches: Gauge,
     leaves: Gauge,
     signatures: Gauge,
+    signer_signatures: Gauge,
+    signer_busy_us: Gauge,
 }
 
 impl Metrics {
@@ -92,6 +98,12 @@ impl Metrics {
             ("sequencer_batches", "Batches since start", &gauges.batches),
             ("sequencer_leaves", "Leaves since start", &gauges.leaves),
             ("sequencer_signatures", "Head signatures since start", &gauges.signatures),
+            (
+                "head_signer_signatures",
+                "Signatures by the head keys' devices since start",
+                &gauges.signer_signatures,
+            ),
+            ("head_signer_busy_us", "Time that those devices took, microseconds", &gauges.signer_busy_us),
         ];
         for (name, help, gauge) in named {
             registry.register(name, help, gauge.clone());
@@ -124,6 +136,8 @@ impl Metrics {
         gauges.batches.set(now.batches);
         gauges.leaves.set(now.leaves);
         gauges.signatures.set(now.signatures);
+        gauges.signer_signatures.set(now.signer_signatures);
+        gauges.signer_busy_us.set(now.signer_busy_us);
         let mut text = String::new();
         // Writing to a String can't fail.
         let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));

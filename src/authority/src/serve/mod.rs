@@ -360,19 +360,23 @@ impl Authority {
     /// # Errors
     /// `unauthenticated` if the key isn't the host's any more; faults of the store.
     pub fn endorsed(&self, host: &HostId, key: &Sha256Digest) -> Result<Endorsed, Refused> {
-        let row = self.reader.host(host).map_err(read_fault)?;
-        let row = row.ok_or_else(|| Refused::from(RefusalCode::HostUnknown))?;
-        if row.enrolment.host_key.thumbprint() != *key {
+        let unknown = || Refused::from(RefusalCode::HostUnknown);
+        let now = self.reader.host_now(host).map_err(read_fault)?.ok_or_else(unknown)?;
+        if now.key != *key {
             self.forget_host_keys();
             return Err(RefusalCode::Unauthenticated.into());
         }
         let known = self.remembered.endorsed.read().unwrap_or_else(PoisonError::into_inner);
         if let Some((leaf, endorsed)) = known.get(host)
-            && *leaf == row.enrolment_leaf
+            && *leaf == now.enrolment_leaf
         {
-            return Ok(Endorsed { prior: row.state, ..endorsed.clone() });
+            return Ok(Endorsed { prior: now.state, ..endorsed.clone() });
         }
         drop(known);
+        let row = self.reader.host(host).map_err(read_fault)?.ok_or_else(unknown)?;
+        if row.enrolment.host_key.thumbprint() != *key {
+            return Err(RefusalCode::Unauthenticated.into());
+        }
         let corrupt = || Refused::from(RefusalCode::LogUnavailable);
         let ak = self.reader.blob(&row.enrolment.ak_public).map_err(read_fault)?.ok_or_else(corrupt)?;
         let endorsed =
@@ -538,6 +542,8 @@ impl Authority {
         let connections =
             lock(&self.connections).iter().map(|open| open.load(Ordering::Relaxed)).sum::<usize>();
         let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let signers: Vec<_> = lock(&self.head_keys).iter().map(|key| key.handle().counts()).collect();
+        let busy: Duration = signers.iter().map(|signer| signer.busy).sum();
         self.metrics.render(&Snapshot {
             size: gauge(readiness.size),
             head_age_ms: gauge(readiness.head_age_ms),
@@ -548,6 +554,8 @@ impl Authority {
             batches: gauge(counts.batches),
             leaves: gauge(counts.leaves),
             signatures: gauge(counts.signed),
+            signer_signatures: gauge(signers.iter().map(|signer| signer.signatures).sum()),
+            signer_busy_us: i64::try_from(busy.as_micros()).unwrap_or(i64::MAX),
         })
     }
 }

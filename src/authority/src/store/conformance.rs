@@ -144,7 +144,7 @@ fn what_is_wanted_is_answered(mut fresh: Fresh) {
     let added = append(&mut fresh, &mut control, NOW, call.append());
     let (joining, made) = token(1, NOW + 7);
     append(&mut fresh, &mut control, NOW, Append::of(vec![made, epoch(1), epoch(2)]));
-    let (spent, unspent) = (added.spent[0].0, SpentId::Enrolment([1; 16]));
+    let (spent, unspent) = (added.spent[0], SpentId::Enrolment([1; 16]));
     let request = |id| (host(1), RequestId::parse(id).unwrap());
     let wanted = Wanted {
         outcomes: [request("r1"), request("r2")].into(),
@@ -197,7 +197,7 @@ fn a_spend_exists_once_and_is_forgotten_late(mut fresh: Fresh) {
     let mut control = genesis();
     append(&mut fresh, &mut control, NOW, enrol(1));
     let call = Call::new(host(1), "r1");
-    let id = append(&mut fresh, &mut control, NOW, call.append()).spent[0].0;
+    let id = append(&mut fresh, &mut control, NOW, call.append()).spent[0];
     assert!(fresh.reader.is_spent(&id).unwrap());
     // Long past its expiry another batch lets go of it.
     append(&mut fresh, &mut control, NOW + 3_600_000, Append::of(vec![epoch(1)]));

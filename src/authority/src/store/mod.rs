@@ -33,8 +33,8 @@ use countersign_core::note::NoteSignature;
 pub use fault::{Broken, ReadFault, StoreFault, Unavailable};
 pub use receipt::{LeafReceipt, ReceiptFault, Receipts, SignedHead, newest_signed_head, receipts_for};
 pub use rows::{
-    Acknowledgement, Additions, ChallengeKey, Frontiers, HostRow, JoinTokenRow, KnownOutcome, NewLeaf,
-    NewNode, PendingEnrolment, Prior, SpentId, StoredHead, Tip, TripleHash, Wanted,
+    Acknowledgement, Additions, ChallengeKey, Frontiers, HostNow, HostRow, JoinTokenRow, KnownOutcome,
+    NewLeaf, NewNode, PendingEnrolment, Prior, SpentId, StoredHead, Tip, TripleHash, Wanted,
 };
 pub use tree::StoredTree;
 
@@ -190,6 +190,12 @@ pub trait TableReader: Send + Sync {
     /// # Errors
     /// [`ReadFault`].
     fn host(&self, host: &HostId) -> Result<Option<HostRow>, ReadFault>;
+
+    /// The changing part of an enrolled host, from one row and without reading any leaf.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    fn host_now(&self, host: &HostId) -> Result<Option<HostNow>, ReadFault>;
 
     /// Hosts in the order of their identifiers, after the one given.
     ///

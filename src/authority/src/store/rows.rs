@@ -187,13 +187,40 @@ pub struct HostRow {
     pub state_index: u64,
 }
 
+/// What changes about a host, and under which enrolment: what every call of it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostNow {
+    /// Its newest enrolment leaf: index and leaf hash.
+    pub enrolment_leaf: LeafRef,
+    /// Thumbprint of the host key.
+    pub key: Sha256Digest,
+    /// State after the newest leaf that told of it.
+    pub state: HostState,
+}
+
 /// What can be used once and isn't told by a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SpentId {
-    /// A challenge, by the SHA-256 of its bytes.
-    Challenge(Sha256Digest),
+    /// A challenge. Its expiry is inside of it, so that it names it together with the digest: stores keep spends in the order of expiry.
+    Challenge {
+        /// Its expiry, ms.
+        expires_ms: u64,
+        /// SHA-256 of its bytes.
+        digest: Sha256Digest,
+    },
     /// A pending enrolment.
     Enrolment([u8; 16]),
+}
+
+impl SpentId {
+    /// Until when it could be used again if it were forgotten, ms.
+    #[must_use]
+    pub const fn expires_ms(&self) -> u64 {
+        match self {
+            Self::Challenge { expires_ms, .. } => *expires_ms,
+            Self::Enrolment(_) => u64::MAX,
+        }
+    }
 }
 
 /// An enrolment between its two calls. What the record holds is the enrolment's own affair.
@@ -321,8 +348,8 @@ pub struct Additions {
     pub head: StoredHead,
     /// Right edges at its size.
     pub frontiers: Frontiers,
-    /// Things used up, with the time after which the memory of it may go, ms.
-    pub spent: Vec<(SpentId, u64)>,
+    /// Things used up.
+    pub spent: Vec<SpentId>,
     /// Blobs by SHA-256; those that are there already stay.
     pub blobs: Vec<(Sha256Digest, Arc<[u8]>)>,
     /// Memories of [`Additions::spent`] before this time may go, ms.

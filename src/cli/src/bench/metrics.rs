@@ -3,10 +3,10 @@
 //! Comes in: the text of `GET /metrics` before and after the window (OpenMetrics 1.0). Goes out: signatures a second that the key can make when it does
 //! nothing else. Absent metrics are `None`, never a guess.
 
-/// Signatures released by the head signers.
-const SIGNATURES: &str = "countersign_head_signatures_total";
-/// Seconds that head signers were busy in their device.
-const BUSY_SECONDS: &str = "countersign_head_sign_seconds_total";
+/// Signatures that the head keys' devices made.
+const SIGNATURES: &str = "countersign_head_signer_signatures";
+/// How long they took, microseconds.
+const BUSY_US: &str = "countersign_head_signer_busy_us";
 
 /// Counters of the head signers.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,7 +18,7 @@ pub(crate) struct SignerCounts {
 impl SignerCounts {
     /// Reads both counters, summed over their labels.
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        Some(Self { signatures: counter(text, SIGNATURES)?, busy_seconds: counter(text, BUSY_SECONDS)? })
+        Some(Self { signatures: counter(text, SIGNATURES)?, busy_seconds: counter(text, BUSY_US)? / 1e6 })
     }
 
     /// Signatures per busy second between an earlier reading and this one.
@@ -51,11 +51,11 @@ fn counter(text: &str, name: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# TYPE countersign_head_signatures counter\n\
-        countersign_head_signatures_total{key=\"a\"} 30\n\
-        countersign_head_signatures_total{key=\"b } c\"} 12\n\
-        countersign_head_signatures_totally 9\n\
-        countersign_head_sign_seconds_total 8.4\n# EOF\n";
+    const TEXT: &str = "# TYPE countersign_head_signer_signatures gauge\n\
+        countersign_head_signer_signatures{key=\"a\"} 30\n\
+        countersign_head_signer_signatures{key=\"b } c\"} 12\n\
+        countersign_head_signer_signatures_made 9\n\
+        countersign_head_signer_busy_us 8400000\n# EOF\n";
 
     #[test]
     fn counters_are_summed_over_labels_and_longer_names_are_others() {
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_missing_counter_is_no_answer() {
-        assert_eq!(SignerCounts::parse("countersign_head_signatures_total 1\n"), None);
+        assert_eq!(SignerCounts::parse("countersign_head_signer_signatures 1\n"), None);
         assert_eq!(SignerCounts::parse(""), None);
     }
 

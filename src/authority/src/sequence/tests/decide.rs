@@ -34,6 +34,10 @@ fn an_appended_call_is_in_the_log_with_its_blobs_and_tables() {
     assert_eq!((known.index, known.request), (index, call.request().digest));
     let row = log.reader.host(&host(1)).unwrap().unwrap();
     assert_eq!((row.state, row.state_index), (call.state, index));
+    let now = log.reader.host_now(&host(1)).unwrap().unwrap();
+    assert_eq!(now.enrolment_leaf, row.enrolment_leaf);
+    assert_eq!((now.key, now.state), (row.enrolment.host_key.thumbprint(), row.state));
+    assert_eq!(log.reader.host_now(&host(2)).unwrap(), None);
     assert_eq!(receipts.head.note(), log.sequencer.signed_head().unwrap().note());
 }
 
@@ -103,7 +107,9 @@ fn a_challenge_is_spent_by_exactly_one_of_many_calls_at_once() {
     assert_eq!(log.size(), before + 1);
     assert_eq!(answers.iter().filter(|answer| matches!(answer, Outcome::Appended(_))).count(), 1);
     assert_eq!(answers.iter().filter(|answer| **answer == Outcome::ChallengeSpent).count(), 7);
-    assert!(log.reader.is_spent(&SpentId::Challenge(challenge)).unwrap());
+    assert!(
+        log.reader.is_spent(&SpentId::Challenge { expires_ms: NOW + 60_000, digest: challenge }).unwrap()
+    );
 }
 
 #[test]
@@ -130,8 +136,8 @@ fn what_is_refused_leaves_no_trace_and_its_neighbours_untouched() {
     for id in ["stale", "replay"] {
         assert_eq!(log.reader.outcome(&host(1), &RequestId::parse(id).unwrap()).unwrap(), None);
     }
-    let Spend::Challenge { digest, .. } = unused else { panic!() };
-    assert!(!log.reader.is_spent(&SpentId::Challenge(digest)).unwrap());
+    let Spend::Challenge { digest, expires_ms } = unused else { panic!() };
+    assert!(!log.reader.is_spent(&SpentId::Challenge { expires_ms, digest }).unwrap());
 }
 
 #[test]

@@ -20,10 +20,10 @@ pub(super) fn additions(connection: &Connection, additions: &Additions) -> RowRe
     }
     append_head(connection, additions)?;
     let mut spend =
-        connection.prepare_cached("INSERT INTO spent (kind, id, expires_ms) VALUES (?1, ?2, ?3)")?;
-    for (id, expires_ms) in &additions.spent {
-        let (kind, bytes) = spent_key(id);
-        spend.execute(params![kind, bytes, int(*expires_ms)])?;
+        connection.prepare_cached("INSERT INTO spent (expires_ms, kind, id) VALUES (?1, ?2, ?3)")?;
+    for id in &additions.spent {
+        let (expires_ms, kind, bytes) = spent_key(id);
+        spend.execute(params![expires_ms, kind, bytes])?;
     }
     let mut forget = connection.prepare_cached("DELETE FROM spent WHERE expires_ms < ?1")?;
     forget.execute([int(additions.forget_spent_before_ms)])?;

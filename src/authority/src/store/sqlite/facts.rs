@@ -134,15 +134,16 @@ pub(super) fn budget_left(connection: &Connection, index: u64) -> RowResult<Opti
 }
 
 pub(super) fn is_spent(connection: &Connection, id: &SpentId) -> RowResult<bool> {
-    let (kind, bytes) = spent_key(id);
-    let mut statement = connection.prepare_cached("SELECT 1 FROM spent WHERE kind = ?1 AND id = ?2")?;
-    Ok(statement.exists(params![kind, bytes])?)
+    let (expires_ms, kind, bytes) = spent_key(id);
+    let sql = "SELECT 1 FROM spent WHERE expires_ms = ?1 AND kind = ?2 AND id = ?3";
+    Ok(connection.prepare_cached(sql)?.exists(params![expires_ms, kind, bytes])?)
 }
 
-pub(super) fn spent_key(id: &SpentId) -> (i64, &[u8]) {
+pub(super) fn spent_key(id: &SpentId) -> (i64, i64, &[u8]) {
+    let expires_ms = int(id.expires_ms());
     match id {
-        SpentId::Challenge(digest) => (1, digest.as_bytes()),
-        SpentId::Enrolment(id) => (2, id),
+        SpentId::Challenge { digest, .. } => (expires_ms, 1, digest.as_bytes()),
+        SpentId::Enrolment(id) => (expires_ms, 2, id),
     }
 }
 

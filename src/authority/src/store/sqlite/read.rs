@@ -10,8 +10,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::super::{
-    Acknowledgement, ChallengeKey, HostRow, JoinTokenRow, KnownOutcome, LogReader, MAX_PAGE, ReadFault,
-    SpentId, StoredHead, TableReader, Tip, TripleHash,
+    Acknowledgement, ChallengeKey, HostNow, HostRow, JoinTokenRow, KnownOutcome, LogReader, MAX_PAGE,
+    ReadFault, SpentId, StoredHead, TableReader, Tip, TripleHash,
 };
 use super::facts::{self, RowFault, RowResult};
 use super::{int, uint};
@@ -222,6 +222,20 @@ impl TableReader for SqliteReader {
             let sql = format!("SELECT {HOST_COLUMNS} WHERE host.host = ?1");
             let mut statement = connection.prepare_cached(&sql)?;
             statement.query_row([host.as_bytes()], raw_host).optional()?.map(host_row).transpose()
+        })
+    }
+
+    fn host_now(&self, host: &HostId) -> Result<Option<HostNow>, ReadFault> {
+        self.read("host now", |connection| {
+            let sql = "SELECT enrolment_idx, enrolment_hash, key, state FROM host WHERE host = ?1";
+            let mut statement = connection.prepare_cached(sql)?;
+            let row = statement.query_row([host.as_bytes()], |row| {
+                let digest = |at| Ok::<_, rusqlite::Error>(Sha256Digest::new(row.get(at)?));
+                Ok(((uint(row.get(0)?), digest(1)?), digest(2)?, row.get::<_, Vec<u8>>(3)?))
+            });
+            let Some((enrolment_leaf, key, state)) = row.optional()? else { return Ok(None) };
+            let state = HostState::parse(&state).map_err(|_| RowFault::Corrupt("a host's state"))?;
+            Ok(Some(HostNow { enrolment_leaf, key, state }))
         })
     }
 

@@ -18,7 +18,8 @@ pub(super) const SCHEMA_VERSION: i32 = 1;
 /// the desk: what no leaf tells.
 ///
 /// `leaf_hash` stands apart from `leaf`, so that a proof reads 160 bytes a leaf and not the leaves. `frontier` has one row: the right
-/// edges at the newest size.
+/// edges at the newest size. `spent` stands in the order of expiry: what is added and what is forgotten are then neighbours, not pages all
+/// over the table.
 const VERSION_1: &str = "
 CREATE TABLE origin (one INTEGER PRIMARY KEY CHECK (one = 1), origin TEXT NOT NULL) STRICT;
 CREATE TABLE leaf (idx INTEGER PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
@@ -50,9 +51,8 @@ CREATE TABLE join_token (
     token BLOB PRIMARY KEY, expires_ms INTEGER NOT NULL, idx INTEGER NOT NULL, spent_idx INTEGER
 ) STRICT;
 CREATE TABLE spent (
-    kind INTEGER NOT NULL, id BLOB NOT NULL, expires_ms INTEGER NOT NULL, PRIMARY KEY (kind, id)
+    expires_ms INTEGER NOT NULL, kind INTEGER NOT NULL, id BLOB NOT NULL, PRIMARY KEY (expires_ms, kind, id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX spent_expires ON spent (expires_ms);
 CREATE TABLE blob (digest BLOB PRIMARY KEY, bytes BLOB NOT NULL) STRICT;
 CREATE TABLE pending_enrolment (id BLOB PRIMARY KEY, expires_ms INTEGER NOT NULL, record BLOB NOT NULL) STRICT;
 CREATE TABLE challenge_key (id BLOB PRIMARY KEY, key BLOB NOT NULL, made_ms INTEGER NOT NULL) STRICT;
