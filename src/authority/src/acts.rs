@@ -85,3 +85,53 @@ pub async fn act(
     }
     Err(RefusalCode::VersionsMoved.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_core::key::VerifyingKey;
+    use countersign_core::leaf::control::{PrincipalRecord, Revocation, Subject};
+    use countersign_core::leaf::{Kind, Leaf};
+
+    const OFFICER: Sha256Digest = Sha256Digest::new([7; 32]);
+
+    fn with(control: &ControlState, kind: Kind, body: Vec<u8>) -> ControlState {
+        let leaf = Leaf { kind, index: control.number(), time_ms: 1, salt: [0; 16], body };
+        let mut next = control.clone();
+        next.apply(&leaf.encode().unwrap()).unwrap();
+        next
+    }
+
+    #[test]
+    fn a_mandate_ends_with_the_revocation_that_the_act_would_follow() {
+        let secret = ed25519_dalek_key();
+        let empty = ControlState::genesis("test.example/log", secret);
+        let kind = PrincipalKind::Operator(Role::Operator);
+        let added =
+            PrincipalRecord { added: true, kind, thumbprint: OFFICER, name: "o".to_owned(), by: None };
+        let in_force = with(&empty, Kind::Principal, added.encode());
+        let revocation = Revocation {
+            subject: Subject::Principal(OFFICER),
+            revoke: true,
+            reason: String::new(),
+            by: OFFICER,
+        };
+        let revoked = with(&in_force, Kind::Revocation, revocation.encode());
+
+        let code = |state: &ControlState, role| {
+            Mandate::Operator(OFFICER, role).require(state).map_err(|e| e.code())
+        };
+        assert_eq!(code(&empty, Role::Viewer), Err(RefusalCode::Forbidden));
+        assert_eq!(code(&in_force, Role::Operator), Ok(()));
+        assert_eq!(code(&in_force, Role::SecurityOfficer), Err(RefusalCode::Forbidden));
+        assert_eq!(code(&revoked, Role::Viewer), Err(RefusalCode::Forbidden));
+        assert!(Mandate::Authority.require(&revoked).is_ok());
+    }
+
+    fn ed25519_dalek_key() -> VerifyingKey {
+        // The base point's encoding (RFC 8032 §5.1): a key whose secret nobody needs here.
+        let mut point = [0x66; 32];
+        point[0] = 0x58;
+        VerifyingKey::ed25519(&point).unwrap()
+    }
+}
