@@ -6,7 +6,7 @@ use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
 
-/// Ticks per second of the times in /proc/<pid>/stat: USER_HZ, which is 100 on every architecture that this runs on (proc_pid_stat(5)).
+/// Ticks per second of the times in `/proc/PID/stat`: USER_HZ, which is 100 on every architecture that this runs on (proc_pid_stat(5)).
 const USER_HZ: u64 = 100;
 
 /// A process of this machine.
