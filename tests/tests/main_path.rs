@@ -33,6 +33,10 @@ fn the_main_path(kind: SignerKind) {
     deployment.ask("child", &["--parent", &parent], &child).expect("child artifact");
     deployment.exec("child", &child).expect("run child");
     assert_eq!(program.runs(), 2);
+    // Whoever doesn't hold the parent gets no child of it.
+    let thief = deployment.holder("thief");
+    let stolen = ["--parent", parent.as_str(), "--parent-key", thief.as_str()];
+    deployment.ask("stolen", &stolen, &child).refused("consent-invalid");
     let child_path = deployment.text("child");
     deployment.ask("sibling", &["--parent", &parent], &child).expect("second child");
     deployment.ask("third", &["--parent", &parent], &child).refused("budget-exhausted");

@@ -104,6 +104,7 @@ impl<A: AuthorityApi> Agent<A> {
         let documents = requests.iter().map(|request| SignedRequestDocument {
             request: B64(request.bytes().to_vec()),
             signature: B64(request.signature().to_vec()),
+            consents: request.consents().iter().map(|consent| B64(consent.clone())).collect(),
         });
         let mut call =
             ArtifactsCall { challenge, requests: documents.collect(), evidence: evidence.document.clone() };

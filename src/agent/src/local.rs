@@ -3,7 +3,7 @@
 //! | Method and path | Body | Answer |
 //! |---|---|---|
 //! | `POST /v1/requests` | [`PrepareCall`] | [`Prepared`]: exact request bytes, and what the holder key has to sign |
-//! | `POST /v1/artifacts` | request bytes and holder signature | the decision with its receipt |
+//! | `POST /v1/artifacts` | request bytes, holder signature, a consent for each parent | the decision with its receipt |
 //! | `GET /v1/status` | | [`StatusDocument`] |
 //!
 //! Two steps, because the holder key belongs to the runtime and never comes here. The steps share no state: whoever holds request bytes may submit

@@ -62,7 +62,7 @@ pub async fn prepare(socket: &Path, call: &PrepareCall) -> Result<Prepared, Loca
     Ok(prepared)
 }
 
-/// Hands in request bytes with the holder's signature; answers the authority's decision.
+/// Hands in request bytes with the holder's signature, and with a consent for each parent; answers the authority's decision.
 ///
 /// # Errors
 /// [`LocalClientError`]. The same bytes may be handed in again.
@@ -70,8 +70,13 @@ pub async fn submit(
     socket: &Path,
     request: &[u8],
     signature: &[u8],
+    consents: &[Vec<u8>],
 ) -> Result<DecisionDocument, LocalClientError> {
-    let call = SignedRequestDocument { request: B64(request.to_vec()), signature: B64(signature.to_vec()) };
+    let call = SignedRequestDocument {
+        request: B64(request.to_vec()),
+        signature: B64(signature.to_vec()),
+        consents: consents.iter().map(|consent| B64(consent.clone())).collect(),
+    };
     exchange(socket, "POST", "/v1/artifacts", body(&call)?).await
 }
 

@@ -40,6 +40,9 @@ pub(crate) enum AskError {
     /// The rule gives no delegation.
     #[error("the agent's rule for this runtime gives no delegation")]
     Delegation,
+    /// Fewer consents than parents.
+    #[error("the request has parents whose holders didn't sign it")]
+    Consent,
     /// The request names another host.
     #[error("the request names another host")]
     Host,
@@ -60,6 +63,7 @@ impl From<AskError> for Refused {
             AskError::Action => RefusalCode::ActionNotMapped,
             AskError::Audience => RefusalCode::AudienceMismatch,
             AskError::Lifetime(_) | AskError::Delegation => RefusalCode::Forbidden,
+            AskError::Consent => RefusalCode::ConsentMissing,
             AskError::Host => RefusalCode::RequestHostMismatch,
             AskError::Runtime => RefusalCode::PeerUnknown,
             AskError::Randomness => RefusalCode::Internal,
@@ -123,11 +127,16 @@ impl Asking<'_> {
     /// Takes signed request bytes, as sent, if the rule allows them.
     pub(crate) fn submit(&self, call: SignedRequestDocument) -> Result<SignedRequest, AskError> {
         // What costs nothing comes before the signature.
-        self.check(&call.request.0)?;
-        Ok(SignedRequest::verify(call.request.0, call.signature.0)?)
+        let request = self.check(&call.request.0)?;
+        // Only the authority knows the parents' holders; that somebody agreed for each can be seen here.
+        if call.consents.len() < request.parents.len() {
+            return Err(AskError::Consent);
+        }
+        let consents = call.consents.into_iter().map(|consent| consent.0).collect();
+        Ok(SignedRequest::verify(call.request.0, call.signature.0, consents)?)
     }
 
-    fn check(&self, bytes: &[u8]) -> Result<(), AskError> {
+    fn check(&self, bytes: &[u8]) -> Result<Request, AskError> {
         let request = Request::parse(bytes)?;
         if request.host != *self.host {
             return Err(AskError::Host);
@@ -147,7 +156,7 @@ impl Asking<'_> {
         if request.delegation.is_some() && !self.rule.may_delegate {
             return Err(AskError::Delegation);
         }
-        Ok(())
+        Ok(request)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Requests are made and passed on only as the rule says.
 
 use countersign_core::key::JsonKey;
-use countersign_core::request::DelegationDocument;
+use countersign_core::request::{DelegationDocument, ParentDocument, delegation_preimage};
 use ed25519_dalek::Signer as _;
 use std::os::unix::net::UnixStream;
 
@@ -54,7 +54,11 @@ impl Bench {
 
     fn submit(&self, request: &[u8]) -> Result<SignedRequest, RefusalCode> {
         let signature = self.holder.sign(&holder_preimage(request)).to_bytes().to_vec();
-        let call = SignedRequestDocument { request: B64(request.to_vec()), signature: B64(signature) };
+        let call = SignedRequestDocument {
+            request: B64(request.to_vec()),
+            signature: B64(signature),
+            consents: Vec::new(),
+        };
         self.asking().submit(call).map_err(|error| Refused::from(error).code)
     }
 }
@@ -131,7 +135,30 @@ fn signed_bytes_from_elsewhere_are_held_to_the_same_rule() {
     let (ours, other) = (format!("\"host\":\"{}", bench.host), format!("\"host\":\"01{}", "06".repeat(32)));
     assert_eq!(changed(&ours, &other), RefusalCode::RequestHostMismatch);
     assert_eq!(changed("\"v\":1", "\"v\":1,\"x\":1"), RefusalCode::RequestMalformed);
-    let unsigned = SignedRequestDocument { request: B64(text.into_bytes()), signature: B64(vec![0; 64]) };
+    let unsigned = SignedRequestDocument {
+        request: B64(text.into_bytes()),
+        signature: B64(vec![0; 64]),
+        consents: Vec::new(),
+    };
     let refused = bench.asking().submit(unsigned).map_err(|error| Refused::from(error).code);
     assert_eq!(refused.unwrap_err(), RefusalCode::HolderSignatureInvalid);
+}
+
+#[test]
+fn a_child_whose_parents_holder_did_not_sign_is_not_passed_on() {
+    let bench = Bench::new();
+    let mut call = bench.call();
+    call.parents = vec![ParentDocument { index: 3, leaf: "22".repeat(32) }];
+    let request = bench.prepare(&call).unwrap().request.0;
+    assert_eq!(bench.submit(&request).unwrap_err(), RefusalCode::ConsentMissing);
+    let mut document = SignedRequestDocument {
+        signature: B64(bench.holder.sign(&holder_preimage(&request)).to_bytes().to_vec()),
+        consents: vec![B64(bench.holder.sign(&delegation_preimage(&request)).to_bytes().to_vec())],
+        request: B64(request),
+    };
+    let passed = bench.asking().submit(document.clone()).unwrap();
+    assert_eq!(passed.consents(), [document.consents[0].0.clone()]);
+    document.consents.push(B64(vec![0; 64]));
+    let refused = bench.asking().submit(document).map_err(|error| Refused::from(error).code);
+    assert_eq!(refused.unwrap_err(), RefusalCode::RequestMalformed, "more consents than parents");
 }

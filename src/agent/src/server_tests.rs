@@ -107,10 +107,10 @@ async fn a_runtime_gets_an_artifact_in_two_steps() {
     let request = countersign_core::request::Request::parse(&prepared.request.0).unwrap();
     assert_eq!(request.workload, sha256(&std::fs::read("/bin/sh").unwrap()));
     let signature = holder.sign(&prepared.to_sign.0).to_bytes();
-    let decision = submit(socket, &prepared.request.0, &signature).await.unwrap();
+    let decision = submit(socket, &prepared.request.0, &signature, &[]).await.unwrap();
     assert_eq!((decision.verdict.as_str(), decision.code), ("allow", None));
     // The same bytes again are the same decision.
-    assert_eq!(submit(socket, &prepared.request.0, &signature).await.unwrap().receipt, decision.receipt);
+    assert_eq!(submit(socket, &prepared.request.0, &signature, &[]).await.unwrap().receipt, decision.receipt);
     until(|| served.world.agent.status.lock().unwrap().attested_ms.is_some()).await;
     let now = status(socket).await.unwrap();
     assert_eq!((now.host, now.trusted_until_ms), (served.world.agent.identity.host.to_hex(), Some(301_000)));
@@ -125,16 +125,16 @@ async fn a_denial_is_answered_with_its_receipt_and_a_fault_with_a_problem() {
     *served.world.authority.verdict.lock().unwrap() = Verdict::Deny(RefusalCode::PolicyDenied);
     let prepared = prepare(socket, &call(&holder)).await.unwrap();
     let signature = holder.sign(&holder_preimage(&prepared.request.0)).to_bytes();
-    let decision = submit(socket, &prepared.request.0, &signature).await.unwrap();
+    let decision = submit(socket, &prepared.request.0, &signature, &[]).await.unwrap();
     assert_eq!((decision.verdict.as_str(), decision.code.as_deref()), ("deny", Some("policy-denied")));
     assert!(decision.receipt.starts_with("c2sp.org/tlog-proof@v1\n"));
     until(|| served.world.agent.status.lock().unwrap().attested_ms.is_some()).await;
     served.world.authority.faults.lock().unwrap().push_back(refusal(RefusalCode::HostRevoked, Vec::new()));
-    let refused = submit(socket, &prepared.request.0, &signature).await;
+    let refused = submit(socket, &prepared.request.0, &signature, &[]).await;
     assert!(matches!(refused, Err(LocalClientError::Refused(problem)) if problem.code == "host-revoked"));
     served.world.host.gone.store(true, std::sync::atomic::Ordering::SeqCst);
     served.world.host.failures.store(1, std::sync::atomic::Ordering::SeqCst);
-    let refused = submit(socket, &prepared.request.0, &signature).await;
+    let refused = submit(socket, &prepared.request.0, &signature, &[]).await;
     assert!(matches!(refused, Err(LocalClientError::Refused(problem)) if problem.code == "tpm-unavailable"));
 }
 
@@ -231,7 +231,7 @@ async fn asked_to_end_the_agent_finishes_what_is_under_way() {
     let signature = holder.sign(&prepared.to_sign.0).to_bytes();
     let hold = served.world.authority.slow.lock().await;
     let path = socket.clone();
-    let under_way = tokio::spawn(async move { submit(&path, &prepared.request.0, &signature).await });
+    let under_way = tokio::spawn(async move { submit(&path, &prepared.request.0, &signature, &[]).await });
     let quotes = || served.world.host.quotes.load(std::sync::atomic::Ordering::SeqCst);
     until(|| quotes() >= 2).await;
     served.end.send(()).unwrap();

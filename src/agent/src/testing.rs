@@ -396,7 +396,7 @@ impl AuthorityApi for Arc<TestAuthority> {
 /// A holder key and a request that it signed.
 pub(crate) fn signed(request: &[u8], holder: &SigningKey) -> SignedRequest {
     let signature = holder.sign(&holder_preimage(request)).to_bytes().to_vec();
-    SignedRequest::verify(request.to_vec(), signature).unwrap()
+    SignedRequest::verify(request.to_vec(), signature, Vec::new()).unwrap()
 }
 
 /// An agent over a simulated TPM and an authority in memory.

@@ -152,6 +152,8 @@ pub struct InputsRecord {
     pub revoked: Vec<Subject>,
     /// The deployment's trust domain.
     pub trust_domain: TrustDomain,
+    /// Consents of the parents' holders as sent, in the order of the parents.
+    pub consents: Vec<Vec<u8>>,
 }
 
 impl InputsRecord {
@@ -188,6 +190,7 @@ impl InputsRecord {
             map.entry(15)
                 .array(|revoked| self.revoked.iter().for_each(|subject| subject.write(revoked.item())));
             map.entry(16).text(self.trust_domain.as_str());
+            map.entry(17).array(|list| self.consents.iter().for_each(|consent| list.item().bytes(consent)));
         })
     }
 
@@ -195,7 +198,7 @@ impl InputsRecord {
     pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
         let mut decoder = Decoder::new(bytes)?;
         let d = &mut decoder;
-        d.map_of(16)?;
+        d.map_of(17)?;
         d.expect_key(1)?;
         let engine = d.text()?.to_owned();
         d.expect_key(2)?;
@@ -234,6 +237,12 @@ impl InputsRecord {
         let revoked = (0..count).map(|_| Subject::read(d)).collect::<Result<Vec<_>, _>>()?;
         d.expect_key(16)?;
         let trust_domain = TrustDomain::parse(d.text()?).map_err(|_| LeafError::Value("trust domain"))?;
+        d.expect_key(17)?;
+        let count = d.array()?;
+        if count > crate::request::MAX_PARENTS {
+            return Err(LeafError::Value("consents"));
+        }
+        let consents = (0..count).map(|_| Ok(d.bytes()?.to_vec())).collect::<Result<Vec<_>, LeafError>>()?;
         decoder.finish()?;
         Ok(Self {
             engine,
@@ -252,6 +261,7 @@ impl InputsRecord {
             request_id_reused,
             revoked,
             trust_domain,
+            consents,
         })
     }
 }

@@ -114,6 +114,8 @@ codes! {
     ParentUnknown = "parent-unknown", Refusal, 403, "A parent isn't an allow decision of this log.";
     ParentExpired = "parent-expired", Refusal, 403, "A parent has expired.";
     ParentRevoked = "parent-revoked", Refusal, 403, "A parent, its host or one of its ancestors was revoked.";
+    ConsentMissing = "consent-missing", Refusal, 403, "A parent's holder key didn't sign the child's request.";
+    ConsentInvalid = "consent-invalid", Refusal, 403, "A consent isn't a signature by the parent's holder key over the child's request.";
     DelegationAbsent = "delegation-absent", Refusal, 403, "A parent may not have children.";
     DelegationExceeded = "delegation-exceeded", Refusal, 403, "The child asks for more than a parent delegated.";
     BudgetExhausted = "budget-exhausted", Refusal, 403, "A parent's budget of descendants is used up.";

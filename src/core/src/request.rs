@@ -1,7 +1,9 @@
 //! The request: what a runtime asks for (PROTOCOL §3).
 //!
-//! Comes in: exact JSON bytes and a detached signature. Goes out: a [`SignedRequest`] whose holder key has been proven over those very bytes.
-//! Refused: more than 8,192 bytes, unknown, repeated or missing members, names out of form, unsorted lists, a signature that doesn't verify.
+//! Comes in: exact JSON bytes, a detached signature, and consents of parents' holders. Goes out: a [`SignedRequest`] whose holder key has been proven
+//! over those very bytes; what a consent is worth is seen where the parents are known (PROTOCOL §7.3).
+//! Refused: more than 8,192 bytes, unknown, repeated or missing members, names out of form, unsorted lists, a signature that doesn't verify,
+//! more consents than parents.
 
 use crate::digest::{Sha256Digest, sha256};
 use crate::key::{JsonKey, VerifyingKey};
@@ -195,6 +197,15 @@ pub fn holder_preimage(request: &[u8]) -> Vec<u8> {
     tuple::preimage("countersign-v1:request", &[request])
 }
 
+/// What a parent's holder key signs to agree to a child request (PROTOCOL §3.5).
+#[must_use]
+pub fn delegation_preimage(request: &[u8]) -> Vec<u8> {
+    tuple::preimage("countersign-v1:delegation", &[request])
+}
+
+/// Longest consent: a signature of either algorithm.
+pub const MAX_CONSENT_LEN: usize = 64;
+
 /// Digest of the exact arguments of an `exec`, `argv[0]` included (PROTOCOL §3.4).
 #[must_use]
 pub fn argv_digest<A: AsRef<[u8]>>(argv: &[A]) -> Sha256Digest {
@@ -208,16 +219,23 @@ pub struct SignedRequest {
     request: Request,
     bytes: Vec<u8>,
     signature: Vec<u8>,
+    consents: Vec<Vec<u8>>,
     digest: Sha256Digest,
 }
 
 impl SignedRequest {
-    /// Parses and verifies; the only way to make one.
-    pub fn verify(bytes: Vec<u8>, signature: Vec<u8>) -> Result<Self, RequestError> {
+    /// Parses and verifies; the only way to make one. `consents` are those of the parents' holders, in the order of the parents; one that is
+    /// missing or wrong is found when the parents are known.
+    pub fn verify(bytes: Vec<u8>, signature: Vec<u8>, consents: Vec<Vec<u8>>) -> Result<Self, RequestError> {
         let request = Request::parse(&bytes)?;
+        if consents.len() > request.parents.len()
+            || consents.iter().any(|consent| consent.len() > MAX_CONSENT_LEN)
+        {
+            return Err(RequestError::Member("consents"));
+        }
         request.holder.verify(&holder_preimage(&bytes), &signature).map_err(|_| RequestError::Signature)?;
         let digest = sha256(&bytes);
-        Ok(Self { request, bytes, signature, digest })
+        Ok(Self { request, bytes, signature, consents, digest })
     }
 
     /// The parsed request.
@@ -236,6 +254,12 @@ impl SignedRequest {
     #[must_use]
     pub fn signature(&self) -> &[u8] {
         &self.signature
+    }
+
+    /// Consents of the parents' holders, in the order of the parents; there may be fewer.
+    #[must_use]
+    pub fn consents(&self) -> &[Vec<u8>] {
+        &self.consents
     }
 
     /// SHA-256 of the exact bytes.

@@ -10,7 +10,7 @@ use crate::decide::{self, Family, Inconsistent, Inputs, Situation, decide};
 use crate::sequence::{Append, Entry, Guard, Outcome, Pending, RequestRef, Spend};
 use crate::serve::Authority;
 use crate::store::{LeafReceipt, ReadFault, Reader, SignedHead, receipts_for};
-use crate::verify::Endorsed;
+use crate::verify::{Asked, Endorsed};
 use axum::response::Response;
 use countersign_core::api::{ArtifactsAnswer, ArtifactsCall, DecisionDocument};
 use countersign_core::leaf::decision::{Decision, Verdict};
@@ -50,7 +50,11 @@ pub(super) async fn issue(authority: Arc<Authority>, call: Call) -> Result<Respo
             if document.requests.is_empty() || document.requests.len() > MAX_REQUESTS {
                 return Err(Refused::new(RefusalCode::Malformed, "a call has 1 to 256 requests"));
             }
-            let requests = document.requests.into_iter().map(|signed| (signed.request.0, signed.signature.0));
+            let requests = document.requests.into_iter().map(|signed| Asked {
+                request: signed.request.0,
+                signature: signed.signature.0,
+                consents: signed.consents.into_iter().map(|consent| consent.0).collect(),
+            });
             let requests = requests.collect();
             let challenge = document.challenge.0;
             let (heard, endorsed) =

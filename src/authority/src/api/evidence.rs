@@ -5,7 +5,7 @@ use super::problem::Refused;
 use crate::serve::Authority;
 use crate::serve::documents::Documents;
 use crate::store::Reader;
-use crate::verify::{BootLogSource, Call, CallError, Endorsed, SourceFault, VerifiedCall};
+use crate::verify::{Asked, BootLogSource, Call, CallError, Endorsed, SourceFault, VerifiedCall};
 use countersign_core::api::EvidenceDocument;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::name::HostId;
@@ -35,7 +35,7 @@ pub(super) fn hear(
     documents: &Documents,
     (host, key): (HostId, Sha256Digest),
     challenge: Vec<u8>,
-    requests: Vec<(Vec<u8>, Vec<u8>)>,
+    requests: Vec<Asked>,
     evidence: EvidenceDocument,
 ) -> Result<(Heard, Endorsed), Refused> {
     let endorsed = authority.endorsed(&host, &key)?;

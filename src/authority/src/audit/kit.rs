@@ -42,6 +42,8 @@ pub(super) struct Lie {
     pub(super) time_ms: Option<u64>,
     pub(super) budget: Option<u64>,
     pub(super) enrolment: Option<LeafRef>,
+    /// What the record says the parents' holders signed.
+    pub(super) consents: Option<Vec<Vec<u8>>>,
 }
 
 /// A log in memory, and an authority that is honest unless told to lie.
@@ -268,7 +270,14 @@ impl Log {
                 family: &family,
                 request_id_reused: lie.reused.unwrap_or(false),
             };
-            outcomes.push(decide(&inputs).unwrap());
+            let mut outcome = decide(&inputs).unwrap();
+            if let Some(consents) = &lie.consents {
+                outcome.inputs.consents.clone_from(consents);
+                outcome.inputs_bytes = outcome.inputs.encode();
+                outcome.decision.inputs = sha256(&outcome.inputs_bytes);
+                outcome.body = outcome.decision.encode();
+            }
+            outcomes.push(outcome);
         }
         for (request, outcome) in call.requests().iter().zip(&outcomes) {
             self.keep(request.bytes());

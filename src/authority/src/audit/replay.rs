@@ -357,7 +357,7 @@ impl Replay<'_> {
 
     fn request(&self, decision: &Decision, record: &InputsRecord) -> Result<SignedRequest, Stop> {
         let bytes = self.blob(&decision.request)?;
-        let signed = SignedRequest::verify(bytes, record.holder_signature.clone())
+        let signed = SignedRequest::verify(bytes, record.holder_signature.clone(), record.consents.clone())
             .map_err(|_| MismatchKind::Request)?;
         let request = signed.request();
         let own = request.host == decision.host

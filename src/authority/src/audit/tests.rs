@@ -170,6 +170,18 @@ fn a_replayed_challenge_that_is_called_fresh_is_found() {
 }
 
 #[test]
+fn an_allow_without_the_parents_holders_consent_is_found() {
+    for consents in [Vec::new(), vec![vec![0; 64]]] {
+        let mut log = Log::with_policy();
+        let first = log.ask(&[log.delegating("p")]);
+        let call = log.verified(&[log.child("c", &first[0].0)]);
+        let child = log.decide(&call, &Lie { consents: Some(consents), ..Lie::default() });
+        assert_eq!(code(&child[0].1), None);
+        assert_eq!(log.mismatches(), [(log.last(), MismatchKind::Body)]);
+    }
+}
+
+#[test]
 fn an_overdrawn_budget_is_found() {
     let mut log = Log::with_policy();
     let first = log.ask(&[log.delegating("p")]);

@@ -86,5 +86,6 @@ fn inputs_record(inputs: &Inputs<'_>, assessment: &Assessment<'_>) -> InputsReco
         request_id_reused: inputs.request_id_reused,
         revoked: revoked.into_iter().collect(),
         trust_domain: situation.trust_domain.clone(),
+        consents: inputs.request.consents().to_vec(),
     }
 }

@@ -1,8 +1,8 @@
 //! Laws that hold for all inputs: the same bytes everywhere, and children that never widen.
 
 use super::kit::{NOW, World, code};
-use crate::verify::Call;
 use crate::verify::kit::{NOW_MS, delegation, document, parent, references};
+use crate::verify::{Asked, Call};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Verdict};
 use countersign_core::name::{Action, Audience};
@@ -35,8 +35,10 @@ fn transcript(call: &Call) -> String {
         boot_log: call.boot_log,
         requests: Vec::new(),
     };
-    let (request, signature) = &call.requests[0];
-    [&record.encode(), request, signature].map(|bytes| data_encoding::HEXLOWER.encode(bytes)).join(",")
+    let asked = &call.requests[0];
+    [&record.encode(), &asked.request, &asked.signature, &asked.consents[0]]
+        .map(|bytes| data_encoding::HEXLOWER.encode(bytes))
+        .join(",")
 }
 
 fn decide_transcript(text: &str) -> String {
@@ -46,7 +48,11 @@ fn decide_transcript(text: &str) -> String {
     let (world, _) = fixed_world();
     let outcome = world.decide_call(Call {
         challenge: record.challenge,
-        requests: vec![(parts[1].clone(), parts[2].clone())],
+        requests: vec![Asked {
+            request: parts[1].clone(),
+            signature: parts[2].clone(),
+            consents: vec![parts[3].clone()],
+        }],
         attest: record.attest,
         signature: record.signature,
         bank: record.bank,

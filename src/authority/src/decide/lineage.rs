@@ -2,16 +2,18 @@
 //!
 //! Comes in: the parents that a request names, and leaves of the log by index. Goes out: a [`Family`], and from it the verdict on a child.
 //! Refused: parents that aren't allow decisions with the leaf hash named, that expired, that are revoked themselves or through a host or any
-//! ancestor, that may not have children, or not such a child.
+//! ancestor, whose holders didn't
+//! agree to this very child, that may not have children, or not such a child.
 
 use crate::verify::Finding;
 use countersign_core::control::ControlState;
 use countersign_core::digest::Sha256Digest;
+use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Lineage, Verdict};
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::refusal::RefusalCode;
-use countersign_core::request::Request;
+use countersign_core::request::{Request, SignedRequest, delegation_preimage};
 use std::collections::{BTreeSet, VecDeque};
 
 /// Most ancestors that are looked at: 8 parents in each of 16 generations share far fewer in any real family. A larger one is refused.
@@ -37,6 +39,7 @@ struct Parent {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Known {
+    holder: VerifyingKey,
     expires: u64,
     delegation: Option<Delegation>,
     root: LeafRef,
@@ -101,6 +104,7 @@ impl Family {
         self.above.insert(Subject::Host(decision.host));
         queue.extend(&decision.lineage.parents);
         Known {
+            holder: decision.holder,
             expires,
             delegation: decision.delegation,
             root: decision.lineage.root.unwrap_or(*reference),
@@ -152,10 +156,11 @@ impl Family {
     /// PROTOCOL §7.3, property by property in the order of its text.
     pub(super) fn narrow(
         &self,
-        request: &Request,
+        signed: &SignedRequest,
         control: &ControlState,
         time_ms: u64,
     ) -> Result<(), Finding> {
+        let request = signed.request();
         let mut known = Vec::with_capacity(self.parents.len());
         for parent in &self.parents {
             let refused = || Finding::new(RefusalCode::ParentUnknown, format!("leaf {}", parent.reference.0));
@@ -174,6 +179,7 @@ impl Family {
         if let Some(subject) = self.revoked(control).next() {
             return Err(Finding::new(RefusalCode::ParentRevoked, format!("{subject:?}")));
         }
+        require_consents(&known, signed)?;
         for (parent, known) in &known {
             let delegation = known.delegation.as_ref().ok_or_else(|| {
                 Finding::new(RefusalCode::DelegationAbsent, format!("leaf {}", parent.reference.0))
@@ -198,6 +204,20 @@ impl Family {
         }
         Ok(())
     }
+}
+
+/// PROTOCOL §3.5: whoever holds a parent agreed to this very child.
+fn require_consents(known: &[(&Parent, &Known)], signed: &SignedRequest) -> Result<(), Finding> {
+    if known.is_empty() {
+        return Ok(());
+    }
+    let preimage = delegation_preimage(signed.bytes());
+    for (at, (parent, known)) in known.iter().enumerate() {
+        let refused = |code| Finding::new(code, format!("leaf {}", parent.reference.0));
+        let consent = signed.consents().get(at).ok_or_else(|| refused(RefusalCode::ConsentMissing))?;
+        known.holder.verify(&preimage, consent).map_err(|_| refused(RefusalCode::ConsentInvalid))?;
+    }
+    Ok(())
 }
 
 fn charge(request: &Request) -> u64 {

@@ -32,7 +32,7 @@ use countersign_core::request::SignedRequest;
 use state::Good;
 
 /// Version of this function; stands in every body. It changes with every change that could change a body.
-pub const ENGINE: &str = "countersign-decision-1";
+pub const ENGINE: &str = "countersign-decision-2";
 
 /// Claims that rest on the host's word alone: which process asked, and what it says it runs.
 pub const ASSERTED: [&str; 2] = ["runtime", "workload"];
@@ -219,7 +219,7 @@ fn checks(inputs: &Inputs<'_>, assessment: &Assessment<'_>, progress: &mut Progr
         progress.determining = determining;
         finding
     })?;
-    inputs.family.narrow(inputs.request.request(), situation.control, situation.time_ms)?;
+    inputs.family.narrow(inputs.request, situation.control, situation.time_ms)?;
     Ok(expiry(inputs, policy.settings(), &assessment.state_after))
 }
 

@@ -3,7 +3,7 @@
 use super::kit::{NOW, World, code, plain};
 use super::{ENGINE, Family, Inconsistent, Inputs, Outcome, Situation, decide, decide_attestation};
 use crate::appraise::References;
-use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, references};
+use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent, references, signed};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::ReferencesDocument;
 use countersign_core::leaf::Kind;
@@ -13,7 +13,7 @@ use countersign_core::leaf::host::{HostKeyKind, HostState, HostStateRecord, Tier
 use countersign_core::name::{Action, Audience};
 use countersign_core::record::{ChallengeStanding, InputsRecord};
 use countersign_core::refusal::RefusalCode;
-use countersign_core::request::RequestDocument;
+use countersign_core::request::{RequestDocument, delegation_preimage, holder_preimage};
 use countersign_tpm::simulated::boot::BootOptions;
 
 #[test]
@@ -320,6 +320,59 @@ fn a_revoked_parent_ancestor_or_host_above_denies() {
     let parent = world.parent(7, |decision| decision.host = other);
     world.revoke(Subject::Host(other));
     assert_eq!(code(&world.child(&[parent], |_| {})), Some(RefusalCode::ParentRevoked));
+}
+
+/// A child of two parents, of which the first is held by the holder of the tests and the second by another key.
+fn child_of_two(consents: impl FnOnce(&[u8]) -> Vec<Vec<u8>>) -> Outcome {
+    let mut world = World::new();
+    let first = world.parent(7, |_| {});
+    let second = world.parent(8, |decision| {
+        decision.holder = ed25519(98).1;
+        decision.lineage.parents = vec![first];
+        decision.lineage.root = Some(first);
+        decision.lineage.depth = 1;
+    });
+    let mut request = world.request();
+    request.parents = [first, second].iter().map(|(index, leaf)| parent(*index, leaf)).collect();
+    let mut asked = signed(&request);
+    asked.consents = consents(&asked.request);
+    let challenge = world.host.challenge(NOW_MS);
+    let call = world.host.quoted(challenge, vec![asked]);
+    world.decide_call(call)
+}
+
+fn consent(seed: u8, preimage: &[u8]) -> Vec<u8> {
+    ed25519(seed).0.sign(preimage).as_ref().to_vec()
+}
+
+#[test]
+fn every_parents_holder_agrees_to_the_child() {
+    let good =
+        child_of_two(|request| [99, 98].map(|seed| consent(seed, &delegation_preimage(request))).to_vec());
+    assert_eq!(code(&good), None, "{}", good.detail);
+    assert_eq!(good.inputs.consents.len(), 2, "kept for whoever repeats the decision");
+}
+
+#[test]
+fn consent_missing() {
+    assert_eq!(code(&child_of_two(|_| Vec::new())), Some(RefusalCode::ConsentMissing));
+    let one = child_of_two(|request| vec![consent(99, &delegation_preimage(request))]);
+    assert_eq!(code(&one), Some(RefusalCode::ConsentMissing));
+    assert_eq!(one.inputs.consents.len(), 1);
+}
+
+#[test]
+fn consent_invalid() {
+    let wrong =
+        |consents: fn(&[u8]) -> [Vec<u8>; 2]| code(&child_of_two(|request| consents(request).to_vec()));
+    let expected = Some(RefusalCode::ConsentInvalid);
+    // The child's holder doesn't agree for somebody else's artifact.
+    assert_eq!(wrong(|request| [99, 99].map(|seed| consent(seed, &delegation_preimage(request)))), expected);
+    assert_eq!(wrong(|request| [98, 99].map(|seed| consent(seed, &delegation_preimage(request)))), expected);
+    // A holder signature over a request isn't a consent, and a consent is to one request.
+    assert_eq!(wrong(|request| [99, 98].map(|seed| consent(seed, &holder_preimage(request)))), expected);
+    assert_eq!(wrong(|_| [99, 98].map(|seed| consent(seed, &delegation_preimage(b"another")))), expected);
+    assert_eq!(wrong(|_| [Vec::new(), Vec::new()]), expected);
 }
 
 #[test]

@@ -23,13 +23,24 @@ const MAX_SIGNATURE_LEN: usize = 1_024;
 /// Longest PCR value: SHA-512.
 const MAX_PCR_LEN: usize = 64;
 
+/// A request as it came.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Exact request bytes.
+    pub request: Vec<u8>,
+    /// Holder signature.
+    pub signature: Vec<u8>,
+    /// Consents of the parents' holders.
+    pub consents: Vec<Vec<u8>>,
+}
+
 /// A call as it came, decoded from its transport and nothing more.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// Exact challenge bytes.
     pub challenge: Vec<u8>,
-    /// Exact request bytes and holder signatures, in call order; none for an attestation.
-    pub requests: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Requests in call order; none for an attestation.
+    pub requests: Vec<Asked>,
     /// Exact TPMS_ATTEST bytes.
     pub attest: Vec<u8>,
     /// Exact TPMT_SIGNATURE bytes.
@@ -208,7 +219,7 @@ impl Verifier {
 }
 
 fn verify_requests(
-    requests: Vec<(Vec<u8>, Vec<u8>)>,
+    requests: Vec<Asked>,
     host: &HostId,
     trust_domain: &TrustDomain,
 ) -> Result<Vec<SignedRequest>, CallError> {
@@ -217,9 +228,9 @@ fn verify_requests(
     }
     let mut ids = BTreeSet::new();
     let mut verified = Vec::with_capacity(requests.len());
-    for (at, (bytes, signature)) in requests.into_iter().enumerate() {
-        let signed =
-            SignedRequest::verify(bytes, signature).map_err(|source| CallError::Request { at, source })?;
+    for (at, asked) in requests.into_iter().enumerate() {
+        let signed = SignedRequest::verify(asked.request, asked.signature, asked.consents)
+            .map_err(|source| CallError::Request { at, source })?;
         let request = signed.request();
         // PROTOCOL §2: a host can name only itself and its own runtimes.
         if request.host != *host

@@ -1,6 +1,8 @@
 //! For tests: a host with a simulated TPM, and everything around it that a call needs.
 
-use super::{BootLogCache, BootLogSource, Call, CallError, Endorsed, SourceFault, VerifiedCall, Verifier};
+use super::{
+    Asked, BootLogCache, BootLogSource, Call, CallError, Endorsed, SourceFault, VerifiedCall, Verifier,
+};
 use crate::challenge::{ChallengeKey, ChallengeKeys, Rotation};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use countersign_core::digest::{Sha256Digest, sha256};
@@ -9,7 +11,8 @@ use countersign_core::key::{JsonKey, VerifyingKey};
 use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState};
 use countersign_core::name::{HostId, Origin, TrustDomain};
 use countersign_core::request::{
-    DelegationDocument, ParentDocument, RequestDocument, holder_preimage, qualifying_data, request_root,
+    DelegationDocument, ParentDocument, RequestDocument, delegation_preimage, holder_preimage,
+    qualifying_data, request_root,
 };
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::quote::PcrSelectionSpec;
@@ -169,12 +172,12 @@ impl Host {
     /// A call as the agent makes it.
     pub(crate) fn call(&mut self, now_ms: u64, requests: &[RequestDocument]) -> Call {
         let challenge = self.challenge(now_ms);
-        let requests: Vec<(Vec<u8>, Vec<u8>)> = requests.iter().map(signed).collect();
+        let requests: Vec<Asked> = requests.iter().map(signed).collect();
         self.quoted(challenge, requests)
     }
 
-    pub(crate) fn quoted(&self, challenge: Vec<u8>, requests: Vec<(Vec<u8>, Vec<u8>)>) -> Call {
-        let digests: Vec<Sha256Digest> = requests.iter().map(|(bytes, _)| sha256(bytes)).collect();
+    pub(crate) fn quoted(&self, challenge: Vec<u8>, requests: Vec<Asked>) -> Call {
+        let digests: Vec<Sha256Digest> = requests.iter().map(|asked| sha256(&asked.request)).collect();
         let extra = qualifying_data(self.origin.as_str(), &challenge, &request_root(&digests));
         let bank = HashAlg::from_id(self.settings.bank).unwrap();
         let selection = PcrSelectionSpec::new(bank, &self.settings.pcrs).unwrap();
@@ -221,11 +224,12 @@ pub(crate) fn references(
     document
 }
 
-/// Request bytes and holder signature.
-pub(crate) fn signed(request: &RequestDocument) -> (Vec<u8>, Vec<u8>) {
-    let bytes = serde_json::to_vec(request).unwrap();
-    let signature = ed25519(99).0.sign(&holder_preimage(&bytes)).as_ref().to_vec();
-    (bytes, signature)
+/// A request with its holder's signature; the same holder agrees for every parent.
+pub(crate) fn signed(document: &RequestDocument) -> Asked {
+    let request = serde_json::to_vec(document).unwrap();
+    let signature = ed25519(99).0.sign(&holder_preimage(&request)).as_ref().to_vec();
+    let consent = ed25519(99).0.sign(&delegation_preimage(&request)).as_ref().to_vec();
+    Asked { request, signature, consents: vec![consent; document.parents.len()] }
 }
 
 /// A delegation in a request.

@@ -13,7 +13,7 @@ mod quote;
 
 pub use boot_log::{BootLogCache, BootLogSource, SourceFault, explained_by_boot_log};
 pub(crate) use call::judge_logged;
-pub use call::{Call, CallError, VerifiedCall, Verifier};
+pub use call::{Asked, Call, CallError, VerifiedCall, Verifier};
 
 use countersign_core::challenge::ChallengeBody;
 use countersign_core::digest::Sha256Digest;

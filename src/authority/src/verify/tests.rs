@@ -48,7 +48,7 @@ fn a_good_call_has_no_finding_and_binds_all_it_carries() {
     assert_eq!(verified.judged().finding(), None);
     assert_eq!(verified.requests().len(), 2);
     let record = verified.judged().record();
-    assert_eq!(record.requests, [sha256(&call.requests[0].0), sha256(&call.requests[1].0)]);
+    assert_eq!(record.requests, [sha256(&call.requests[0].request), sha256(&call.requests[1].request)]);
     assert_eq!(sha256(verified.judged().record_bytes()), *verified.judged().record_digest());
     assert_eq!(*verified.judged().challenge_digest(), sha256(&call.challenge));
 }
@@ -75,7 +75,7 @@ fn challenge_host_mismatch() {
 
 #[test]
 fn request_malformed() {
-    assert_eq!(error(|_, call| call.requests[0].0.push(b'x')), RefusalCode::RequestMalformed);
+    assert_eq!(error(|_, call| call.requests[0].request.push(b'x')), RefusalCode::RequestMalformed);
     let twice = error(|host, call| {
         let mut again = host.request("r-1");
         again.ttl_secs = 1;
@@ -86,6 +86,8 @@ fn request_malformed() {
         call.requests = (0..257).map(|n| signed(&host.request(&format!("r-{n}")))).collect();
     });
     assert_eq!(many, RefusalCode::RequestMalformed);
+    let consents = error(|_, call| call.requests[0].consents.push(vec![0; 64]));
+    assert_eq!(consents, RefusalCode::RequestMalformed, "more consents than parents");
 }
 
 #[test]
@@ -111,7 +113,7 @@ fn request_host_mismatch() {
 
 #[test]
 fn holder_signature_invalid() {
-    assert_eq!(error(|_, call| call.requests[0].1[0] ^= 1), RefusalCode::HolderSignatureInvalid);
+    assert_eq!(error(|_, call| call.requests[0].signature[0] ^= 1), RefusalCode::HolderSignatureInvalid);
 }
 
 #[test]

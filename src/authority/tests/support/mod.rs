@@ -361,7 +361,11 @@ impl Host {
 
     pub(crate) fn signed(&self, request: &[u8]) -> SignedRequestDocument {
         let signature = sign(&self.holder, &holder_preimage(request));
-        SignedRequestDocument { request: B64(request.to_vec()), signature: B64(signature) }
+        SignedRequestDocument {
+            request: B64(request.to_vec()),
+            signature: B64(signature),
+            consents: Vec::new(),
+        }
     }
 
     /// Evidence over a challenge and requests.

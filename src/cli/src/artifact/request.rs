@@ -8,7 +8,7 @@ use countersign_agent::local_client::{self, LocalClientError};
 use countersign_core::artifact::Receipt;
 use countersign_core::key::JsonKey;
 use countersign_core::refusal::RefusalCode;
-use countersign_core::request::{DelegationDocument, ParentDocument};
+use countersign_core::request::{DelegationDocument, ParentDocument, delegation_preimage};
 use countersign_gateway::holder::key::HolderKey;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Parent artifacts.
     #[arg(long)]
     parent: Vec<PathBuf>,
+    /// Holder keys of the parents, PEM, in the order of the parents; one alone stands for all. The holder key, if none is given.
+    #[arg(long, requires = "parent")]
+    parent_key: Vec<PathBuf>,
     /// Actions that children may ask for.
     #[arg(long, requires = "delegate_audience")]
     delegate_action: Vec<String>,
@@ -62,11 +65,17 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Outcome {
     let holder = HolderKey::load(&args.holder_key).with_context(|| args.holder_key.display().to_string())?;
     let call = prepare_call(args, &holder)?;
+    let parent_keys = parent_keys(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let decision = runtime.block_on(async {
         let prepared = local_client::prepare(&args.agent, &call).await?;
         let signature = holder.sign(&prepared.to_sign.0);
-        local_client::submit(&args.agent, &prepared.request.0, &signature).await
+        // PROTOCOL §3.5: `prepare` has checked that these are the bytes that were asked for.
+        let consented = delegation_preimage(&prepared.request.0);
+        let consents: Vec<Vec<u8>> = (0..args.parent.len())
+            .map(|at| parent_keys.get(at).or(parent_keys.last()).unwrap_or(&holder).sign(&consented).to_vec())
+            .collect();
+        local_client::submit(&args.agent, &prepared.request.0, &signature, &consents).await
     });
     let decision = decision.map_err(refused)?;
     if args.json {
@@ -86,6 +95,16 @@ pub(crate) fn run(args: &Args) -> Outcome {
         anstream::println!("artifact: leaf {} of {}", receipt.leaf().index, receipt.head().origin);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn parent_keys(args: &Args) -> anyhow::Result<Vec<HolderKey>> {
+    let count = args.parent_key.len();
+    ensure!(
+        count <= 1 || count == args.parent.len(),
+        "give one --parent-key for all parents, or one for each --parent"
+    );
+    let load = |path: &PathBuf| HolderKey::load(path).with_context(|| path.display().to_string());
+    args.parent_key.iter().map(load).collect()
 }
 
 fn prepare_call(args: &Args, holder: &HolderKey) -> anyhow::Result<PrepareCall> {

@@ -143,7 +143,11 @@ impl Host {
         let evidence = self.evidence(log, &offer, &request_root(&[digest]))?;
         let mut call = ArtifactsCall {
             challenge: offer.challenge,
-            requests: vec![SignedRequestDocument { request: B64(request), signature: B64(signature) }],
+            requests: vec![SignedRequestDocument {
+                request: B64(request),
+                signature: B64(signature),
+                consents: Vec::new(),
+            }],
             evidence,
         };
         let answer = match self.client.artifacts(&call).await {

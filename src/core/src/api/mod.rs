@@ -159,6 +159,9 @@ pub struct SignedRequestDocument {
     pub request: B64,
     /// Holder signature.
     pub signature: B64,
+    /// With parents: a signature by each parent's holder key over this very request, in the order of the parents (PROTOCOL §3.5).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub consents: Vec<B64>,
 }
 
 /// `POST /v1/artifacts`.

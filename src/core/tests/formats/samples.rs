@@ -110,6 +110,7 @@ pub(crate) fn inputs() -> InputsRecord {
         request_id_reused: false,
         revoked: vec![Subject::Host(host()), Subject::Artifact(4, digest(6))],
         trust_domain: TrustDomain::parse("test.example").unwrap(),
+        consents: vec![vec![3; 64]],
     }
 }
 

@@ -9,7 +9,8 @@ use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{
-    SignedRequest, activation_data, argv_digest, holder_preimage, qualifying_data, request_root,
+    SignedRequest, activation_data, argv_digest, delegation_preimage, holder_preimage, qualifying_data,
+    request_root,
 };
 use data_encoding::HEXLOWER;
 use ed25519_dalek::Signer;
@@ -42,7 +43,7 @@ fn requests() {
         args = argv_digest(&["prog", "one", ""]),
     );
     let signature = holder.sign(&holder_preimage(request.as_bytes())).to_bytes();
-    let signed = SignedRequest::verify(request.clone().into_bytes(), signature.to_vec()).unwrap();
+    let signed = SignedRequest::verify(request.clone().into_bytes(), signature.to_vec(), Vec::new()).unwrap();
     let root = request_root(&[*signed.digest(), digest(9)]);
     let challenge = challenge_body().seal(&[7; 32]);
     published(
@@ -55,6 +56,8 @@ fn requests() {
             "request_digest": signed.digest().to_hex(),
             "holder_preimage": hex(&holder_preimage(request.as_bytes())),
             "holder_signature": hex(&signature),
+            "delegation_preimage": hex(&delegation_preimage(request.as_bytes())),
+            "consent": hex(&holder.sign(&delegation_preimage(request.as_bytes())).to_bytes()),
             "root_of": [signed.digest().to_hex(), digest(9).to_hex()],
             "request_root": root.to_hex(),
             "request_root_of_none": request_root(&[]).to_hex(),
