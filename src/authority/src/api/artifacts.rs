@@ -3,7 +3,7 @@
 //! decode -> verify -> look earlier answers up -> decide -> append under guards -> receipts. A call whose versions moved between reading and
 //! appending is decided again, three times; one whose challenge was spent meanwhile is decided as a replay, and its denials are logged.
 
-use super::evidence::{Blob, Heard, endorsed_now, hear};
+use super::evidence::{Blob, Heard, endorsed_now, guards, hear};
 use super::problem::Refused;
 use super::{Call, faulted, json};
 use crate::decide::{self, Family, Inconsistent, Inputs, Situation, decide};
@@ -120,8 +120,7 @@ fn draft(
     if append.entries.is_empty() {
         return Ok(Drafted { fates, pending: None });
     }
-    append.guards.push(Guard::HostVersion(heard.host, endorsed.prior.version));
-    append.guards.push(Guard::Control(situation.control.number()));
+    append.guards = guards(&situation);
     append.guards.extend(budgets.iter().map(|(index, budget)| Guard::BudgetLeft(*index, budget.found)));
     if spends {
         let challenge = heard.call.challenge();

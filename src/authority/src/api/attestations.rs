@@ -1,11 +1,11 @@
 //! Evidence without requests: keeps a host's trust alive, and gives operators something to capture references from (PROTOCOL §9.3).
 
 use super::artifacts::{inconsistent, receipt_text};
-use super::evidence::{Heard, endorsed_now, hear};
+use super::evidence::{Heard, endorsed_now, guards, hear};
 use super::problem::Refused;
 use super::{Call, json};
 use crate::decide::{AttestationOutcome, Situation, decide_attestation};
-use crate::sequence::{Append, Entry, Guard, Outcome, Pending, Spend};
+use crate::sequence::{Append, Entry, Outcome, Pending, Spend};
 use crate::serve::Authority;
 use crate::verify::Endorsed;
 use axum::response::Response;
@@ -65,7 +65,7 @@ fn draft(
 ) -> Result<(AttestationOutcome, Pending), Refused> {
     let documents = authority.documents_in_force()?;
     let judged = heard.call.judged();
-    let outcome = decide_attestation(&Situation {
+    let situation = Situation {
         origin: authority.origin(),
         trust_domain: authority.trust_domain(),
         host: endorsed,
@@ -75,11 +75,10 @@ fn draft(
         policy: documents.policy(),
         references: documents.references(),
         time_ms: authority.decision_time_ms(),
-    })
-    .map_err(inconsistent)?;
+    };
+    let outcome = decide_attestation(&situation).map_err(inconsistent)?;
     let mut append = Append::of(vec![Entry::plain(Kind::HostState, outcome.body.clone())]);
-    append.guards.push(Guard::HostVersion(heard.host, endorsed.prior.version));
-    append.guards.push(Guard::Control(documents.control().number()));
+    append.guards = guards(&situation);
     if outcome.challenge == ChallengeStanding::Fresh {
         let challenge = heard.call.challenge();
         let expires_ms = challenge.body().expires_ms;

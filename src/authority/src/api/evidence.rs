@@ -2,6 +2,8 @@
 
 use super::faulted;
 use super::problem::Refused;
+use crate::decide::Situation;
+use crate::sequence::Guard;
 use crate::serve::Authority;
 use crate::serve::documents::Documents;
 use crate::store::Reader;
@@ -97,6 +99,17 @@ fn refused(authority: &Authority, error: CallError) -> Refused {
 /// The host's endorsement and state as they are now, for another decision.
 pub(super) fn endorsed_now(authority: &Authority, heard: &Heard) -> Result<Endorsed, Refused> {
     authority.endorsed(&heard.host, &heard.key)
+}
+
+/// Everything of a situation that may have moved when its decisions are appended.
+pub(super) fn guards(situation: &Situation<'_>) -> Vec<Guard> {
+    let Endorsed { host, enrolment, prior, .. } = situation.host;
+    vec![
+        Guard::HostVersion(*host, prior.version),
+        Guard::Enrolment(*host, enrolment.0),
+        Guard::Control(situation.control.number()),
+        Guard::DecidedAt(situation.time_ms),
+    ]
 }
 
 struct Members<'a> {

@@ -9,6 +9,7 @@ use super::{Leaves, LogSource, PAGE, Unreadable};
 use crate::appraise::References;
 use crate::decide::{ENGINE, Family, Inputs, Situation, decide, decide_attestation};
 use crate::policy::{CompiledPolicy, PolicyCache};
+use crate::sequence::{CLOCK_TOLERANCE_MS, MAX_DECISION_AGE_MS};
 use crate::verify::{BootLogCache, BootLogSource, CallError, Endorsed, Judged, SourceFault, judge_logged};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::challenge::ChallengeBody;
@@ -26,10 +27,6 @@ use countersign_tpm::public::Public;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// A decision may be this much later than its leaf: clocks of replicas differ by no more before they stop (DESIGN).
-const CLOCK_TOLERANCE_MS: u64 = 2_000;
-/// A decision may be this much earlier than its leaf: no queue holds a call longer, and nobody revives a challenge by dating back.
-const MAX_DECISION_AGE_MS: u64 = 300_000;
 /// Boot log replays kept.
 const BOOT_LOGS: usize = 256;
 

@@ -21,6 +21,12 @@ pub const MAX_ENTRIES: usize = 320;
 /// Longest body: a leaf less its envelope (five heads, kind, index, time, salt).
 pub const MAX_BODY_LEN: usize = MAX_LEAF_LEN - 64;
 
+/// A decision that waited longer than this before its batch is made again, ms: what it read of the clock (expiry, trust, challenges) is old
+/// by then. A full queue drains in a few seconds with the slowest signer.
+pub const MAX_DECISION_AGE_MS: u64 = 10_000;
+/// How far a decision's time may lie after its batch's, ms: as much as replicas' clocks may differ before one of them stops.
+pub const CLOCK_TOLERANCE_MS: u64 = 2_000;
+
 /// A condition under which the decision was made. All of one Append are compared with the state just before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
@@ -28,6 +34,10 @@ pub enum Guard {
     HostVersion(HostId, u64),
     /// The host isn't enrolled.
     HostAbsent(HostId),
+    /// The host's newest enrolment leaf has this index. A renewal keeps the version, and a decision names the enrolment that it read.
+    Enrolment(HostId, u64),
+    /// It was decided at this time, ms: no more than [`MAX_DECISION_AGE_MS`] before the batch, nor more than [`CLOCK_TOLERANCE_MS`] after it.
+    DecidedAt(u64),
     /// The control chain has this number.
     Control(u64),
     /// Exactly this much is left of the budget of the allow leaf at this index.
@@ -239,13 +249,13 @@ impl Prepared {
     pub(super) fn want(&self, wanted: &mut Wanted) {
         for guard in &self.guards {
             match guard {
-                Guard::HostVersion(host, _) | Guard::HostAbsent(host) => {
+                Guard::HostVersion(host, _) | Guard::HostAbsent(host) | Guard::Enrolment(host, _) => {
                     wanted.hosts.insert(*host);
                 }
                 Guard::BudgetLeft(index, _) => {
                     wanted.budgets.insert(*index);
                 }
-                Guard::Control(_) => {}
+                Guard::Control(_) | Guard::DecidedAt(_) => {}
             }
         }
         for spend in &self.spends {

@@ -38,7 +38,8 @@ use crate::store::{
 };
 
 pub use append::{
-    Append, AppendError, Entry, Guard, MAX_BODY_LEN, MAX_ENTRIES, Outcome, RequestRef, SequenceFault, Spend,
+    Append, AppendError, CLOCK_TOLERANCE_MS, Entry, Guard, MAX_BODY_LEN, MAX_DECISION_AGE_MS, MAX_ENTRIES,
+    Outcome, RequestRef, SequenceFault, Spend,
 };
 pub use faults::FaultCounts;
 pub use start::{SequencerParts, StartFault};

@@ -12,7 +12,7 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::name::{HostId, RequestId};
 
-use super::append::{Guard, Prepared, Spend};
+use super::append::{CLOCK_TOLERANCE_MS, Guard, MAX_DECISION_AGE_MS, Prepared, Spend};
 use super::grow::{BatchTree, Growth};
 use crate::clock::{ClockFault, batch_time};
 use crate::store::project::Change;
@@ -92,6 +92,7 @@ pub(super) fn plan(prior: &Prior, batch: &[&Prepared], terms: &Terms<'_>) -> Res
 struct Overlay {
     outcomes: HashMap<(HostId, RequestId), KnownOutcome>,
     host_versions: HashMap<HostId, u64>,
+    enrolments: HashMap<HostId, u64>,
     key_owners: HashMap<Sha256Digest, HostId>,
     budgets: HashMap<u64, u64>,
     spent: HashSet<SpentId>,
@@ -184,6 +185,11 @@ impl<'a> Planner<'a> {
         match guard {
             Guard::HostVersion(host, version) => self.host_version(host) == Some(*version),
             Guard::HostAbsent(host) => self.host_version(host).is_none(),
+            Guard::Enrolment(host, index) => self.enrolment(host) == Some(*index),
+            Guard::DecidedAt(ms) => {
+                self.time_ms <= ms.saturating_add(MAX_DECISION_AGE_MS)
+                    && *ms <= self.time_ms.saturating_add(CLOCK_TOLERANCE_MS)
+            }
             Guard::Control(number) => self.control.number() == *number,
             Guard::BudgetLeft(index, left) => self.budget(*index) == Some(*left),
         }
@@ -191,6 +197,10 @@ impl<'a> Planner<'a> {
 
     fn host_version(&self, host: &HostId) -> Option<u64> {
         self.overlay.host_versions.get(host).or_else(|| self.prior.host_versions.get(host)).copied()
+    }
+
+    fn enrolment(&self, host: &HostId) -> Option<u64> {
+        self.overlay.enrolments.get(host).or_else(|| self.prior.enrolments.get(host)).copied()
     }
 
     fn budget(&self, index: u64) -> Option<u64> {
@@ -355,6 +365,7 @@ impl Overlay {
             }
             Change::Enrolled { host, key, version } => {
                 self.host_versions.insert(*host, *version);
+                self.enrolments.insert(*host, index);
                 self.key_owners.insert(*key, *host);
             }
             Change::HostState { host, state } => {

@@ -276,7 +276,7 @@ pub struct Acknowledgement {
 pub struct Wanted {
     /// Requests whose outcome to look up.
     pub outcomes: HashSet<(HostId, RequestId)>,
-    /// Hosts whose version to read.
+    /// Hosts whose version and enrolment to read.
     pub hosts: HashSet<HostId>,
     /// Host keys whose owner to look up.
     pub host_keys: HashSet<Sha256Digest>,
@@ -299,6 +299,8 @@ pub struct Prior {
     pub outcomes: HashMap<(HostId, RequestId), KnownOutcome>,
     /// Host versions.
     pub host_versions: HashMap<HostId, u64>,
+    /// Indexes of hosts' newest enrolment leaves.
+    pub enrolments: HashMap<HostId, u64>,
     /// Hosts by host key.
     pub key_owners: HashMap<Sha256Digest, HostId>,
     /// Budgets left.

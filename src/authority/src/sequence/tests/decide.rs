@@ -8,7 +8,10 @@ use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::KeyEvent;
 use countersign_core::name::RequestId;
 
-use super::super::{Append, AppendError, Entry, Guard, MAX_ENTRIES, Outcome, SequenceFault, Spend};
+use super::super::{
+    Append, AppendError, CLOCK_TOLERANCE_MS, Entry, Guard, MAX_DECISION_AGE_MS, MAX_ENTRIES, Outcome,
+    SequenceFault, Spend,
+};
 use super::support::{
     Call, Log, NOW, Rig, SoftwareKey, enrol, enrolment, epoch, host, introduce, key_event, state, token,
 };
@@ -150,6 +153,10 @@ fn every_guard_refuses_a_state_that_moved() {
         (Guard::HostVersion(host(1), 1), Guard::HostVersion(host(1), 2)),
         (Guard::HostAbsent(host(2)), Guard::HostAbsent(host(1))),
         (Guard::Control(number), Guard::Control(number + 1)),
+        (Guard::Enrolment(host(1), 2), Guard::Enrolment(host(1), 1)),
+        (Guard::Control(number), Guard::Enrolment(host(3), 2)),
+        (Guard::DecidedAt(NOW - MAX_DECISION_AGE_MS), Guard::DecidedAt(NOW - MAX_DECISION_AGE_MS - 1)),
+        (Guard::DecidedAt(NOW + CLOCK_TOLERANCE_MS), Guard::DecidedAt(NOW + CLOCK_TOLERANCE_MS + 1)),
         (Guard::BudgetLeft(parent, 5), Guard::BudgetLeft(parent, 6)),
         (Guard::Control(number), Guard::HostVersion(host(3), 1)),
         (Guard::Control(number), Guard::BudgetLeft(u64::MAX, 0)),
@@ -160,6 +167,30 @@ fn every_guard_refuses_a_state_that_moved() {
         assert_eq!(log.submit(append(bad)).unwrap(), Outcome::Stale, "{bad:?}");
         log.appended(append(good));
     }
+}
+
+#[test]
+fn a_decision_read_under_an_enrolment_is_not_appended_after_a_renewal() {
+    let (rig, log) = with_host();
+    let enrolment = log.reader.host_now(&host(1)).unwrap().unwrap().enrolment_leaf.0;
+    // A renewal keeps the version: only its own leaf tells that it came in between, also within one batch.
+    rig.key.delay_ms.store(100, std::sync::atomic::Ordering::SeqCst);
+    let slow = log.sequencer.submit(Call::new(host(1), "slow").append()).unwrap();
+    let renewal = log.sequencer.submit(Append::of(vec![enrolment_leaf()])).unwrap();
+    let guarded = |id: &str, enrolment| {
+        let mut append = Call::new(host(1), id).append();
+        append.guards.push(Guard::Enrolment(host(1), enrolment));
+        append
+    };
+    let decided = log.sequencer.submit(guarded("r1", enrolment)).unwrap();
+    assert!(matches!(slow.wait().unwrap(), Outcome::Appended(_)));
+    let Outcome::Appended(renewed) = renewal.wait().unwrap() else { panic!("not appended") };
+    assert_eq!(decided.wait().unwrap(), Outcome::Stale);
+    log.appended(guarded("r1", renewed.leaves[0].index));
+}
+
+fn enrolment_leaf() -> Entry {
+    enrolment(host(1), 1, 1, None)
 }
 
 #[test]

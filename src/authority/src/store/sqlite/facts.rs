@@ -33,8 +33,9 @@ pub(super) fn prior(connection: &Connection, origin: &str, wanted: &Wanted) -> R
         }
     }
     for host in &wanted.hosts {
-        if let Some(state) = host_state(connection, host)? {
+        if let Some((state, enrolment)) = host_standing(connection, host)? {
             prior.host_versions.insert(*host, state.version);
+            prior.enrolments.insert(*host, enrolment);
         }
     }
     for key in &wanted.host_keys {
@@ -119,6 +120,15 @@ pub(super) fn host_state(connection: &Connection, host: &HostId) -> RowResult<Op
     let bytes: Option<Vec<u8>> = statement.query_row([host.as_bytes()], |row| row.get(0)).optional()?;
     let parsed = bytes.map(|bytes| HostState::parse(&bytes)).transpose();
     parsed.map_err(|_| RowFault::Corrupt("a host's state"))
+}
+
+/// A host's state, and the index of its newest enrolment leaf.
+fn host_standing(connection: &Connection, host: &HostId) -> RowResult<Option<(HostState, u64)>> {
+    let mut statement = connection.prepare_cached("SELECT state, enrolment_idx FROM host WHERE host = ?1")?;
+    let row = statement.query_row([host.as_bytes()], |row| Ok((row.get::<_, Vec<u8>>(0)?, uint(row.get(1)?))));
+    let Some((state, enrolment)) = row.optional()? else { return Ok(None) };
+    let state = HostState::parse(&state).map_err(|_| RowFault::Corrupt("a host's state"))?;
+    Ok(Some((state, enrolment)))
 }
 
 pub(super) fn host_of_key(connection: &Connection, key: &Sha256Digest) -> RowResult<Option<HostId>> {
