@@ -1,6 +1,6 @@
 //! What the log shows at a point: the state that decisions have to agree with, folded from the leaves before them.
 
-use crate::store::project::{enrolled_state, merge_state};
+use crate::store::project::{decision_tells_of_host, enrolled_state, merge_state};
 use countersign_core::control::{ControlError, ControlState};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::{Decision, LeafRef, Verdict};
@@ -146,7 +146,9 @@ impl Fold {
 
     /// Applies a decision leaf. `false`: a parent's budget is overdrawn.
     pub(super) fn apply_decision(&mut self, index: u64, decision: &Decision) -> bool {
-        self.show(&decision.host, &decision.host_state);
+        if decision_tells_of_host(decision) {
+            self.show(&decision.host, &decision.host_state);
+        }
         self.answered.entry((decision.host, decision.request_id.clone())).or_insert(decision.request);
         if !matches!(decision.verdict, Verdict::Allow { .. }) {
             return true;

@@ -3,7 +3,7 @@
 use super::{FindingKind, HeadExport, LogSource, MismatchKind, Unreadable, replay, verify};
 use crate::decide::{Family, Inputs, Outcome, Situation, decide, decide_attestation};
 use crate::policy::CompiledPolicy;
-use crate::store::project::{enrolled_state, merge_state};
+use crate::store::project::{decision_tells_of_host, enrolled_state, merge_state, tells_of_host};
 use crate::verify::VerifiedCall;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent};
 use countersign_core::bundle::{
@@ -19,7 +19,7 @@ use countersign_core::leaf::control::{
     key_possession,
 };
 use countersign_core::leaf::decision::{LeafRef, Verdict};
-use countersign_core::leaf::host::HostState;
+use countersign_core::leaf::host::{HostState, HostStateRecord};
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tree, TreeHash};
 use countersign_core::name::Origin;
@@ -287,7 +287,9 @@ impl Log {
         let refs =
             self.append(outcomes.iter().map(|outcome| (outcome.kind(), outcome.body.clone())).collect());
         for ((index, _), outcome) in refs.iter().zip(&outcomes) {
-            self.shown = merge_state(&self.shown, outcome.state_after());
+            if decision_tells_of_host(&outcome.decision) {
+                self.shown = merge_state(&self.shown, outcome.state_after());
+            }
             for (parent, charge) in &outcome.charges {
                 *self.budgets.get_mut(parent).unwrap() -= charge;
             }
@@ -320,7 +322,10 @@ impl Log {
         })
         .unwrap();
         self.keep(call.judged().record_bytes());
-        self.shown = merge_state(&self.shown, &outcome.record.state);
+        let HostStateRecord { state, evidence, code, .. } = &outcome.record;
+        if tells_of_host(*code, evidence, state) {
+            self.shown = merge_state(&self.shown, state);
+        }
         self.append(vec![(Kind::HostState, outcome.body)]);
     }
 

@@ -10,6 +10,7 @@ use crate::appraise::References;
 use crate::decide::{ENGINE, Family, Inputs, Situation, decide, decide_attestation};
 use crate::policy::{CompiledPolicy, PolicyCache};
 use crate::sequence::{CLOCK_TOLERANCE_MS, MAX_DECISION_AGE_MS};
+use crate::store::project::tells_of_host;
 use crate::verify::{BootLogCache, BootLogSource, CallError, Endorsed, Judged, SourceFault, judge_logged};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::challenge::ChallengeBody;
@@ -222,7 +223,9 @@ impl Replay<'_> {
         let verdict = evidence.and_then(|evidence| self.repeat_attestation(leaf, &record, evidence));
         self.settle(index, record.code.is_some(), verdict)?;
         self.spend(challenge, record.code, leaf.time_ms);
-        self.fold.show(&record.host, &record.state);
+        if tells_of_host(record.code, &record.evidence, &record.state) {
+            self.fold.show(&record.host, &record.state);
+        }
         Ok(())
     }
 

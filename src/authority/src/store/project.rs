@@ -10,6 +10,7 @@ use countersign_core::leaf::host::{Enrolment, HostState, HostStateRecord};
 use countersign_core::leaf::record::{Faults, Heartbeat, JoinToken, Outcome};
 use countersign_core::leaf::{Kind, LeafError};
 use countersign_core::name::{HostId, RequestId};
+use countersign_core::refusal::RefusalCode;
 
 /// One change of one table. "This leaf" is the leaf that the change was derived from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,8 +84,9 @@ pub fn project(kind: Kind, body: &[u8]) -> Result<Vec<Change>, LeafError> {
             Ok([Some(enrolled), spent].into_iter().flatten().collect())
         }
         Kind::HostState => {
-            let record = HostStateRecord::parse(body)?;
-            Ok(vec![Change::HostState { host: record.host, state: Box::new(record.state) }])
+            let HostStateRecord { host, state, evidence, code } = HostStateRecord::parse(body)?;
+            let tells = tells_of_host(code, &evidence, &state);
+            Ok(tells.then(|| Change::HostState { host, state: Box::new(state) }).into_iter().collect())
         }
         Kind::JoinToken => {
             let record = JoinToken::parse(body)?;
@@ -103,14 +105,14 @@ pub fn project(kind: Kind, body: &[u8]) -> Result<Vec<Change>, LeafError> {
 }
 
 fn decision(kind: Kind, decision: &Decision) -> Result<Vec<Change>, LeafError> {
-    let mut changes = vec![
-        Change::Outcome {
-            host: decision.host,
-            request_id: decision.request_id.clone(),
-            request: decision.request,
-        },
-        Change::HostState { host: decision.host, state: Box::new(decision.host_state) },
-    ];
+    let mut changes = vec![Change::Outcome {
+        host: decision.host,
+        request_id: decision.request_id.clone(),
+        request: decision.request,
+    }];
+    if decision_tells_of_host(decision) {
+        changes.push(Change::HostState { host: decision.host, state: Box::new(decision.host_state) });
+    }
     match (kind, decision.verdict) {
         (Kind::Allow, Verdict::Allow { .. }) => {
             let delegated = decision.delegation.as_ref().map_or(0, |delegation| delegation.budget);
@@ -127,6 +129,24 @@ fn decision(kind: Kind, decision: &Decision) -> Result<Vec<Change>, LeafError> {
         (Kind::Deny, Verdict::Deny(_)) => Ok(changes),
         _ => Err(LeafError::Value("verdict")),
     }
+}
+
+/// Whether a leaf says something new of its host (PROTOCOL §8.4): the state in it follows from this very evidence, and the evidence was fresh.
+/// Any other state in a body is the one that was read when it was decided, and by now may be older than the table's.
+#[must_use]
+pub fn tells_of_host(code: Option<RefusalCode>, evidence: &Sha256Digest, state: &HostState) -> bool {
+    let fresh = !matches!(code, Some(RefusalCode::ChallengeExpired | RefusalCode::ChallengeSpent));
+    fresh && state.evidence.as_ref() == Some(evidence)
+}
+
+/// The same of a decision.
+#[must_use]
+pub fn decision_tells_of_host(decision: &Decision) -> bool {
+    let code = match decision.verdict {
+        Verdict::Allow { .. } => None,
+        Verdict::Deny(code) => Some(code),
+    };
+    tells_of_host(code, &decision.evidence, &decision.host_state)
 }
 
 /// A host's state after a leaf told of it (PROTOCOL §8.4).

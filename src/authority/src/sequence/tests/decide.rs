@@ -6,14 +6,17 @@ use countersign_core::control::ControlError;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::KeyEvent;
+use countersign_core::leaf::host::{HostState, HostStateRecord, Tier};
 use countersign_core::name::RequestId;
+use countersign_core::refusal::RefusalCode;
 
 use super::super::{
     Append, AppendError, CLOCK_TOLERANCE_MS, Entry, Guard, MAX_DECISION_AGE_MS, MAX_ENTRIES, Outcome,
     SequenceFault, Spend,
 };
 use super::support::{
-    Call, Log, NOW, Rig, SoftwareKey, enrol, enrolment, epoch, host, introduce, key_event, state, token,
+    Call, EVIDENCE, Log, NOW, Rig, SoftwareKey, enrol, enrolment, epoch, host, introduce, key_event, state,
+    token,
 };
 use crate::store::{SpentId, receipts_for};
 
@@ -191,6 +194,28 @@ fn a_decision_read_under_an_enrolment_is_not_appended_after_a_renewal() {
 
 fn enrolment_leaf() -> Entry {
     enrolment(host(1), 1, 1, None)
+}
+
+#[test]
+fn a_denial_that_says_nothing_new_takes_nothing_of_its_host_back() {
+    let (_rig, log) = with_host();
+    let old = state(1, 1_000);
+    log.appended(Call { state: old, ..Call::new(host(1), "old") }.append());
+    let new = HostState { tier: Tier::Warning, evidence: Some(sha256(b"new")), ..state(1, 2_000) };
+    let evidence = sha256(b"new");
+    log.appended(Call { state: new, evidence, ..Call::new(host(1), "new") }.append());
+    // Decided beside it on the state before: evidence that was refused, and a challenge that was spent.
+    let evidence = sha256(b"refused");
+    log.appended(Call { state: old, evidence, allow: false, ..Call::new(host(1), "refused") }.append());
+    assert_eq!(log.reader.host(&host(1)).unwrap().unwrap().state, new);
+    let code = Some(RefusalCode::ChallengeSpent);
+    let replayed = HostStateRecord { host: host(1), state: old, evidence: EVIDENCE, code };
+    log.appended(Append::of(vec![Entry::plain(Kind::HostState, replayed.encode())]));
+    assert_eq!(log.reader.host(&host(1)).unwrap().unwrap().state, new);
+    // The same leaf without the code is evidence that held.
+    let held = HostStateRecord { code: None, ..replayed };
+    log.appended(Append::of(vec![Entry::plain(Kind::HostState, held.encode())]));
+    assert_eq!(log.reader.host(&host(1)).unwrap().unwrap().state, HostState { clock_ms: 2_000, ..old });
 }
 
 #[test]

@@ -39,6 +39,9 @@ use crate::store::{Reader, Receipts};
 pub(crate) const NOW: u64 = 1_760_000_000_000;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
+/// The evidence that decisions of these tests name, unless they say otherwise.
+pub(crate) const EVIDENCE: Sha256Digest = Sha256Digest::new([8; 32]);
+
 pub(crate) fn origin() -> Origin {
     Origin::parse("log.countersign.example/test").unwrap()
 }
@@ -182,6 +185,7 @@ pub(crate) fn state(version: u64, clock_ms: u64) -> HostState {
         reset_count: u32::try_from(version).unwrap(),
         trusted_until_ms: NOW + 300_000,
         tier: Tier::Affirming,
+        evidence: Some(EVIDENCE),
         ..HostState::unattested(version)
     }
 }
@@ -192,6 +196,7 @@ pub(crate) struct Call {
     pub(crate) id: String,
     pub(crate) allow: bool,
     pub(crate) state: HostState,
+    pub(crate) evidence: Sha256Digest,
     pub(crate) parents: Vec<LeafRef>,
     pub(crate) budget: Option<u64>,
     /// Makes the request's bytes, and so its digest, differ.
@@ -205,6 +210,7 @@ impl Call {
             id: id.to_owned(),
             allow: true,
             state: state(1, 1_000),
+            evidence: EVIDENCE,
             parents: Vec::new(),
             budget: None,
             variant: 0,
@@ -253,7 +259,7 @@ impl Call {
                 epoch: 1,
                 determining: vec!["allow-exec".to_owned()],
             }),
-            evidence: Sha256Digest::new([8; 32]),
+            evidence: self.evidence,
             appraisal: Appraisal {
                 tier: Tier::Affirming,
                 vector: vec![(0, 2), (1, 2), (2, 2), (4, 2)],

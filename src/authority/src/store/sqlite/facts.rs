@@ -125,7 +125,8 @@ pub(super) fn host_state(connection: &Connection, host: &HostId) -> RowResult<Op
 /// A host's state, and the index of its newest enrolment leaf.
 fn host_standing(connection: &Connection, host: &HostId) -> RowResult<Option<(HostState, u64)>> {
     let mut statement = connection.prepare_cached("SELECT state, enrolment_idx FROM host WHERE host = ?1")?;
-    let row = statement.query_row([host.as_bytes()], |row| Ok((row.get::<_, Vec<u8>>(0)?, uint(row.get(1)?))));
+    let row =
+        statement.query_row([host.as_bytes()], |row| Ok((row.get::<_, Vec<u8>>(0)?, uint(row.get(1)?))));
     let Some((state, enrolment)) = row.optional()? else { return Ok(None) };
     let state = HostState::parse(&state).map_err(|_| RowFault::Corrupt("a host's state"))?;
     Ok(Some((state, enrolment)))
