@@ -114,6 +114,10 @@ mod tests {
         assert_eq!(pool.run(|| ()).await, Err(RefusalCode::Overloaded));
         tokio::task::spawn_blocking(move || release.wait()).await.unwrap();
         first.await.unwrap().unwrap();
+        // The call that was queued has to have left its place.
+        while pool.waiting() > 0 {
+            tokio::task::yield_now().await;
+        }
         assert_eq!(pool.run(|| -> u8 { panic!("on purpose") }).await, Err(RefusalCode::Internal));
         assert_eq!(pool.run(|| 7).await, Ok(7));
         pool.stop();
