@@ -26,6 +26,10 @@ use std::time::{Duration, Instant};
 /// Longest body of somebody who hasn't shown a key: an enrolment has three public areas and a few certificates, some 12 KiB in base64.
 const ANONYMOUS_BODY_LEN: usize = 64 * 1024;
 
+/// Most bytes of a refused body that are read and thrown away: twice the largest body by default, so that whoever is over a smaller limit of
+/// its own still reads the answer.
+const DISCARDED_LEN: usize = 4 * 1024 * 1024;
+
 /// Answers one request of this route, whatever happens.
 pub async fn answer(authority: Arc<Authority>, route: &'static Route, request: Request) -> Response {
     let began = Instant::now();
@@ -116,7 +120,7 @@ async fn read_body(
 ) -> Result<Bytes, Refused> {
     let announced = announced.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
     if announced.is_some_and(|length| usize::try_from(length).map_or(true, |length| length > limit)) {
-        discard(body, limit).await;
+        discard(body).await;
         return Err(too_large(limit));
     }
     match Limited::new(body, limit).collect().await {
@@ -130,10 +134,10 @@ fn too_large(limit: usize) -> Refused {
     Refused::new(RefusalCode::BodyTooLarge, format!("at most {limit} bytes"))
 }
 
-/// Reads on without keeping anything, for twice the limit: a client that is a little over it gets to read why, since a connection that is
-/// closed on unread bytes takes the answer with it.
-async fn discard(mut body: Body, limit: usize) {
-    let mut left = limit.saturating_mul(2);
+/// Reads on without keeping anything, up to [`DISCARDED_LEN`]: a client that is a little over its limit gets to read why, since a connection
+/// that is closed on unread bytes takes the answer with it.
+async fn discard(mut body: Body) {
+    let mut left = DISCARDED_LEN;
     while let Some(Ok(frame)) = body.frame().await {
         let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
         left = rest;
