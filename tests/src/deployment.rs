@@ -247,6 +247,12 @@ impl Deployment {
         out.lines().map(|line| decode(line).unwrap_or_else(|error| panic!("{line}: {error}"))).collect()
     }
 
+    /// The address of the service listener.
+    #[must_use]
+    pub fn service_url(&self) -> String {
+        format!("https://127.0.0.1:{}", self.service_port)
+    }
+
     /// The body of a successful `GET` on the service listener, by a client that knows the CA only.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<String> {
