@@ -229,6 +229,16 @@ pub struct Limits {
     pub host_calls_per_sec: u32,
     /// Calls that one host may make at once before the rate holds.
     pub host_burst: u32,
+    /// Requests a second of one host, in however many calls, in the long run.
+    pub host_requests_per_sec: u32,
+    /// Requests that one host may make at once before the rate holds: 32 calls of 256.
+    pub host_requests_burst: u32,
+    /// KiB a second of evidence that isn't known yet (boot logs) that are kept for one host, in the long run. A host has a new one after a boot.
+    pub host_evidence_kib_per_sec: u32,
+    /// KiB of such evidence that are kept for one host at once: four of the largest bodies.
+    pub host_evidence_kib_burst: u32,
+    /// Denials an hour that one revoked host gets into the log; what it asks beyond is refused and counted.
+    pub revoked_denials_per_hour: u32,
     /// Enrolments that may be begun each second, by all hosts together.
     pub enrolments_per_sec: u32,
     /// Enrolments that may be begun and not finished.
@@ -260,6 +270,11 @@ impl Default for Limits {
             drain_secs: 20,
             host_calls_per_sec: 200,
             host_burst: 400,
+            host_requests_per_sec: 2_000,
+            host_requests_burst: 8_192,
+            host_evidence_kib_per_sec: 256,
+            host_evidence_kib_burst: 8_192,
+            revoked_denials_per_hour: 60,
             enrolments_per_sec: 50,
             pending_enrolments: 1_024,
             enrolment_secs: 60,
@@ -336,6 +351,10 @@ impl Config {
             limits.connections,
             limits.pending_enrolments,
             usize::try_from(limits.host_calls_per_sec.min(limits.host_burst)).unwrap_or(0),
+            usize::try_from(limits.host_requests_per_sec.min(limits.host_requests_burst)).unwrap_or(0),
+            usize::try_from(limits.host_evidence_kib_per_sec.min(limits.host_evidence_kib_burst))
+                .unwrap_or(0),
+            usize::try_from(limits.revoked_denials_per_hour).unwrap_or(0),
             usize::try_from(limits.enrolments_per_sec.min(limits.certificate_days)).unwrap_or(0),
         ];
         let times = [
@@ -507,7 +526,13 @@ pin_file = "pin"
     fn a_missing_key_and_an_impossible_limit_are_refused() {
         let missing = load(&GOOD.replace("trust_domain = \"demo.example\"\n", "")).unwrap_err();
         assert!(missing.to_string().contains("missing field `trust_domain`"), "{missing}");
-        for bad in ["queue = 0", "body_bytes = 1", "lease_secs = 1", "challenge_secs = 7200"] {
+        for bad in [
+            "queue = 0",
+            "body_bytes = 1",
+            "lease_secs = 1",
+            "challenge_secs = 7200",
+            "revoked_denials_per_hour = 0",
+        ] {
             let text = GOOD.replace("[store]", &format!("[limits]\n{bad}\n[store]"));
             assert!(matches!(load(&text), Err(ConfigError::Whole { .. })), "{bad}");
         }

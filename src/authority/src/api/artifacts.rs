@@ -3,7 +3,8 @@
 //! decode -> verify -> look earlier answers up -> decide -> append under guards -> receipts. A call whose versions moved between reading and
 //! appending is decided again, three times; one whose challenge was spent meanwhile is decided as a replay, and its denials are logged.
 
-use super::evidence::{Blob, Heard, endorsed_now, guards, hear};
+use super::attempts::Attempts;
+use super::evidence::{Blob, Heard, endorsed_now, guards, hear, kept, spend, stale_refusal};
 use super::problem::Refused;
 use super::{Call, faulted, json};
 use crate::decide::{self, Family, Inconsistent, Inputs, Situation, decide};
@@ -12,9 +13,10 @@ use crate::serve::Authority;
 use crate::store::{LeafReceipt, ReadFault, Reader, SignedHead, receipts_for};
 use crate::verify::{Asked, Endorsed};
 use axum::response::Response;
-use countersign_core::api::{ArtifactsAnswer, ArtifactsCall, DecisionDocument};
+use countersign_core::api::{ArtifactsAnswer, ArtifactsCall, DecisionDocument, EvidenceDocument};
 use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::{Kind, Leaf};
+use countersign_core::record::ChallengeStanding;
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{MAX_REQUESTS, SignedRequest};
 use countersign_core::tlog_proof::TlogProof;
@@ -30,69 +32,99 @@ enum Fate {
     Known(u64),
     /// It is decided now; the entry at this place of the append is the answer.
     Decided { entry: usize, verdict: Verdict },
+    /// It comes with a challenge that another leaf calls used or expired already: refused without a leaf of its own.
+    Refused,
 }
 
 /// A call decided under one state, and on its way into the log unless all of it was answered before.
 struct Drafted {
     fates: Vec<Fate>,
     pending: Option<Pending>,
+    standing: ChallengeStanding,
+}
+
+impl Drafted {
+    fn count(&self, of: impl Fn(&Fate) -> bool) -> usize {
+        self.fates.iter().filter(|fate| of(fate)).count()
+    }
 }
 
 /// `POST /v1/artifacts`.
 pub(super) async fn issue(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    let attempts = Attempts::one(&authority);
+    let answered = answer_call(&authority, call, &attempts).await;
+    answered.map_err(|refused| attempts.refused(refused))
+}
+
+async fn answer_call(
+    authority: &Arc<Authority>,
+    call: Call,
+    attempts: &Arc<Attempts>,
+) -> Result<Response, Refused> {
     let caller = call.caller.host()?;
     authority.admission()?;
     let documents = authority.documents().await?;
-    let worker = Arc::clone(&authority);
-    let (heard, mut drafted) = authority
-        .run(move || {
-            let document: ArtifactsCall = call.document()?;
-            if document.requests.is_empty() || document.requests.len() > MAX_REQUESTS {
-                return Err(Refused::new(RefusalCode::Malformed, "a call has 1 to 256 requests"));
-            }
-            let requests = document.requests.into_iter().map(|signed| Asked {
-                request: signed.request.0,
-                signature: signed.signature.0,
-                consents: signed.consents.into_iter().map(|consent| consent.0).collect(),
-            });
-            let requests = requests.collect();
-            let challenge = document.challenge.0;
-            let (heard, endorsed) =
-                hear(&worker, &documents, caller, challenge, requests, document.evidence)?;
-            let drafted = draft(&worker, &heard, &endorsed, false)?;
-            Ok((Arc::new(heard), drafted))
-        })
-        .await?;
+    let (worker, account) = (Arc::clone(authority), Arc::clone(attempts));
+    let first = move || {
+        let (challenge, requests, evidence) = parts(&call)?;
+        account.hold(requests.len());
+        let (heard, endorsed) = hear(&worker, &documents, caller, challenge, requests, evidence)?;
+        let drafted = draft(&worker, &account, &heard, &endorsed, false)?;
+        Ok((Arc::new(heard), drafted))
+    };
+    let (heard, mut drafted) = authority.run(first).await?;
     let mut replay = false;
     for _ in 0..=MAX_STALE {
-        let Drafted { fates, pending } = drafted;
-        let appended = match pending {
-            Some(pending) => Some(authority.settled(pending).await?),
-            None => None,
-        };
-        match appended {
-            None => return respond(&authority, fates, None).await,
-            Some(Outcome::Appended(receipts)) => {
+        let open = drafted.count(|fate| !matches!(fate, Fate::Known(_)));
+        let standing = drafted.standing;
+        let Some(pending) = drafted.pending else { return respond(authority, drafted.fates, None).await };
+        let outcome = authority.settled(pending).await?;
+        if let Outcome::Appended(receipts) = outcome {
+            if standing == ChallengeStanding::Fresh {
                 authority.remember_blobs(&heard.members);
-                return respond(&authority, fates, Some((receipts.leaves, receipts.head))).await;
+            } else if open > 1 {
+                // What the sequencer hasn't seen is held open by the draft.
+                return Err(stale_refusal(standing).into());
             }
-            // All answered meanwhile: the next look finds them.
-            Some(Outcome::Existing(_) | Outcome::Stale) => {}
-            Some(Outcome::ChallengeSpent) => replay = true,
-            Some(Outcome::Spent(_) | Outcome::Refused(_)) => return Err(RefusalCode::Internal.into()),
+            return respond(authority, drafted.fates, Some((receipts.leaves, receipts.head))).await;
         }
-        let (worker, heard) = (Arc::clone(&authority), Arc::clone(&heard));
+        attempts.hold(open);
+        match outcome {
+            // All answered meanwhile: the next look finds them.
+            Outcome::Existing(_) | Outcome::Stale => {}
+            Outcome::ChallengeSpent => replay = true,
+            Outcome::Spent(Spend::Mark { .. }) => return Err(stale_refusal(standing).into()),
+            Outcome::Appended(_) | Outcome::Spent(_) | Outcome::Refused(_) => {
+                return Err(RefusalCode::Internal.into());
+            }
+        }
+        let (worker, heard, account) = (Arc::clone(authority), Arc::clone(&heard), Arc::clone(attempts));
         // Documents that moved with the control state are loaded before the worker needs them.
         authority.documents().await?;
-        drafted =
-            authority.run(move || draft(&worker, &heard, &endorsed_now(&worker, &heard)?, replay)).await?;
+        let again = move || draft(&worker, &account, &heard, &endorsed_now(&worker, &heard)?, replay);
+        drafted = authority.run(again).await?;
     }
     Err(RefusalCode::VersionsMoved.into())
+}
+
+/// Challenge, requests and evidence of a call, as they came.
+fn parts(call: &Call) -> Result<(Vec<u8>, Vec<Asked>, EvidenceDocument), Refused> {
+    let document: ArtifactsCall = call.document()?;
+    if document.requests.is_empty() || document.requests.len() > MAX_REQUESTS {
+        return Err(Refused::new(RefusalCode::Malformed, "a call has 1 to 256 requests"));
+    }
+    let requests = document.requests.into_iter().map(|signed| Asked {
+        request: signed.request.0,
+        signature: signed.signature.0,
+        consents: signed.consents.into_iter().map(|consent| consent.0).collect(),
+    });
+    Ok((document.challenge.0, requests.collect(), document.evidence))
 }
 
 /// Decides every request of a call that has no answer yet, and queues the answers.
 fn draft(
     authority: &Authority,
+    attempts: &Attempts,
     heard: &Heard,
     endorsed: &Endorsed,
     challenge_spent: bool,
@@ -110,26 +142,25 @@ fn draft(
         references: documents.references(),
         time_ms: authority.decision_time_ms(),
     };
+    let standing = situation.standing();
     let mut draft =
-        Draft { authority, fates: Vec::new(), append: Append::default(), budgets: BTreeMap::new() };
-    let mut spends = false;
+        Draft { authority, standing, fates: Vec::new(), append: Append::default(), budgets: BTreeMap::new() };
     for request in heard.call.requests() {
-        spends |= draft.request(&situation, request)?;
+        draft.request(&situation, request)?;
     }
     let Draft { fates, mut append, budgets, .. } = draft;
+    let mut drafted = Drafted { fates, pending: None, standing };
+    // From here on the sequencer accounts for what it is given.
+    attempts.hold(drafted.count(|fate| matches!(fate, Fate::Refused)));
     if append.entries.is_empty() {
-        return Ok(Drafted { fates, pending: None });
+        return Ok(drafted);
     }
     append.guards = guards(&situation);
     append.guards.extend(budgets.iter().map(|(index, budget)| Guard::BudgetLeft(*index, budget.found)));
-    if spends {
-        let challenge = heard.call.challenge();
-        let expires_ms = challenge.body().expires_ms;
-        append.spends.push(Spend::Challenge { digest: *challenge.digest(), expires_ms });
-    }
-    append.blobs.push((*judged.record_digest(), Arc::clone(judged.record_bytes())));
-    append.blobs.extend(heard.members.iter().cloned());
-    Ok(Drafted { fates, pending: Some(authority.submit(append)?) })
+    append.spends.push(spend(heard, standing));
+    append.blobs.extend(kept(heard, standing));
+    drafted.pending = Some(authority.submit(append)?);
+    Ok(drafted)
 }
 
 /// What is left of a parent's budget while the requests of one call are decided one after the other.
@@ -142,14 +173,14 @@ struct Budget {
 
 struct Draft<'a> {
     authority: &'a Authority,
+    standing: ChallengeStanding,
     fates: Vec<Fate>,
     append: Append,
     budgets: BTreeMap<u64, Budget>,
 }
 
 impl Draft<'_> {
-    /// Says whether the decision spends the challenge.
-    fn request(&mut self, situation: &Situation<'_>, request: &SignedRequest) -> Result<bool, Refused> {
+    fn request(&mut self, situation: &Situation<'_>, request: &SignedRequest) -> Result<(), Refused> {
         let reader = self.authority.reader();
         let asked = request.request();
         let known = reader.outcome(&situation.host.host, &asked.id).map_err(read_fault)?;
@@ -158,7 +189,12 @@ impl Draft<'_> {
             && known.request == *request.digest()
         {
             self.fates.push(Fate::Known(known.index));
-            return Ok(false);
+            return Ok(());
+        }
+        // PROTOCOL §4.2: a challenge that isn't fresh leads to one leaf, whatever comes with it.
+        if self.standing != ChallengeStanding::Fresh && !self.append.entries.is_empty() {
+            self.fates.push(Fate::Refused);
+            return Ok(());
         }
         let family =
             Family::resolve(&asked.parents, |index| self.fetch(reader, index)).map_err(read_fault)?;
@@ -170,9 +206,8 @@ impl Draft<'_> {
                 budget.left = budget.left.saturating_sub(*amount);
             }
         }
-        let spends = outcome.spends_challenge();
         self.take(situation, request, outcome);
-        Ok(spends)
+        Ok(())
     }
 
     fn take(&mut self, situation: &Situation<'_>, request: &SignedRequest, outcome: decide::Outcome) {
@@ -251,6 +286,7 @@ fn answer(
     let mut known = known.iter();
     let decisions = fates.into_iter().map(|fate| match fate {
         Fate::Known(_) => known.next().cloned(),
+        Fate::Refused => None,
         Fate::Decided { entry, verdict } => appended.and_then(|(leaves, head)| {
             leaves.get(entry).map(|leaf| document(verdict, receipt_text(leaf, head)))
         }),

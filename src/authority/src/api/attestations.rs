@@ -1,7 +1,8 @@
 //! Evidence without requests: keeps a host's trust alive, and gives operators something to capture references from (PROTOCOL §9.3).
 
 use super::artifacts::{inconsistent, receipt_text};
-use super::evidence::{Heard, endorsed_now, guards, hear};
+use super::attempts::Attempts;
+use super::evidence::{Heard, endorsed_now, guards, hear, kept, spend, stale_refusal};
 use super::problem::Refused;
 use super::{Call, json};
 use crate::decide::{AttestationOutcome, Situation, decide_attestation};
@@ -20,56 +21,71 @@ const MAX_STALE: usize = 3;
 
 /// `POST /v1/attestations`.
 pub(super) async fn attest(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    let attempts = Attempts::one(&authority);
+    let answered = answer_call(&authority, call, &attempts).await;
+    answered.map_err(|refused| attempts.refused(refused))
+}
+
+async fn answer_call(
+    authority: &Arc<Authority>,
+    call: Call,
+    attempts: &Arc<Attempts>,
+) -> Result<Response, Refused> {
     let caller = call.caller.host()?;
     authority.admission()?;
     let documents = authority.documents().await?;
-    let worker = Arc::clone(&authority);
+    let (worker, account) = (Arc::clone(authority), Arc::clone(attempts));
     let (heard, mut drafted) = authority
         .run(move || {
             let document: AttestationCall = call.document()?;
             let challenge = document.challenge.0;
             let (heard, endorsed) =
                 hear(&worker, &documents, caller, challenge, Vec::new(), document.evidence)?;
-            let drafted = draft(&worker, &heard, &endorsed, false)?;
+            let drafted = draft(&worker, &account, &heard, &endorsed, false)?;
             Ok((Arc::new(heard), drafted))
         })
         .await?;
     let mut replay = false;
     for _ in 0..=MAX_STALE {
         let (outcome, pending) = drafted;
-        match authority.settled(pending).await? {
-            Outcome::Appended(receipts) => {
+        let sequenced = authority.settled(pending).await?;
+        if let Outcome::Appended(receipts) = sequenced {
+            if outcome.challenge == ChallengeStanding::Fresh {
                 authority.remember_blobs(&heard.members);
-                let leaf = receipts.leaves.first().ok_or(RefusalCode::Internal)?;
-                return json(&answer(&outcome, receipt_text(leaf, &receipts.head)));
             }
+            let leaf = receipts.leaves.first().ok_or(RefusalCode::Internal)?;
+            return json(&answer(&outcome, receipt_text(leaf, &receipts.head)));
+        }
+        attempts.hold(1);
+        match sequenced {
             Outcome::Stale => {}
             Outcome::ChallengeSpent => replay = true,
-            Outcome::Existing(_) | Outcome::Spent(_) | Outcome::Refused(_) => {
+            Outcome::Spent(Spend::Mark { .. }) => return Err(stale_refusal(outcome.challenge).into()),
+            Outcome::Appended(_) | Outcome::Existing(_) | Outcome::Spent(_) | Outcome::Refused(_) => {
                 return Err(RefusalCode::Internal.into());
             }
         }
-        let (worker, heard) = (Arc::clone(&authority), Arc::clone(&heard));
+        let (worker, heard, account) = (Arc::clone(authority), Arc::clone(&heard), Arc::clone(attempts));
         authority.documents().await?;
-        drafted =
-            authority.run(move || draft(&worker, &heard, &endorsed_now(&worker, &heard)?, replay)).await?;
+        let again = move || draft(&worker, &account, &heard, &endorsed_now(&worker, &heard)?, replay);
+        drafted = authority.run(again).await?;
     }
     Err(RefusalCode::VersionsMoved.into())
 }
 
 fn draft(
     authority: &Authority,
+    attempts: &Attempts,
     heard: &Heard,
     endorsed: &Endorsed,
     challenge_spent: bool,
 ) -> Result<(AttestationOutcome, Pending), Refused> {
     let documents = authority.documents_in_force()?;
-    let judged = heard.call.judged();
     let situation = Situation {
         origin: authority.origin(),
         trust_domain: authority.trust_domain(),
         host: endorsed,
-        judged,
+        judged: heard.call.judged(),
         challenge_spent,
         control: documents.control(),
         policy: documents.policy(),
@@ -77,15 +93,14 @@ fn draft(
         time_ms: authority.decision_time_ms(),
     };
     let outcome = decide_attestation(&situation).map_err(inconsistent)?;
-    let mut append = Append::of(vec![Entry::plain(Kind::HostState, outcome.body.clone())]);
-    append.guards = guards(&situation);
-    if outcome.challenge == ChallengeStanding::Fresh {
-        let challenge = heard.call.challenge();
-        let expires_ms = challenge.body().expires_ms;
-        append.spends.push(Spend::Challenge { digest: *challenge.digest(), expires_ms });
-    }
-    append.blobs.push((*judged.record_digest(), Arc::clone(judged.record_bytes())));
-    append.blobs.extend(heard.members.iter().cloned());
+    let append = Append {
+        guards: guards(&situation),
+        spends: vec![spend(heard, outcome.challenge)],
+        blobs: kept(heard, outcome.challenge).collect(),
+        entries: vec![Entry::plain(Kind::HostState, outcome.body.clone())],
+    };
+    // From here on the sequencer accounts for it.
+    attempts.hold(0);
     Ok((outcome, authority.submit(append)?))
 }
 

@@ -63,7 +63,7 @@ struct Pending {
 
 /// `POST /v1/enrolments`.
 pub(super) async fn begin(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
-    if !authority.enrolment_rates().take((), Instant::now()) {
+    if !authority.budgets().enrolments.take((), Instant::now()) {
         return Err(RefusalCode::RateLimited.into());
     }
     let worker = Arc::clone(&authority);

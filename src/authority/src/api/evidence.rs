@@ -1,20 +1,23 @@
 //! What `POST /v1/artifacts` and `POST /v1/attestations` have in common: evidence from its outside form to a verified call.
 
+use super::artifacts::read_fault;
 use super::faulted;
 use super::problem::Refused;
 use crate::decide::Situation;
-use crate::sequence::Guard;
+use crate::sequence::{Guard, Spend};
 use crate::serve::Authority;
 use crate::serve::documents::Documents;
 use crate::store::Reader;
 use crate::verify::{Asked, BootLogSource, Call, CallError, Endorsed, SourceFault, VerifiedCall};
 use countersign_core::api::EvidenceDocument;
 use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::leaf::control::Subject;
 use countersign_core::name::HostId;
-use countersign_core::record::MAX_PCRS;
+use countersign_core::record::{ChallengeStanding, MAX_PCRS};
 use countersign_core::refusal::RefusalCode;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Most members of one call: a call names one boot log.
 const MAX_MEMBERS: usize = 4;
@@ -61,6 +64,11 @@ pub(super) fn hear(
     let pcrs = pcrs.collect::<Result<Vec<_>, Refused>>()?;
     let inline: HashMap<Sha256Digest, Arc<[u8]>> =
         evidence.members.into_iter().map(|member| (sha256(&member.0), Arc::from(member.0))).collect();
+    let members: Vec<Blob> = boot_log
+        .and_then(|digest| inline.get(&digest).map(|bytes| (digest, Arc::clone(bytes))))
+        .into_iter()
+        .collect();
+    charge(authority, host, requests.len(), &members)?;
     let source = Members { inline: &inline, authority };
     let call = Call {
         challenge,
@@ -75,17 +83,33 @@ pub(super) fn hear(
     let verified = authority
         .verifier()
         .verify(&endorsed, call, &documents.settings(), &keys, &source)
-        .map_err(|error| refused(authority, error))?;
-    let members = boot_log.and_then(|digest| inline.get(&digest).map(|bytes| (digest, Arc::clone(bytes))));
-    Ok((Heard { host, key, call: verified, members: members.into_iter().collect() }, endorsed))
+        .map_err(refused)?;
+    Ok((Heard { host, key, call: verified, members }, endorsed))
 }
 
-/// What isn't logged as a decision is answered and counted (PROTOCOL §9.4).
-fn refused(authority: &Authority, error: CallError) -> Refused {
-    let code = error.code();
-    if code != RefusalCode::EvidenceNeeded {
-        authority.count_fault(code);
+/// Takes what the call would use up, before any of it is looked at: leaves, and room for members that aren't known yet.
+fn charge(authority: &Authority, host: HostId, requests: usize, members: &[Blob]) -> Result<(), Refused> {
+    let (budgets, now) = (authority.budgets(), Instant::now());
+    let leaves = requests.max(1) as u64;
+    // The first denials of a revoked host are news, the hundredth fills the log.
+    let revoked = authority.control().is_revoked(&Subject::Host(host));
+    if revoked && !budgets.revoked_denials.take_many(host, leaves, now) {
+        return Err(RefusalCode::HostRevoked.into());
     }
+    let mut kib = 0_u64;
+    for (digest, bytes) in members {
+        if !authority.holds_blob(digest).map_err(read_fault)? {
+            kib = kib.saturating_add((bytes.len() as u64).div_ceil(1_024));
+        }
+    }
+    let affordable = budgets.host_requests.take_many(host, leaves, now)
+        && (kib == 0 || budgets.host_evidence_kib.take_many(host, kib, now));
+    if affordable { Ok(()) } else { Err(RefusalCode::RateLimited.into()) }
+}
+
+/// What isn't logged as a decision is answered, and counted by whoever accounts for the call (PROTOCOL §9.4).
+fn refused(error: CallError) -> Refused {
+    let code = error.code();
     match error {
         CallError::EvidenceNeeded(needed) => Refused::evidence_needed(needed),
         CallError::Source(fault) => faulted(&fault, code),
@@ -110,6 +134,33 @@ pub(super) fn guards(situation: &Situation<'_>) -> Vec<Guard> {
         Guard::Control(situation.control.number()),
         Guard::DecidedAt(situation.time_ms),
     ]
+}
+
+/// What a decision over this challenge uses up: the challenge, or, if that isn't fresh, the one leaf that is made of it.
+pub(super) fn spend(heard: &Heard, standing: ChallengeStanding) -> Spend {
+    let challenge = heard.call.challenge();
+    let (digest, expires_ms) = (*challenge.digest(), challenge.body().expires_ms);
+    match standing {
+        ChallengeStanding::Fresh => Spend::Challenge { digest, expires_ms },
+        ChallengeStanding::Spent | ChallengeStanding::Expired => Spend::Mark { digest, expires_ms },
+    }
+}
+
+/// What is kept with the leaves: the evidence record, and its members only if the challenge was fresh. Nothing in a decision about a replay
+/// depends on them, and whoever replays could name others each time.
+pub(super) fn kept(heard: &Heard, standing: ChallengeStanding) -> impl Iterator<Item = Blob> {
+    let judged = heard.call.judged();
+    let record = (*judged.record_digest(), Arc::clone(judged.record_bytes()));
+    let members = heard.members.iter().filter(move |_| standing == ChallengeStanding::Fresh);
+    std::iter::once(record).chain(members.cloned())
+}
+
+/// The refusal of what comes with a challenge that isn't fresh.
+pub(super) const fn stale_refusal(standing: ChallengeStanding) -> RefusalCode {
+    match standing {
+        ChallengeStanding::Expired => RefusalCode::ChallengeExpired,
+        ChallengeStanding::Spent | ChallengeStanding::Fresh => RefusalCode::ChallengeSpent,
+    }
 }
 
 struct Members<'a> {

@@ -53,7 +53,7 @@ async fn handle(
     let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
     let caller = authenticate(&authority, route.needs, peer).await?;
     if let Caller::Host { host, .. } = caller
-        && !authority.host_rates().take(host, Instant::now())
+        && !authority.budgets().host_calls.take(host, Instant::now())
     {
         return Err(RefusalCode::RateLimited.into());
     }

@@ -10,6 +10,7 @@
 pub mod acknowledgements;
 pub mod admin;
 pub mod artifacts;
+mod attempts;
 pub mod attestations;
 pub mod challenges;
 pub mod enrol;

@@ -137,7 +137,8 @@ struct Replay<'a> {
     policies: PolicyCache,
     references: Option<References>,
     boot_logs: BootLogCache,
-    judged: Option<Arc<Judged>>,
+    /// The newest judgement, and whether its challenge was fresh.
+    judged: Option<(Arc<Judged>, bool)>,
     heads: Heads<'a>,
     report: ReplayReport,
 }
@@ -198,10 +199,7 @@ impl Replay<'_> {
             self.mismatch(index, MismatchKind::Malformed("decision"));
             return Ok(());
         };
-        let code = match decision.verdict {
-            Verdict::Allow { .. } => None,
-            Verdict::Deny(code) => Some(code),
-        };
+        let code = code_of(&decision);
         let evidence = self.evidence(&decision.evidence);
         let challenge = self.enter(decision.host, &decision.evidence, code, evidence.as_ref().ok());
         let verdict = evidence.and_then(|evidence| self.repeat_decision(leaf, &decision, evidence));
@@ -274,7 +272,7 @@ impl Replay<'_> {
         }
         let in_force = self.in_force()?;
         let host = self.endorsed(&decision.host, record.prior)?;
-        let judged = self.judge(&host, &in_force, evidence)?;
+        let judged = self.judge(&host, &in_force, evidence, is_fresh(code_of(decision)))?;
         let family = self.family(&request)?;
         let outcome = decide(&Inputs {
             situation: self.situation(&host, &judged, &in_force, record.time_ms),
@@ -299,7 +297,7 @@ impl Replay<'_> {
         let in_force = self.in_force()?;
         let unread = HostState::unattested(0);
         let host = self.endorsed(&record.host, unread)?;
-        let judged = self.judge(&host, &in_force, evidence)?;
+        let judged = self.judge(&host, &in_force, evidence, is_fresh(record.code))?;
         let trust_ms = in_force.settings.host_trust_secs.saturating_mul(1_000);
         let times = match record.code {
             None => vec![record.state.trusted_until_ms.saturating_sub(trust_ms)],
@@ -423,6 +421,7 @@ impl Replay<'_> {
         host: &Endorsed,
         in_force: &InForce,
         evidence: EvidenceRecord,
+        fresh: bool,
     ) -> Result<Arc<Judged>, Stop> {
         let digest = evidence.digest();
         let same = |judged: &&Arc<Judged>| {
@@ -431,10 +430,12 @@ impl Replay<'_> {
                 && judged.ak().name() == host.ak.name()
                 && *judged.settings() == in_force.settings
         };
-        if let Some(judged) = self.judged.as_ref().filter(same) {
+        if let Some((judged, _)) =
+            self.judged.as_ref().filter(|(judged, with)| *with == fresh && same(&judged))
+        {
             return Ok(Arc::clone(judged));
         }
-        let blobs = Blobs(self.source);
+        let blobs = Blobs { source: self.source, fresh };
         let origin = self.bundle.origin();
         let boot_logs = (&self.boot_logs, &blobs as &dyn BootLogSource);
         let judged = judge_logged(origin, host.host, &host.ak, &in_force.settings, evidence, boot_logs);
@@ -450,7 +451,7 @@ impl Replay<'_> {
             return Err(MismatchKind::Input("head named by the challenge").into());
         }
         let judged = Arc::new(judged);
-        self.judged = Some(Arc::clone(&judged));
+        self.judged = Some((Arc::clone(&judged), fresh));
         Ok(judged)
     }
 
@@ -485,7 +486,17 @@ fn first_difference(shown: &InputsRecord, record: &InputsRecord) -> Option<&'sta
     same.into_iter().find(|(_, same)| !same).map(|(name, _)| name)
 }
 
-struct Blobs<'a>(&'a dyn LogSource);
+fn code_of(decision: &Decision) -> Option<RefusalCode> {
+    match decision.verdict {
+        Verdict::Allow { .. } => None,
+        Verdict::Deny(code) => Some(code),
+    }
+}
+
+struct Blobs<'a> {
+    source: &'a dyn LogSource,
+    fresh: bool,
+}
 
 impl BootLogSource for Blobs<'_> {
     fn holds(&self, _: &Sha256Digest) -> Result<bool, SourceFault> {
@@ -494,8 +505,12 @@ impl BootLogSource for Blobs<'_> {
     }
 
     fn fetch(&self, digest: &Sha256Digest) -> Result<Option<Arc<[u8]>>, SourceFault> {
-        let found = self.0.blob(digest).map_err(|error| SourceFault(error.to_string()))?;
+        let found = self.source.blob(digest).map_err(|error| SourceFault(error.to_string()))?;
         Ok(found.filter(|bytes| sha256(bytes) == *digest).map(Arc::from))
+    }
+
+    fn keeps(&self) -> bool {
+        self.fresh
     }
 }
 

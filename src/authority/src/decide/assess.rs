@@ -36,7 +36,9 @@ impl Situation<'_> {
         if unsettled { Err(Inconsistent::Settings) } else { Ok(()) }
     }
 
-    fn standing(&self) -> ChallengeStanding {
+    /// How the challenge stands at the time of the decision.
+    #[must_use]
+    pub fn standing(&self) -> ChallengeStanding {
         // Expiry first: a store may forget what was spent once it has expired, and the answer stays the same.
         if self.time_ms > self.judged.challenge().expires_ms {
             ChallengeStanding::Expired

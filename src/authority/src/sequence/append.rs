@@ -58,6 +58,13 @@ pub enum Spend {
     JoinToken(Sha256Digest),
     /// A pending enrolment.
     Enrolment([u8; 16]),
+    /// Something of which one leaf is enough.
+    Mark {
+        /// What the leaf is about, by digest.
+        digest: Sha256Digest,
+        /// Until when another one could come, ms: how long the mark has to be remembered.
+        expires_ms: u64,
+    },
 }
 
 /// Which request a leaf answers.
@@ -268,6 +275,9 @@ impl Prepared {
                 }
                 Spend::JoinToken(token) => {
                     wanted.tokens.insert(*token);
+                }
+                Spend::Mark { digest, expires_ms } => {
+                    wanted.spent.insert(SpentId::Mark { expires_ms: *expires_ms, digest: *digest });
                 }
             }
         }

@@ -227,10 +227,11 @@ impl Sequencer {
     /// Queues an Append.
     ///
     /// # Errors
-    /// [`SequenceFault::Malformed`], or what is known at once: overloaded, signer or log unavailable. Counted, except for the first.
+    /// [`SequenceFault::Malformed`], or what is known at once: overloaded, signer or log unavailable. Counted.
     pub fn submit(&self, append: Append) -> Result<Pending, SequenceFault> {
-        let append = Box::new(Prepared::new(append)?);
         let attempts = append.entries.len() as u64;
+        let append = Prepared::new(append).map_err(|error| self.shared.refuse(error.into(), attempts))?;
+        let append = Box::new(append);
         if self.shared.stopping.load(Ordering::SeqCst) {
             return Err(SequenceFault::Stopped);
         }

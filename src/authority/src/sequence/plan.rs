@@ -224,6 +224,12 @@ impl<'a> Planner<'a> {
                         return Some(Verdict::Spent(*spend));
                     }
                 }
+                Spend::Mark { digest, expires_ms } => {
+                    let id = SpentId::Mark { expires_ms: *expires_ms, digest: *digest };
+                    if used(id) || !own.insert(id) || *expires_ms < self.forget_before_ms() {
+                        return Some(Verdict::Spent(*spend));
+                    }
+                }
                 Spend::JoinToken(token) => {
                     let row = self.overlay.tokens.get(token).or_else(|| self.prior.tokens.get(token));
                     if !row.is_some_and(|row| row.spent_by.is_none() && self.time_ms <= row.expires_ms) {
@@ -312,6 +318,9 @@ impl<'a> Planner<'a> {
             let id = match spend {
                 Spend::Challenge { digest, expires_ms } => {
                     SpentId::Challenge { expires_ms: *expires_ms, digest: *digest }
+                }
+                Spend::Mark { digest, expires_ms } => {
+                    SpentId::Mark { expires_ms: *expires_ms, digest: *digest }
                 }
                 Spend::Enrolment(id) => SpentId::Enrolment(*id),
                 // Told by the enrolment leaf.

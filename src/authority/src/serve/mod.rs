@@ -3,6 +3,7 @@
 //! [`Authority`] is what handlers see. [`run()`] starts everything in an order in which nothing serves before it was checked, and ends
 //! everything in the reverse order. Absent: any decision; parts are asked, and their answers passed on.
 
+pub mod budgets;
 pub mod documents;
 pub mod endorsement;
 pub mod listener;
@@ -30,6 +31,7 @@ use crate::sign::{CustodyKey, KeyRing};
 use crate::store::{Acknowledgement, PendingEnrolment, ReadFault, Reader, SignedHead};
 use crate::verify::{Endorsed, Verifier};
 use arc_swap::ArcSwap;
+use budgets::Budgets;
 use countersign_core::api::{B64, Readiness};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::control::ControlState;
@@ -42,7 +44,6 @@ use documents::Documents;
 use endorsement::Endorsements;
 use metrics::{Metrics, Snapshot};
 use pool::Pool;
-use rates::Rates;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -70,8 +71,7 @@ pub struct Authority {
     challenge_keys: ArcSwap<ChallengeKeys>,
     endorsements: Endorsements,
     clock: Arc<dyn Clock>,
-    host_rates: Rates<HostId>,
-    enrolment_rates: Rates<()>,
+    budgets: Budgets,
     metrics: Metrics,
     remembered: Remembered,
     rotating: tokio::sync::Mutex<()>,
@@ -144,16 +144,10 @@ impl Authority {
         &self.metrics
     }
 
-    /// Calls of hosts.
+    /// What callers may use up.
     #[must_use]
-    pub const fn host_rates(&self) -> &Rates<HostId> {
-        &self.host_rates
-    }
-
-    /// Enrolments that are begun.
-    #[must_use]
-    pub const fn enrolment_rates(&self) -> &Rates<()> {
-        &self.enrolment_rates
+    pub const fn budgets(&self) -> &Budgets {
+        &self.budgets
     }
 
     /// Wall time, ms.
@@ -191,11 +185,7 @@ impl Authority {
         &self,
         work: impl FnOnce() -> Result<T, Refused> + Send + 'static,
     ) -> Result<T, Refused> {
-        let done = self.pool.run(work).await;
-        done.unwrap_or_else(|code| {
-            self.count_fault(code);
-            Err(code.into())
-        })
+        self.pool.run(work).await.unwrap_or_else(|code| Err(code.into()))
     }
 
     /// Refuses before any work is done for a call that can't be appended now.
@@ -203,18 +193,18 @@ impl Authority {
     /// # Errors
     /// `signer-unavailable`, `log-unavailable`.
     pub fn admission(&self) -> Result<(), Refused> {
-        let code = match *self.sequencer.health().borrow() {
-            Health::Serving | Health::ClockUnreliable | Health::LogDown => return Ok(()),
-            Health::SignerDown => RefusalCode::SignerUnavailable,
-            Health::Failed | Health::Stopped => RefusalCode::LogUnavailable,
-        };
-        self.count_fault(code);
-        Err(code.into())
+        match *self.sequencer.health().borrow() {
+            Health::Serving | Health::ClockUnreliable | Health::LogDown => Ok(()),
+            Health::SignerDown => Err(RefusalCode::SignerUnavailable.into()),
+            Health::Failed | Health::Stopped => Err(RefusalCode::LogUnavailable.into()),
+        }
     }
 
-    /// Counts an attempt that no leaf will tell of by itself.
-    pub fn count_fault(&self, code: RefusalCode) {
-        self.sequencer.count_fault(code, 1);
+    /// Counts attempts that no leaf will tell of by itself.
+    pub fn count_fault(&self, code: RefusalCode, attempts: u64) {
+        if attempts > 0 {
+            self.sequencer.count_fault(code, attempts);
+        }
     }
 
     /// Queues an append. Its bodies are read again here, so a large one belongs on a worker thread.

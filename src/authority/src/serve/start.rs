@@ -3,11 +3,11 @@
 //! Refused: a bundle of another log, a CA key that isn't the one of the pinned certificate, a head key that is active and can't be opened or
 //! isn't in custody, a store that was rolled back or contradicts itself, an empty store.
 
+use super::budgets::Budgets;
 use super::documents::{Documents, DocumentsFault};
 use super::endorsement::{Endorsements, RootsError};
 use super::metrics::Metrics;
 use super::pool::Pool;
-use super::rates::Rates;
 use super::{Authority, Remembered, challenge_key};
 use crate::challenge::ChallengeKeys;
 use crate::clock::{Clock, SystemClock};
@@ -137,8 +137,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         Verifier::new(config.origin.clone(), config.trust_domain.clone(), BootLogCache::new(BOOT_LOGS));
     Ok(Authority {
         pool: Pool::start(limits.worker_count(), limits.queue)?,
-        host_rates: Rates::new(limits.host_calls_per_sec, limits.host_burst),
-        enrolment_rates: Rates::new(limits.enrolments_per_sec, limits.enrolments_per_sec),
+        budgets: Budgets::of(limits),
         reader,
         sequencer,
         ring,

@@ -210,6 +210,13 @@ pub enum SpentId {
     },
     /// A pending enrolment.
     Enrolment([u8; 16]),
+    /// Something of which one leaf is enough; named like a challenge.
+    Mark {
+        /// Until when another one could come, ms.
+        expires_ms: u64,
+        /// What the leaf is about.
+        digest: Sha256Digest,
+    },
 }
 
 impl SpentId {
@@ -217,7 +224,7 @@ impl SpentId {
     #[must_use]
     pub const fn expires_ms(&self) -> u64 {
         match self {
-            Self::Challenge { expires_ms, .. } => *expires_ms,
+            Self::Challenge { expires_ms, .. } | Self::Mark { expires_ms, .. } => *expires_ms,
             Self::Enrolment(_) => u64::MAX,
         }
     }

@@ -35,6 +35,11 @@ pub trait BootLogSource {
 
     /// The member's bytes; `None` if it has to be sent.
     fn fetch(&self, digest: &Sha256Digest) -> Result<Option<Arc<[u8]>>, SourceFault>;
+
+    /// Whether members are kept at all. Of a challenge that wasn't fresh they aren't, and nothing that is decided depends on them.
+    fn keeps(&self) -> bool {
+        true
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -119,6 +124,10 @@ pub(super) fn judge_boot_log(
     let values: Vec<&[u8]> = quote.pcrs().map(|(_, value)| value).collect();
     let pcr_digest = sha256(&values.concat());
     let boot = match record.boot_log {
+        Some(_) if !subject.source.keeps() => Err(Finding::new(
+            RefusalCode::BootLogMissing,
+            "members of a challenge that wasn't fresh aren't kept",
+        )),
         Some(digest) => replay(subject, digest, &quote)?,
         None => Err(Finding::new(RefusalCode::BootLogMissing, "the evidence names no boot log")),
     };

@@ -155,6 +155,7 @@ pub(super) fn spent_key(id: &SpentId) -> (i64, i64, &[u8]) {
     match id {
         SpentId::Challenge { digest, .. } => (expires_ms, 1, digest.as_bytes()),
         SpentId::Enrolment(id) => (expires_ms, 2, id),
+        SpentId::Mark { digest, .. } => (expires_ms, 3, digest.as_bytes()),
     }
 }
 

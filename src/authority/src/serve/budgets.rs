@@ -1,0 +1,39 @@
+//! What one caller may use up of what all share: calls, requests, room for evidence, leaves of the log.
+//!
+//! One bucket for each caller and good; the numbers are the configuration's. Taken before the work that they pay for is done.
+
+use super::rates::Rates;
+use crate::config::Limits;
+use countersign_core::name::HostId;
+
+/// Denials of a revoked host that are logged at once. An operator sees from the first that it goes on.
+const REVOKED_BURST: u32 = 8;
+
+/// All buckets.
+pub struct Budgets {
+    /// Calls of a host.
+    pub host_calls: Rates<HostId>,
+    /// Requests of a host, in however many calls.
+    pub host_requests: Rates<HostId>,
+    /// KiB of evidence that a host has kept which wasn't known before.
+    pub host_evidence_kib: Rates<HostId>,
+    /// Denials that a revoked host gets into the log.
+    pub revoked_denials: Rates<HostId>,
+    /// Enrolments begun by all together.
+    pub enrolments: Rates<()>,
+}
+
+impl Budgets {
+    /// Full buckets.
+    #[must_use]
+    pub fn of(limits: &Limits) -> Self {
+        let revoked = limits.revoked_denials_per_hour;
+        Self {
+            host_calls: Rates::new(limits.host_calls_per_sec, limits.host_burst),
+            host_requests: Rates::new(limits.host_requests_per_sec, limits.host_requests_burst),
+            host_evidence_kib: Rates::new(limits.host_evidence_kib_per_sec, limits.host_evidence_kib_burst),
+            revoked_denials: Rates::per_hour(revoked, revoked.min(REVOKED_BURST)),
+            enrolments: Rates::new(limits.enrolments_per_sec, limits.enrolments_per_sec),
+        }
+    }
+}
