@@ -17,7 +17,9 @@ demo: packages
 	$(CARGO) build --locked --release -p countersign -p countersign-tests
 	SIGNER=$(SIGNER) KEEP=$(KEEP) deploy/demo/run.sh
 
+# The binaries first: end to end tests run them, and `cargo test` builds a package's binaries for that package's own tests only.
 test: packages lint docs
+	$(CARGO) build --locked --workspace --all-features --bins
 	$(CARGO) test --locked --workspace --all-features
 
 lint: packages
