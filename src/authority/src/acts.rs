@@ -58,6 +58,19 @@ impl Mandate {
     }
 }
 
+/// Holds a change to the epoch that its officer drafted it against: drafts are made from the state that they are appended to, so of two changes
+/// drafted against one epoch the second is refused, and nobody undoes what they haven't seen.
+///
+/// # Errors
+/// `epoch-moved`.
+pub fn require_epoch(control: &ControlState, expected: u64) -> Result<(), Refused> {
+    let current = control.epoch();
+    if current == expected {
+        return Ok(());
+    }
+    Err(Refused::new(RefusalCode::EpochMoved, format!("epoch {current} is in force, not {expected}")))
+}
+
 /// Carries an act out.
 ///
 /// # Errors

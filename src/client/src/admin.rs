@@ -4,8 +4,8 @@ use crate::service::success;
 use crate::{Client, ClientError};
 use countersign_core::api::admin::{
     ActiveDocument, CaptureCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall, JoinTokenMade, Keys,
-    Leaves, OperatorCall, PolicyCall, PolicyValidated, Principals, ReferencesCall, RevocationCall,
-    RotateCall,
+    Leaves, OperatorCall, PolicyCall, PolicyValidateCall, PolicyValidated, Principals, ReferencesCall,
+    ReferencesCaptured, RevocationCall, RotateCall,
 };
 use countersign_core::api::{CertificateIssued, Recorded};
 use countersign_core::digest::Sha256Digest;
@@ -78,7 +78,7 @@ impl Client {
     }
 
     /// `POST /v1/admin/references/capture`: a document, not active.
-    pub async fn capture_references(&self, call: &CaptureCall) -> Result<ReferencesCall, ClientError> {
+    pub async fn capture_references(&self, call: &CaptureCall) -> Result<ReferencesCaptured, ClientError> {
         self.post("/v1/admin/references/capture", call).await
     }
 
@@ -88,7 +88,7 @@ impl Client {
     }
 
     /// `POST /v1/admin/policies/validate`.
-    pub async fn validate_policy(&self, call: &PolicyCall) -> Result<PolicyValidated, ClientError> {
+    pub async fn validate_policy(&self, call: &PolicyValidateCall) -> Result<PolicyValidated, ClientError> {
         self.post("/v1/admin/policies/validate", call).await
     }
 

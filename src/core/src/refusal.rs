@@ -137,6 +137,7 @@ codes! {
     ReferencesInvalid = "references-invalid", Misuse, 422, "The references document isn't well-formed.";
     EvidenceAbsent = "evidence-absent", Misuse, 409, "The host has no good evidence to capture from.";
     RotationRefused = "rotation-refused", Misuse, 409, "Another rotation is under way, or the new key's custody can't be shown.";
+    EpochMoved = "epoch-moved", Misuse, 409, "Policy or references changed since this change was drafted; look at what is active and draft again.";
     ConflictingAct = "conflicting-act", Misuse, 409, "The object is already in that state, or the state has moved.";
     // Gateway.
     SnapshotMissing = "snapshot-missing", Fault, 503, "The gateway holds no verified snapshot of the authority.";

@@ -134,9 +134,9 @@ routes! {
     Get "/v1/admin/log/heads", Admin, VIEWER, ["from!", "count!"], None => Answer::Json("Heads"), admin::log::heads, "Heads of at least a size.";
     Get "/v1/admin/blobs/{digest}", Admin, VIEWER, [], None => Answer::Bytes, admin::log::blob, "A member of a decision by its SHA-256.";
     Post "/v1/admin/join-tokens", Admin, OPERATOR, [], Some("JoinTokenCall") => Answer::Json("JoinTokenMade"), admin::tokens::make, "A single-use join token.";
-    Post "/v1/admin/references/capture", Admin, OPERATOR, [], Some("CaptureCall") => Answer::Json("ReferencesCall"), admin::references::capture, "A references document from a host's last good evidence; not active.";
+    Post "/v1/admin/references/capture", Admin, OPERATOR, [], Some("CaptureCall") => Answer::Json("ReferencesCaptured"), admin::references::capture, "A references document from a host's last good evidence; not active.";
     Post "/v1/admin/references", Admin, OFFICER, [], Some("ReferencesCall") => Answer::Json("Recorded"), admin::references::activate, "Activate a references document.";
-    Post "/v1/admin/policies/validate", Admin, OPERATOR, [], Some("PolicyCall") => Answer::Json("PolicyValidated"), admin::policies::validate, "Validate a policy document.";
+    Post "/v1/admin/policies/validate", Admin, OPERATOR, [], Some("PolicyValidateCall") => Answer::Json("PolicyValidated"), admin::policies::validate, "Validate a policy document.";
     Post "/v1/admin/policies", Admin, OFFICER, [], Some("PolicyCall") => Answer::Json("Recorded"), admin::policies::activate, "Validate and activate a policy document.";
     Post "/v1/admin/revocations", Admin, OPERATOR, [], Some("RevocationCall") => Answer::Json("Recorded"), admin::revocations::revoke, "Revoke; reinstating needs a security officer.";
     Post "/v1/admin/gateways", Admin, OFFICER, [], Some("GatewayCall") => Answer::Json("CertificateIssued"), admin::principals::add_gateway, "Certificate for a gateway's key.";

@@ -220,7 +220,9 @@ impl House {
 
     pub(crate) async fn permit_all(&self) {
         let document = policy(PERMIT);
-        self.admin().activate_policy(&PolicyCall { document: B64(document.encode()) }).await.unwrap();
+        let expected_epoch = self.admin().policy().await.unwrap().epoch;
+        let call = PolicyCall { document: B64(document.encode()), expected_epoch };
+        self.admin().activate_policy(&call).await.unwrap();
     }
 
     /// A gateway with its certificate.

@@ -5,7 +5,7 @@ use crate::failure::Failure;
 use crate::output;
 use anyhow::Context as _;
 use countersign_core::api::B64;
-use countersign_core::api::admin::PolicyCall;
+use countersign_core::api::admin::{PolicyCall, PolicyValidateCall};
 use countersign_core::document::PolicyDocument;
 use std::path::PathBuf;
 
@@ -20,6 +20,9 @@ pub(super) enum Command {
     Activate {
         /// Folder with `*.cedar` and `settings.toml`.
         folder: PathBuf,
+        /// Epoch that the change was drafted against, as `policy show` and `policy validate` tell it; the one in force when absent.
+        #[arg(long)]
+        expected_epoch: Option<u64>,
     },
     /// Print the active policy.
     Show,
@@ -30,18 +33,21 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
     match command {
         Command::Validate { folder } => {
             let document = B64(documents::read_policy(&folder)?.encode());
-            let validated = client.validate_policy(&PolicyCall { document }).await?;
+            let validated = client.validate_policy(&PolicyValidateCall { document }).await?;
             if context.json {
                 return output::json(&validated);
             }
             for warning in &validated.warnings {
                 anstream::eprintln!("warning: {warning}");
             }
-            anstream::println!("valid, digest {}", validated.digest);
+            anstream::println!("valid, digest {}; epoch {} is in force", validated.digest, validated.epoch);
         }
-        Command::Activate { folder } => {
+        Command::Activate { folder, expected_epoch } => {
             let document = B64(documents::read_policy(&folder)?.encode());
-            let recorded = client.activate_policy(&PolicyCall { document }).await?;
+            let validated =
+                client.validate_policy(&PolicyValidateCall { document: document.clone() }).await?;
+            let expected_epoch = expected_epoch.unwrap_or(validated.epoch);
+            let recorded = client.activate_policy(&PolicyCall { document, expected_epoch }).await?;
             if context.json {
                 return output::json(&recorded);
             }

@@ -32,6 +32,9 @@ pub(super) enum Command {
     Activate {
         /// JSON, as printed by `capture`.
         file: PathBuf,
+        /// Epoch that the change was drafted against, as `references show` and `capture` tell it; the one in force when absent.
+        #[arg(long)]
+        expected_epoch: Option<u64>,
     },
     /// Print the active references.
     Show,
@@ -43,18 +46,26 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
             let captured =
                 context.admin.client.capture_references(&CaptureCall { host, set, pcrs, append }).await?;
             if activate {
-                return activate_document(context, captured).await;
+                return activate_document(context, captured.document, captured.epoch).await;
             }
+            anstream::eprintln!("captured while epoch {} was in force", captured.epoch);
             print(&captured.document)
         }
-        Command::Activate { file } => {
+        Command::Activate { file, expected_epoch } => {
             let document = documents::read_references(&file)?;
-            activate_document(context, ReferencesCall { document: B64(document.encode()) }).await
+            let epoch = match expected_epoch {
+                Some(epoch) => epoch,
+                None => context.admin.client.references().await?.epoch,
+            };
+            activate_document(context, B64(document.encode()), epoch).await
         }
         Command::Show => {
             let active = context.admin.client.references().await?;
             match active.document {
-                Some(document) => print(&document),
+                Some(document) => {
+                    anstream::eprintln!("epoch {} is in force", active.epoch);
+                    print(&document)
+                }
                 None => {
                     anstream::eprintln!("no references are active");
                     Ok(())
@@ -70,7 +81,8 @@ fn print(document: &B64) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn activate_document(context: &Context, call: ReferencesCall) -> Result<(), Failure> {
+async fn activate_document(context: &Context, document: B64, expected_epoch: u64) -> Result<(), Failure> {
+    let call = ReferencesCall { document, expected_epoch };
     let recorded = context.admin.client.activate_references(&call).await?;
     if context.json {
         return output::json(&recorded);

@@ -12,7 +12,7 @@ use crate::profile::Admin;
 use anyhow::Context;
 use countersign_client::{Client, ClientIdentity, Limits};
 use countersign_core::api::B64;
-use countersign_core::api::admin::{CaptureCall, PolicyCall};
+use countersign_core::api::admin::{CaptureCall, PolicyCall, ReferencesCall};
 use countersign_core::document::{PolicyDocument, Settings, TPM_ALG_SHA256};
 use std::collections::BTreeMap;
 
@@ -63,7 +63,8 @@ async fn prepare_async(args: &IssueArgs, fleet: &Fleet, admin: &Admin) -> anyhow
 }
 
 async fn activate_policy(admin: &Client) -> anyhow::Result<()> {
-    if admin.policy().await.context("active policy")?.digest.is_some() {
+    let active = admin.policy().await.context("active policy")?;
+    if active.digest.is_some() {
         return Ok(());
     }
     let settings =
@@ -73,7 +74,8 @@ async fn activate_policy(admin: &Client) -> anyhow::Result<()> {
         schema: countersign_authority::policy::SCHEMA.to_owned(),
         settings,
     };
-    admin.activate_policy(&PolicyCall { document: B64(document.encode()) }).await.context("policy")?;
+    let call = PolicyCall { document: B64(document.encode()), expected_epoch: active.epoch };
+    admin.activate_policy(&call).await.context("policy")?;
     Ok(())
 }
 
@@ -88,8 +90,9 @@ async fn activate_references(admin: &Client, host: &mut Host, log: &Log) -> anyh
         pcrs: Some(REFERENCE_PCRS.to_vec()),
         append: false,
     };
-    let document = admin.capture_references(&capture).await.context("capture of references")?;
-    admin.activate_references(&document).await.context("references")?;
+    let captured = admin.capture_references(&capture).await.context("capture of references")?;
+    let call = ReferencesCall { document: captured.document, expected_epoch: captured.epoch };
+    admin.activate_references(&call).await.context("references")?;
     Ok(())
 }
 

@@ -39,20 +39,42 @@ pub struct CaptureCall {
     pub append: bool,
 }
 
-/// A references document, as captured or as active.
+/// Answer to [`CaptureCall`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferencesCaptured {
+    /// CBOR of PROTOCOL §8.2; not active.
+    pub document: B64,
+    /// Epoch in force when it was captured.
+    pub epoch: u64,
+}
+
+/// `POST /v1/admin/references`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReferencesCall {
     /// CBOR of PROTOCOL §8.2.
     pub document: B64,
+    /// Epoch against which the document was drafted; another one in force refuses.
+    pub expected_epoch: u64,
 }
 
-/// `POST /v1/admin/policies` and `/validate`.
+/// `POST /v1/admin/policies/validate`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyValidateCall {
+    /// CBOR of PROTOCOL §8.1.
+    pub document: B64,
+}
+
+/// `POST /v1/admin/policies`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyCall {
     /// CBOR of PROTOCOL §8.1.
     pub document: B64,
+    /// Epoch against which the document was drafted; another one in force refuses.
+    pub expected_epoch: u64,
 }
 
 /// Answer to a validation.
@@ -63,6 +85,8 @@ pub struct PolicyValidated {
     pub digest: String,
     /// Warnings for people.
     pub warnings: Vec<String>,
+    /// Epoch in force when it was validated.
+    pub epoch: u64,
 }
 
 /// An active document and its epoch.

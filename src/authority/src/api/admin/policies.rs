@@ -1,7 +1,7 @@
 //! Policy documents: validated, then activated as the next epoch.
 
 use super::recorded;
-use crate::acts::{Draft, Mandate, act};
+use crate::acts::{Draft, Mandate, act, require_epoch};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
 use crate::api::{Call, json};
@@ -10,7 +10,7 @@ use crate::sequence::Entry;
 use crate::serve::Authority;
 use axum::response::Response;
 use countersign_core::api::B64;
-use countersign_core::api::admin::{ActiveDocument, PolicyCall, PolicyValidated};
+use countersign_core::api::admin::{ActiveDocument, PolicyCall, PolicyValidateCall, PolicyValidated};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::PolicyDocument;
 use countersign_core::leaf::Kind;
@@ -39,16 +39,21 @@ pub(super) async fn active_document(
 
 /// `POST /v1/admin/policies/validate`.
 pub(in crate::api) async fn validate(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
-    let (_, policy) = load(&authority, &call).await?;
-    json(&PolicyValidated { digest: policy.digest().to_hex(), warnings: policy.warnings().to_vec() })
+    // Read before: whoever activates by this epoch is refused rather than unaware.
+    let epoch = authority.control().epoch();
+    let (_, policy) = load(&authority, call.document::<PolicyValidateCall>()?.document.0).await?;
+    let (digest, warnings) = (policy.digest().to_hex(), policy.warnings().to_vec());
+    json(&PolicyValidated { digest, warnings, epoch })
 }
 
 /// `POST /v1/admin/policies`.
 pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
     let by = call.caller.principal()?;
-    let (bytes, policy) = load(&authority, &call).await?;
+    let PolicyCall { document, expected_epoch } = call.document()?;
+    let (bytes, policy) = load(&authority, document.0).await?;
     let document = *policy.digest();
     let receipts = act(&authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
+        require_epoch(control, expected_epoch)?;
         if control.policy() == Some(&document) {
             return Err(Refused::new(RefusalCode::ConflictingAct, "this policy is active"));
         }
@@ -59,10 +64,8 @@ pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> R
 }
 
 /// Parses and validates on a worker: a large policy takes milliseconds.
-async fn load(authority: &Arc<Authority>, call: &Call) -> Result<(Vec<u8>, CompiledPolicy), Refused> {
-    let call: PolicyCall = call.document()?;
+async fn load(authority: &Arc<Authority>, bytes: Vec<u8>) -> Result<(Vec<u8>, CompiledPolicy), Refused> {
     let work = move || {
-        let bytes = call.document.0;
         let invalid = |reason: String| Refused::new(RefusalCode::PolicyInvalid, reason);
         let document = PolicyDocument::parse(&bytes).map_err(|error| invalid(error.to_string()))?;
         let policy = CompiledPolicy::load(&document).map_err(|error| invalid(error.to_string()))?;

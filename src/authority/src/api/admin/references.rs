@@ -2,7 +2,7 @@
 
 use super::policies::active_document;
 use super::{malformed, recorded};
-use crate::acts::{Draft, Mandate, act};
+use crate::acts::{Draft, Mandate, act, require_epoch};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
 use crate::api::{Call, faulted, json};
@@ -10,7 +10,7 @@ use crate::sequence::Entry;
 use crate::serve::Authority;
 use axum::response::Response;
 use countersign_core::api::B64;
-use countersign_core::api::admin::{CaptureCall, ReferencesCall};
+use countersign_core::api::admin::{CaptureCall, ReferencesCall, ReferencesCaptured};
 use countersign_core::digest::sha256;
 use countersign_core::document::{Generation, ReferencesDocument};
 use countersign_core::leaf::Kind;
@@ -33,7 +33,7 @@ pub(in crate::api) async fn active(authority: Arc<Authority>, _call: Call) -> Re
 /// `POST /v1/admin/references`.
 pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
     let by = call.caller.principal()?;
-    let bytes = call.document::<ReferencesCall>()?.document.0;
+    let ReferencesCall { document: B64(bytes), expected_epoch } = call.document()?;
     let parsed = ReferencesDocument::parse(&bytes)
         .map_err(|error| Refused::new(RefusalCode::ReferencesInvalid, error.to_string()))?;
     if parsed.encode() != bytes {
@@ -41,6 +41,7 @@ pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> R
     }
     let document = sha256(&bytes);
     let receipts = act(&authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
+        require_epoch(control, expected_epoch)?;
         if control.references() == Some(&document) {
             return Err(Refused::new(RefusalCode::ConflictingAct, "these references are active"));
         }
@@ -57,9 +58,11 @@ pub(in crate::api) async fn capture(authority: Arc<Authority>, call: Call) -> Re
     if document.set.is_empty() || document.set.len() > MAX_SET_NAME {
         return Err(malformed("set has 1 to 64 bytes"));
     }
+    // Read before: a document that extends the active one is of this epoch or a later one.
+    let epoch = authority.control().epoch();
     let worker = Arc::clone(&authority);
     let captured = authority.run(move || captured(&worker, &host, &document)).await?;
-    json(&ReferencesCall { document: B64(captured.encode()) })
+    json(&ReferencesCaptured { document: B64(captured.encode()), epoch })
 }
 
 fn captured(authority: &Authority, host: &HostId, call: &CaptureCall) -> Result<ReferencesDocument, Refused> {
