@@ -38,7 +38,8 @@ def is_origin(text):
 
 @dataclass(frozen=True)
 class Head:
-    """A head body, parsed. `signatures` are (name, key id, signature) of the note that it came in; empty for a bare body."""
+    """A head body, parsed. `signatures` are (name, key id, signature) of the note that it came in; empty for a bare
+    body. `note` is what was parsed."""
 
     body: bytes
     origin: str
@@ -49,6 +50,7 @@ class Head:
     control_number: int
     control: bytes
     signatures: tuple = field(default=())
+    note: bytes = b""
 
     @property
     def digest(self):
@@ -66,7 +68,7 @@ def _word(line, word):
     return line[len(word) + 1:]
 
 
-def parse_body(body, signatures=()):
+def parse_body(body, signatures=(), note=None):
     """A head body (§6.1)."""
     try:
         text = body.decode("utf-8")
@@ -90,6 +92,7 @@ def parse_body(body, signatures=()):
         control_number=decimal(number, what="control number"),
         control=base64_exact(digest, 32, what="control digest"),
         signatures=tuple(signatures),
+        note=body if note is None else note,
     )
 
 
@@ -118,7 +121,7 @@ def parse_note(note):
 def parse_head(note):
     """A signed head: note and body. Whether the signatures are good is another question: see `signers`."""
     text, signatures = parse_note(note)
-    return parse_body(text, signatures)
+    return parse_body(text, signatures, note)
 
 
 def parse_head_or_body(data):

@@ -6,9 +6,10 @@ from . import strictjson
 from .hashing import sha256, tuple_bytes
 from .head import signers
 from .keys import Key
-from .leaf import ACTION, AUDIENCE, RUNTIME
+from .leaf import ACTION, AUDIENCE, RUNTIME, evidence_record, inputs_record
 from .receipt import parse_receipt
 from .refusal import demand
+from .schema import judge_bytes
 
 MAX_REQUEST = 8192
 LEEWAY_MS = 2000
@@ -93,6 +94,7 @@ def parse_request(data):
         strictjson.members(parent, ("index", "leaf"), code=code, what="a parent")
         index = strictjson.integer(parent["index"], code=code, what="index")
         found["parents"].append((index, strictjson.hexadecimal(parent["leaf"], 32, code, "leaf")))
+    demand(len({index for index, _ in found["parents"]}) == len(parents), code, "two parents of one index")
     if "delegation" in value:
         granted = strictjson.members(value["delegation"], ("actions", "audiences", "depth", "budget"), code=code, what="delegation")
         _names(granted["actions"], ACTION, "actions")
@@ -121,3 +123,34 @@ def check_request(leaf, data, signature):
     good = request["holder"].verifies(tuple_bytes("countersign-v1:request", data), signature)
     demand(good, "holder-signature-invalid", "not the holder key's signature")
     return request
+
+
+def check_evidence(leaf, data):
+    """The evidence record (§9.2) is the one that a decision or a host state names, and covers the request."""
+    demand(leaf.kind in ("allow", "deny", "host-state"), "evidence-mismatch", f"a leaf of kind {leaf.kind} names no evidence")
+    demand(sha256(data) == leaf.body["evidence"], "evidence-mismatch", "another evidence digest")
+    record = judge_bytes(evidence_record, data, "evidence-malformed", "evidence record")
+    covered = leaf.body["request"] in record["requests"] if "request" in leaf.body else not record["requests"]
+    demand(covered, "evidence-mismatch", "the quote doesn't cover the request")
+    return record
+
+
+def check_inputs(leaf, data):
+    """The inputs record (§7.2) is the one that a decision names, and says of the decision what the decision says itself."""
+    body = leaf.body
+    demand(leaf.kind in ("allow", "deny"), "evidence-mismatch", f"a leaf of kind {leaf.kind} names no inputs")
+    demand(sha256(data) == body["inputs"], "evidence-mismatch", "another inputs digest")
+    record = judge_bytes(inputs_record, data, "evidence-malformed", "inputs record")
+    policy = body.get("policy")
+    same = (
+        (record["engine"], record["request"], record["evidence"]) == (body["engine"], body["request"], body["evidence"])
+        and record["control"][0] == body["control"] and record["time_ms"] // 1000 == body["iat"]
+        and record["policy"] == (policy["digest"] if policy else None)
+        and [name[:2] for name in record["parents"]] == body["lineage"]["parents"]
+        and body["sub"].startswith(f"spiffe://{record['trust_domain']}/")
+    )
+    demand(same, "evidence-mismatch", "inputs and decision disagree")
+    if leaf.kind == "allow":
+        fresh = record["challenge"] == 1 and not record["reused"] and not record["revoked"]
+        demand(fresh, "evidence-mismatch", "allowed although the inputs forbid it")
+    return record

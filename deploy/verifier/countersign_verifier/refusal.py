@@ -47,7 +47,7 @@ CODES = {
     "expired": "The artifact's time is over.",
     "request-mismatch": "The request isn't the one that was decided.",
     "holder-signature-invalid": "The holder key's signature over the request doesn't verify.",
-    "evidence-mismatch": "The evidence record isn't the one that the decision names.",
+    "evidence-mismatch": "An evidence or inputs record isn't the one that the decision names, or says otherwise.",
     "authority-unreachable": "The authority can't be reached or doesn't answer with what was asked.",
 }
 

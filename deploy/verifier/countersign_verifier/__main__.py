@@ -1,0 +1,218 @@
+"""The command line. Exit status 0: verified; 1: refused, with `refused: CODE: detail` on standard error; 2: misuse."""
+
+import argparse
+import sys
+import time
+
+from . import strictjson
+from .bundle import MAX_BUNDLE, parse_bundle
+from .follow import Follower
+from .hashing import consistent, hash_list, sha256, tuple_hash
+from .head import MAX_NOTE, parse_head
+from .judge import MAX_REQUEST, check_artifact, check_evidence, check_head, check_inputs, check_receipt, check_request
+from .log import check_log
+from .receipt import MAX_RECEIPT
+from .refusal import Refused, demand
+from .sources import MAX_PAGE, Authority, Export, read_file
+
+MAX_PROGRAM = 1 << 30
+MAX_RECORD = 64 * 1024
+
+
+def bundle_of(options):
+    """The pinned trust bundle."""
+    return parse_bundle(read_file(options.trust_bundle, MAX_BUNDLE))
+
+
+def chain_of(options, bundle):
+    """The control chain, if a feed was given; without one the reader knows the trust bundle's keys alone."""
+    if not options.feed:
+        return None
+    follower = Follower(bundle)
+    follower.take(*[strictjson.parse(read_file(path, MAX_PAGE)) for path in options.feed])
+    return follower.chain
+
+
+def now_ms(options):
+    """The time by which an artifact is judged."""
+    if options.at == "now":
+        return time.time_ns() // 1_000_000
+    demand(options.at.isascii() and options.at.isdigit() and len(options.at) < 16, "json-malformed", "--at takes `now` or milliseconds")
+    return int(options.at)
+
+
+def describe(receipt):
+    """One line about a receipt."""
+    leaf, head = receipt.leaf, receipt.head
+    return f"{leaf.kind} leaf {leaf.index} {leaf.hash.hex()} under size {head.size} control {head.control_number}"
+
+
+def check_members(options, leaf):
+    """What the decision names by digest, as far as it was given."""
+    if options.request is not None:
+        check_request(leaf, read_file(options.request, MAX_REQUEST), read_file(options.request_signature, 64))
+    if options.evidence is not None:
+        check_evidence(leaf, read_file(options.evidence, MAX_RECORD))
+    if options.inputs is not None:
+        check_inputs(leaf, read_file(options.inputs, MAX_RECORD))
+
+
+def verify_artifact(options):
+    bundle = bundle_of(options)
+    expected = {}
+    for name in ("aud", "action"):
+        if getattr(options, name) is not None:
+            expected[name] = getattr(options, name)
+    if options.argv:
+        expected["arguments"] = tuple_hash("countersign-v1:argv", *[argument.encode("utf-8", "surrogateescape") for argument in options.argv])
+    if options.program is not None:
+        expected["workload"] = sha256(read_file(options.program, MAX_PROGRAM))
+    receipt = check_artifact(read_file(options.artifact, MAX_RECEIPT), bundle, now_ms(options), chain_of(options, bundle), expected)
+    check_members(options, receipt.leaf)
+    print("verified:", describe(receipt))
+
+
+def verify_receipt(options):
+    bundle = bundle_of(options)
+    receipt = check_receipt(read_file(options.receipt, MAX_RECEIPT), bundle, chain_of(options, bundle))
+    check_members(options, receipt.leaf)
+    print("verified:", describe(receipt))
+
+
+def verify_head(options):
+    bundle = bundle_of(options)
+    head = parse_head(read_file(options.head, MAX_NOTE))
+    check_head(head, bundle, chain_of(options, bundle))
+    print(f"verified: head of size {head.size} digest {head.digest.hex()} control {head.control_number}")
+
+
+def verify_consistency(options):
+    bundle = bundle_of(options)
+    chain = chain_of(options, bundle)
+    old, new = (parse_head(read_file(path, MAX_NOTE)) for path in (options.old, options.new))
+    for head in (old, new):
+        check_head(head, bundle, chain)
+    demand(old.size != new.size or old.digest == new.digest, "head-forked", "two heads of one size")
+    page = strictjson.members(strictjson.parse(read_file(options.proof, MAX_NOTE)), ("proof",), code="proof-malformed", what="a proof")
+    proof = hash_list(page["proof"])
+    demand(consistent(old.size, old.root, new.size, new.root, proof), "consistency-invalid", "the proof doesn't join the heads")
+    print(f"verified: size {old.size} is a part of size {new.size}")
+
+
+def verify_feed(options):
+    bundle = bundle_of(options)
+    follower = Follower(bundle)
+    follower.take(*[strictjson.parse(read_file(path, MAX_PAGE)) for path in options.pages])
+    print(f"verified: head of size {follower.head.size} control {follower.head.control_number}, "
+          f"{len(follower.chain.active(follower.chain.number))} active head keys")
+
+
+def verify_log(options):
+    bundle = bundle_of(options)
+    if options.export is not None:
+        export = Export(options.export)
+        log = check_log(bundle, export.leaves(), export.heads())
+    else:
+        authority = Authority(options.authority, bundle, options.certificate, options.key)
+        size = authority.newest_signed()
+        log = check_log(bundle, authority.leaves(size), authority.heads(size))
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(log.counts.items()))
+    print(f"verified: {log.size} leaves ({kinds}) under head {log.signed.digest.hex()}")
+
+
+def export_log(options):
+    bundle = bundle_of(options)
+    authority = Authority(options.authority, bundle, options.certificate, options.key)
+    try:
+        with open(options.out, "xb") as out:
+            size = authority.export(out)
+    except OSError as error:
+        raise Refused("file-unreadable", f"{options.out}: {error.strerror}") from None
+    print(f"exported, not verified: {size} leaves")
+
+
+def follow(options):
+    bundle = bundle_of(options)
+    authority = Authority(options.authority, bundle, options.certificate, options.key)
+    follower = Follower(bundle)
+    follower.take(*authority.feed())
+    head = parse_head(authority.ask("/v1/head"))
+    check_head(head, bundle, follower.chain if head.control_number <= follower.chain.number else None)
+    print(f"verified: head of size {follower.head.size} control {follower.head.control_number}")
+
+
+def arguments():
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(prog="countersign_verifier", description="Checks what a Countersign authority gave out.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(function, text, feed=True):
+        one = commands.add_parser(function.__name__.replace("_", "-"), help=text)
+        one.set_defaults(run=function)
+        one.add_argument("--trust-bundle", required=True, help="the pinned trust bundle")
+        if feed:
+            one.add_argument("--feed", action="append", default=[], metavar="FILE",
+                             help="pages of GET /v1/feed?size=0, in order: judge by key states, forks and revocations too")
+        return one
+
+    one = command(verify_artifact, "an artifact: allowed, in time, and what is expected")
+    one.add_argument("artifact")
+    one.add_argument("--at", default="now", help="the time to judge by, `now` or ms since the epoch")
+    one.add_argument("--aud")
+    one.add_argument("--action")
+    one.add_argument("--program", metavar="FILE", help="the program that is to run")
+    one.add_argument("--argv", nargs="+", metavar="ARG", help="its command line, argv[0] first")
+    add_members(one)
+    one = command(verify_receipt, "a receipt of any leaf, denials too")
+    one.add_argument("receipt")
+    add_members(one)
+    command(verify_head, "a signed head").add_argument("head")
+    one = command(verify_consistency, "that one head's log is the beginning of another's")
+    for name in ("old", "new", "proof"):
+        one.add_argument(name)
+    command(verify_feed, "a feed, from the trust bundle to its head", feed=False).add_argument("pages", nargs="+")
+    one = command(verify_log, "a whole log", feed=False)
+    source = one.add_mutually_exclusive_group(required=True)
+    source.add_argument("--export", metavar="FILE")
+    source.add_argument("--authority", metavar="URL", help="the admin listener of a running authority")
+    add_client(one)
+    one = command(export_log, "writes an export of a running authority, to be verified later", feed=False)
+    one.add_argument("--authority", metavar="URL", required=True, help="the admin listener")
+    one.add_argument("out", help="a file that isn't there yet")
+    add_client(one)
+    one = command(follow, "the feed of a running authority, from the trust bundle to its newest head", feed=False)
+    one.add_argument("--authority", metavar="URL", required=True, help="the service listener")
+    add_client(one)
+    return parser
+
+
+def add_members(one):
+    """Options for what a decision names by digest."""
+    one.add_argument("--request", metavar="FILE", help="the exact request bytes")
+    one.add_argument("--request-signature", metavar="FILE", help="the holder's signature over them")
+    one.add_argument("--evidence", metavar="FILE", help="the evidence record that it names")
+    one.add_argument("--inputs", metavar="FILE", help="the inputs record that it names")
+
+
+def add_client(one):
+    """Options for a client certificate."""
+    one.add_argument("--certificate", metavar="PEM")
+    one.add_argument("--key", metavar="PEM")
+
+
+def main():
+    """Runs the command; whatever an input is, the answer is a code."""
+    parser = arguments()
+    options = parser.parse_args()
+    if (getattr(options, "request", None) is None) != (getattr(options, "request_signature", None) is None):
+        parser.error("--request and --request-signature go together")
+    try:
+        options.run(options)
+    except Refused as refused:
+        print(f"refused: {refused.code}: {refused.detail}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

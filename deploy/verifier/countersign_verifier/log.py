@@ -1,0 +1,289 @@
+"""A whole log (PROTOCOL §5 to §8): three trees, every head, the control chain, and that each leaf follows from the ones before it.
+
+Leaves and heads are taken one by one, in order. Memory grows by a hash and a few numbers a leaf, not by its bytes. What needs the retained
+inputs, that each decision is the right one, is the authority's `audit replay`; what is judged here needs the log alone."""
+
+from dataclasses import dataclass
+
+from .bundle import verify_statement
+from .control import DEACTIVATED, HEAD, Chain
+from .hashing import TREES, Frontier
+from .head import signers
+from .leaf import RUNTIME, parse_leaf
+from .refusal import demand
+
+OPERATOR, OFFICER = 2, 3
+GATEWAY, REVOKE, ADDED = 2, 1, 1
+
+
+@dataclass
+class Allowed:
+    """What later leaves need to know of an allow decision."""
+
+    hash: bytes
+    host: bytes
+    exp: int
+    root: tuple
+    depth: int
+    delegation: dict
+    spent: int = 0
+    parents: tuple = ()
+
+
+class Log:
+    """A log as far as it has been read."""
+
+    def __init__(self, bundle):
+        self.bundle = bundle
+        self.chain = Chain(bundle)
+        self.trees = {name: Frontier(name) for name in TREES}
+        self.time_ms = 0
+        self.head = None
+        self.signed = None
+        self.unwitnessed = []
+        self.statements = 0
+        self.epoch = 0
+        self.policies = [(0, None, 0)]
+        self.principals = {}
+        self.hosts = {}
+        self.tokens = {}
+        self.allowed = {}
+        self.counts = {}
+
+    @property
+    def size(self):
+        """How many leaves were taken."""
+        return self.trees["sha-256"].size
+
+    # ---- leaves -----------------------------------------------------------------------------------------------
+    def add_leaf(self, encoded):
+        """Takes the next leaf."""
+        leaf = parse_leaf(encoded)
+        demand(leaf.index == self.size, "index-mismatch", f"leaf {self.size} says that it is {leaf.index}")
+        demand(leaf.time_ms >= self.time_ms, "time-regressed", f"leaf {leaf.index} is older than the one before it")
+        self.time_ms = leaf.time_ms
+        follow = getattr(self, "_" + leaf.kind.replace("-", "_"), None)
+        if follow is not None:
+            follow(leaf, leaf.body)
+        if leaf.is_control:
+            activations = len(self.chain.activations)
+            before = self.chain.active(self.chain.number)
+            self.chain.apply(leaf)
+            if len(self.chain.activations) > activations:
+                self.unwitnessed.append((leaf.body["key"], before))
+        for tree in self.trees.values():
+            tree.add(encoded)
+        self.counts[leaf.kind] = self.counts.get(leaf.kind, 0) + 1
+        return leaf
+
+    def _by(self, thumbprint, least, leaf):
+        principal = self.principals.get(thumbprint)
+        good = principal is not None and principal["kind"] == 1 and principal["role"] >= least
+        demand(good, "unauthorised", f"leaf {leaf.index}: nobody with the right to this act")
+        demand(not self.chain.is_revoked((3, thumbprint)), "unauthorised", f"leaf {leaf.index}: a revoked principal acted")
+
+    def _recovery(self, leaf, body):
+        self.statements += 1
+        verify_statement(body["statement"], body["signature"], self.bundle.origin, self.bundle.recovery, self.statements)
+        pinned = self.bundle.statements
+        known = self.statements <= len(pinned)
+        demand(not known or pinned[self.statements - 1] == (body["statement"], body["signature"]), "bundle-invalid",
+               f"leaf {leaf.index}: another statement {self.statements} than the trust bundle's")
+
+    def _key(self, leaf, body):
+        if body["principal"] is None:
+            # §8.5: at initialisation, which ends with the first principal, and when a successor is active.
+            initial = not self.principals and (body["purpose"] != HEAD or body["key"] in self.bundle.head_keys)
+            succeeded = body["event"] == DEACTIVATED and len(self.chain.active(self.chain.number)) > 1
+            demand(initial or succeeded, "unauthorised", f"leaf {leaf.index}: nobody asked for this")
+        else:
+            self._by(body["principal"], OFFICER, leaf)
+
+    def _epoch(self, leaf, body):
+        self._by(body["principal"], OFFICER, leaf)
+        self.epoch += 1
+        demand(body["epoch"] == self.epoch, "state-invalid", f"leaf {leaf.index}: epoch {body['epoch']} after {self.epoch - 1}")
+        digest = body["digest"] if leaf.kind == "policy" else self.policies[-1][1]
+        self.policies.append((self.chain.number + 1, digest, self.epoch))
+
+    _policy = _references = _epoch
+
+    def _revocation(self, leaf, body):
+        self._by(body["principal"], OPERATOR if body["effect"] == REVOKE else OFFICER, leaf)
+        if body["subject"][0] == 2:
+            index, digest = body["subject"][1:]
+            known = index in self.allowed and self.allowed[index].hash == digest
+            demand(known, "state-invalid", f"leaf {leaf.index}: no such artifact")
+
+    def _principal(self, leaf, body):
+        if body["by"] is None:
+            demand(not self.principals, "unauthorised", f"leaf {leaf.index}: nobody asked for this principal")
+        else:
+            self._by(body["by"], OFFICER, leaf)
+        added = body["event"] == ADDED
+        demand((body["thumbprint"] in self.principals) != added, "state-invalid", f"leaf {leaf.index}: added twice, or never")
+        if added:
+            self.principals[body["thumbprint"]] = {"kind": body["kind"], "role": body["role"]}
+        else:
+            del self.principals[body["thumbprint"]]
+
+    def _join_token(self, leaf, body):
+        self._by(body["principal"], OPERATOR, leaf)
+        demand(body["token"] not in self.tokens, "state-invalid", f"leaf {leaf.index}: a token made twice")
+        self.tokens[body["token"]] = body["expires_ms"]
+
+    def _enrolment(self, leaf, body):
+        token = body["token"]
+        demand((token is not None) == (body["admission"] == 1), "state-invalid", f"leaf {leaf.index}: token and admission disagree")
+        if token is not None:
+            # Spent: no second enrolment finds it.
+            expires = self.tokens.pop(token, None)
+            demand(expires is not None, "state-invalid", f"leaf {leaf.index}: a token that nobody made, or that was spent")
+        demand(body["ak_name"][:2] != b"\x00\x04", "state-invalid", f"leaf {leaf.index}: an AK named by SHA-1")
+        demand(not self.chain.is_revoked((1, body["host"])), "revoked", f"leaf {leaf.index}: a revoked host enrolled")
+        known = self.hosts.get(body["host"])
+        demand(body["admission"] != 3 or known is not None, "state-invalid", f"leaf {leaf.index}: enrolled again, never before")
+        expected = 1 if known is None else known if body["admission"] == 3 else known + 1
+        demand(body["version"] == expected, "state-invalid", f"leaf {leaf.index}: host version {body['version']} instead of {expected}")
+        self.hosts[body["host"]] = body["version"]
+
+    def _state(self, leaf, host, state, evidence, code):
+        version = self.hosts.get(host)
+        demand(version is not None, "state-invalid", f"leaf {leaf.index}: a host that never enrolled")
+        # §8.4: any other body repeats a state that was read, which may be an older one.
+        tells = state["evidence"] == evidence and code not in ("challenge-spent", "challenge-expired")
+        if tells:
+            demand(state["version"] >= version, "state-invalid", f"leaf {leaf.index}: the host's version went back")
+            self.hosts[host] = state["version"]
+
+    def _host_state(self, leaf, body):
+        self._state(leaf, body["host"], body["state"], body["evidence"], body["code"])
+
+    def _outcome(self, leaf, body):
+        gateway = self.principals.get(body["gateway"])
+        demand(gateway is not None and gateway["kind"] == GATEWAY, "unauthorised", f"leaf {leaf.index}: no such gateway")
+        index, digest = body["artifact"]
+        known = index in self.allowed and self.allowed[index].hash == digest
+        demand(known or body["result"] == 2, "state-invalid", f"leaf {leaf.index}: started what was never allowed")
+
+    # ---- decisions --------------------------------------------------------------------------------------------
+    def _decision(self, leaf, body):
+        where = f"leaf {leaf.index}"
+        demand(body["iss"] == self.bundle.origin, "origin-mismatch", f"{where}: decided by another log")
+        demand(RUNTIME.fullmatch(body["sub"])[1] == self.bundle.trust_domain, "origin-mismatch", f"{where}: another trust domain")
+        self._state(leaf, body["ueid"], body["host_state"], body["evidence"], body.get("code"))
+        # §7.2, key 13, of which `iat` keeps the seconds.
+        young = leaf.time_ms - 10_999 <= body["iat"] * 1000 <= leaf.time_ms + 2000
+        demand(young, "state-invalid", f"{where}: decided at {body['iat']} s, logged at {leaf.time_ms} ms")
+        number = body["control"]
+        demand(number <= self.chain.number, "state-invalid", f"{where}: decided under control number {number}, not there yet")
+        policy = [entry for entry in self.policies if entry[0] <= number][-1]
+        claimed = body.get("policy")
+        demand((claimed is not None) == (policy[1] is not None), "state-invalid", f"{where}: a policy where none was, or none")
+        if claimed is not None:
+            demand((claimed["digest"], claimed["epoch"]) == policy[1:], "state-invalid", f"{where}: not the policy of its time")
+
+    _deny = _decision
+
+    def _allow(self, leaf, body):
+        self._decision(leaf, body)
+        where, number = f"leaf {leaf.index}", body["control"]
+        demand("policy" in body, "state-invalid", f"{where}: allowed without a policy")
+        demand(not self.chain.is_revoked((1, body["ueid"]), number), "revoked", f"{where}: the host was revoked")
+        parents = [self._parent(leaf, body, name) for name in body["lineage"]["parents"]]
+        if parents:
+            self._narrows(leaf, body, parents)
+        root = body["lineage"].get("root", leaf.name)
+        self.allowed[leaf.index] = Allowed(leaf.hash, body["ueid"], body["exp"], root, body["lineage"]["depth"],
+                                           body.get("delegation"), parents=tuple(body["lineage"]["parents"]))
+
+    def _parent(self, leaf, body, name):
+        where, number = f"leaf {leaf.index}", body["control"]
+        parent = self.allowed.get(name[0])
+        demand(parent is not None and parent.hash == name[1], "narrowing-violated", f"{where}: a parent that was never allowed")
+        seen, above = set(), [name]
+        while above:
+            ancestor = above.pop()
+            if ancestor in seen:
+                continue
+            seen.add(ancestor)
+            known = self.allowed[ancestor[0]]
+            for subject in ((2, *ancestor), (1, known.host)):
+                demand(not self.chain.is_revoked(subject, number), "revoked", f"{where}: an ancestor or its host was revoked")
+            above.extend(known.parents)
+        return parent
+
+    @staticmethod
+    def _narrows(leaf, body, parents):
+        """§7.3."""
+        code, where = "narrowing-violated", f"leaf {leaf.index}"
+        own = body.get("delegation")
+        cost = 1 + (own["budget"] if own else 0)
+        for parent in parents:
+            granted = parent.delegation
+            demand(granted is not None, code, f"{where}: a parent delegated nothing")
+            demand(body["exp"] <= parent.exp, code, f"{where}: outlives a parent")
+            demand(body["action"] in granted["actions"] and body["aud"] in granted["audiences"], code, f"{where}: not delegated")
+            if own:
+                subset = set(own["actions"]) <= set(granted["actions"]) and set(own["audiences"]) <= set(granted["audiences"])
+                demand(subset and own["depth"] < granted["depth"], code, f"{where}: hands on more than it was given")
+            parent.spent += cost
+            demand(parent.spent <= granted["budget"], code, f"{where}: a parent's budget is overspent")
+            demand(parent.root == parents[0].root, code, f"{where}: parents of different roots")
+        demand(body["lineage"]["root"] == parents[0].root, code, f"{where}: another root than its parents'")
+        demand(body["lineage"]["depth"] == 1 + max(parent.depth for parent in parents), code, f"{where}: another depth")
+
+    # ---- heads ------------------------------------------------------------------------------------------------
+    def add_head(self, head):
+        """Takes the next head; its size is that of the leaves taken."""
+        where = f"the head of size {head.size}"
+        demand(head.origin == self.bundle.origin, "origin-mismatch", f"{where} is of {head.origin}")
+        demand(head.size == self.size, "head-mismatch", f"{where}: {self.size} leaves are there")
+        if self.head is None:
+            demand(head.prev == bytes(32), "head-unlinked", f"{where} is the first and names another before it")
+        else:
+            demand(head.size != self.head.size, "head-forked", f"{where}: two heads of one size")
+            demand(head.time_ms >= self.head.time_ms, "head-regressed", f"{where} is older than the head before it")
+            demand(head.prev == self.head.digest, "head-unlinked", f"{where} names another head before it")
+        for name, tree in self.trees.items():
+            demand(head.roots[name] == tree.root(), "head-mismatch", f"{where}: another {name} root")
+        demand((head.control_number, head.control) == (self.chain.number, self.chain.digest), "head-mismatch",
+               f"{where}: another control number or digest")
+        demand(head.time_ms == self.time_ms or self.size == 0, "head-mismatch", f"{where}: another time than its last leaf")
+        self.head = head
+        if head.signatures:
+            self._check_signatures(head, where)
+
+    def _check_signatures(self, head, where):
+        signed = signers(head, self.chain.known())
+        active = self.chain.active(head.control_number)
+        demand(any(key in active for key in signed), "head-unsigned", f"{where}: no key active then signed it")
+        for key, before in self.unwitnessed:
+            believed = before or self.bundle.head_keys
+            both = key in signed and any(old in signed for old in believed)
+            demand(both, "rotation-unsigned", f"{where} is the first after an activation and lacks the old or the new key's signature")
+        self.unwitnessed = []
+        self.signed = head
+
+    def finish(self):
+        """What must hold at the end: everything is under a signed head."""
+        demand(self.signed is not None, "head-unsigned", "no head of this log is signed")
+        demand(self.head.size == self.size, "head-mismatch", f"{self.size - self.head.size} leaves are under no head")
+        demand(self.signed.size == self.size, "head-unsigned", f"{self.size - self.signed.size} leaves are under no signed head")
+        demand(self.statements >= len(self.bundle.statements), "bundle-invalid", "a statement of the trust bundle isn't in the log")
+
+
+def check_log(bundle, leaves, heads):
+    """A log from its leaves and its heads, each in order; returns the verified log."""
+    log = Log(bundle)
+    waiting = next(heads, None)
+    for encoded in leaves:
+        while waiting is not None and waiting.size <= log.size:
+            log.add_head(waiting)
+            waiting = next(heads, None)
+        log.add_leaf(encoded)
+    while waiting is not None:
+        log.add_head(waiting)
+        waiting = next(heads, None)
+    log.finish()
+    return log

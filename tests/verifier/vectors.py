@@ -1,0 +1,190 @@
+"""Runs the second implementation over everything under tests/vectors: what is to be accepted is, to the byte, and what is to be refused is."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "deploy" / "verifier"))
+
+from countersign_verifier import cbor, hashing, head, judge, leaf, receipt  # noqa: E402
+from countersign_verifier.hashing import sha256, tuple_bytes, tuple_hash  # noqa: E402
+from countersign_verifier.keys import Key  # noqa: E402
+from countersign_verifier.refusal import CODES, Refused  # noqa: E402
+from countersign_verifier.schema import judge_bytes  # noqa: E402
+
+VECTORS = ROOT / "tests" / "vectors"
+counts = {"accepted": 0, "refused": 0}
+unread = {path.relative_to(VECTORS).as_posix() for path in VECTORS.rglob("*.json")}
+
+
+def load(name):
+    unread.discard(name)
+    return json.loads((VECTORS / name).read_text(encoding="utf-8"))
+
+
+def equal(what, found, expected):
+    if isinstance(found, bytes):
+        found = found.hex()
+    assert found == expected, f"{what}: {found!r:.200} instead of {expected!r:.200}"
+    counts["accepted"] += 1
+
+
+def refuse(what, check, *codes):
+    try:
+        check()
+    except Refused as refused:
+        assert not codes or refused.code in codes, f"{what}: {refused.code} instead of {codes}"
+        counts["refused"] += 1
+        return
+    raise AssertionError(f"accepted: {what}")
+
+
+def value_of(notation):
+    """cbor.json's notation."""
+    if isinstance(notation, dict):
+        if "bytes" in notation:
+            return bytes.fromhex(notation["bytes"])
+        return {value_of(key): value_of(item) for key, item in notation["map"]}
+    if isinstance(notation, list):
+        return [value_of(item) for item in notation]
+    return notation
+
+
+def core():
+    """tests/vectors/core."""
+    for vector in load("core/tuple.json")["vectors"]:
+        fields = [bytes.fromhex(field) for field in vector["fields"]]
+        equal("tuple", tuple_bytes(vector["tag"], *fields), vector["preimage"])
+        equal("tuple hash", tuple_hash(vector["tag"], *fields), vector["sha256"])
+    vectors = load("core/cbor.json")
+    for vector in vectors["accepted"]:
+        data = bytes.fromhex(vector["hex"])
+        value = value_of(vector["value"])
+        found = cbor.decode(data)
+        assert found == value and type(found) is type(value), vector
+        equal("cbor", cbor.encode(found), vector["hex"])
+    for vector in vectors["refused"]:
+        refuse(vector["name"], lambda: cbor.decode(bytes.fromhex(vector["hex"])), "cbor-malformed")
+    notes = load("core/note.json")
+    keys = []
+    for vector in notes["keys"]:
+        key = Key.from_json(vector["key"])
+        keys.append(key)
+        equal("key id", key.note_id(vector["name"]), vector["id"])
+        equal("SPKI", key.spki(), vector["spki"])
+        equal("COSE_Key", cbor.encode(key.cose()), vector["cose"])
+        equal("COSE_Key read", Key.from_cose(cbor.decode(bytes.fromhex(vector["cose"]))).raw, key.raw.hex())
+    for vector in notes["notes"]:
+        text, lines = head.parse_note(vector["note"].encode())
+        equal("note", text.decode(), vector["text"])
+        known = [key for key in keys for name, key_id, signature in lines
+                 if (name, key_id) == (notes["keys"][0]["name"], key.note_id(name)) and key.verifies_line(text, signature)]
+        assert len(known) == 2 and len(lines) == 3
+    heads(keys)
+
+
+def heads(keys):
+    """Heads, inclusion and consistency, over the leaves of checkpoint.json in all three trees."""
+    vectors = load("core/checkpoint.json")
+    leaves = [bytes.fromhex(data) for data in vectors["leaves"]]
+    names = {"sha-256": "sha256", "sha3-512": "sha3_512", "blake2b-512": "blake2b_512"}
+    for vector in vectors["heads"]:
+        found = head.parse_head(vector["note"].encode())
+        assert len(head.signers(found, keys)) == 2
+        equal("head digest", found.digest, vector["digest"])
+        equal("prev", found.prev, vector["prev"])
+        equal("control", found.control, vector["control"])
+        equal("head", (found.origin, found.size, found.time_ms, found.control_number),
+              (vector["origin"], vector["size"], vector["time_ms"], vector["control_seq"]))
+        for tree, member in names.items():
+            equal("root", found.roots[tree], vector[member])
+            equal("root of leaves", hashing.root_of(leaves[:found.size], tree), vector[member])
+        for at in range(len(vector["body"])):
+            refuse("a changed head", lambda: signed_by(flip_text(vector["note"], at), keys))
+    for vector in load("core/tlog-proof.json")["proofs"]:
+        proof = receipt.parse_proof(vector["text"].encode())
+        equal("extra", proof.extra, vector["extra"])
+        equal("path", [node.hex() for node in proof.path], vector["proof"])
+        under = head.parse_head(proof.checkpoint)
+        node = hashing.leaf_hash(proof.extra)
+        assert hashing.included(node, proof.index, under.size, proof.path, under.root)
+        assert not hashing.included(node, proof.index + 1, under.size, proof.path, under.root)
+        assert not hashing.included(node, proof.index, under.size, [*proof.path, bytes(32)], under.root)
+        counts["accepted"] += 1
+
+
+def flip_text(text, at):
+    return text[:at] + chr(ord(text[at]) ^ 1) + text[at + 1:]
+
+
+def signed_by(note, keys):
+    found = head.parse_head(note.encode())
+    if not head.signers(found, keys):
+        raise Refused("head-unsigned", "by nobody known")
+
+
+def formats():
+    """tests/vectors/formats, by the Rust side."""
+    vectors = load("formats/request.json")
+    origin, data = vectors["origin"], vectors["request"].encode()
+    request = judge.parse_request(data)
+    equal("request digest", sha256(data), vectors["request_digest"])
+    equal("arguments", tuple_hash("countersign-v1:argv", *vectors["argv"]), vectors["argv_digest"])
+    equal("arguments in the request", request["args"], vectors["argv_digest"])
+    equal("holder preimage", tuple_bytes("countersign-v1:request", data), vectors["holder_preimage"])
+    assert request["holder"].verifies(tuple_bytes("countersign-v1:request", data), bytes.fromhex(vectors["holder_signature"]))
+    equal("consent preimage", tuple_bytes("countersign-v1:delegation", data), vectors["delegation_preimage"])
+    assert request["holder"].verifies(tuple_bytes("countersign-v1:delegation", data), bytes.fromhex(vectors["consent"]))
+    root = hashing.root_of([bytes.fromhex(digest) for digest in vectors["root_of"]])
+    equal("request root", root, vectors["request_root"])
+    equal("request root of none", hashing.root_of([]), vectors["request_root_of_none"])
+    challenge = bytes.fromhex(vectors["challenge"])
+    equal("qualifying data", tuple_hash("countersign-v1:qualifying-data", origin, challenge, root), vectors["qualifying_data"])
+    equal("activation data", tuple_hash("countersign-v1:activation", origin, bytes.fromhex(vectors["enrolment"]),
+                                        bytes.fromhex(vectors["secret"])), vectors["activation_data"])
+    challenges()
+    control = bytes(32)
+    for vector in load("formats/leaf.json")["leaves"]:
+        found = leaf.parse_leaf(bytes.fromhex(vector["leaf"]))
+        equal("kind", found.kind, vector["kind"])
+        equal("leaf hash", found.hash, vector["leaf_hash"])
+        control = leaf.next_control(control, vector["control_number"], found)
+        equal("control digest", control, vector["control_digest"])
+    vectors = load("formats/record.json")
+    for name, shape in (("evidence", leaf.evidence_record), ("inputs", leaf.inputs_record), ("host_state", leaf.host_state)):
+        judge_bytes(shape, bytes.fromhex(vectors[name]), "evidence-malformed", name)
+        counts["accepted"] += 1
+    for name in ("evidence", "policy", "references"):
+        equal(name, sha256(bytes.fromhex(vectors[name])), vectors[name + "_digest"])
+
+
+def challenges():
+    """§4.1: what an auditor reads out of a challenge."""
+    import hmac
+    vectors = load("formats/challenge.json")
+    data = bytes.fromhex(vectors["challenge"])
+    body, mac = data[:-32], data[-32:]
+    message = tuple_bytes("countersign-v1:challenge", body)
+    equal("challenge MAC", hmac.new(bytes.fromhex(vectors["mac_key"]), message, "sha256").digest(), mac.hex())
+    key_id, host, expires, under, random = cbor.decode(body)
+    equal("challenge", [key_id.hex(), host.hex(), expires, under.hex(), random.hex()],
+          [vectors[name] for name in ("key_id", "host", "expires_ms", "head", "random")])
+    equal("challenge digest", sha256(data), vectors["challenge_digest"])
+
+
+def page():
+    """The README's table of codes is the program's, and every code is used."""
+    folder = ROOT / "deploy" / "verifier"
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", (folder / "README.md").read_text(), re.M)
+    assert dict(rows) == CODES and len(rows) == len(CODES), "the table of codes in the README isn't refusal.py's"
+    source = "".join(path.read_text() for path in (folder / "countersign_verifier").glob("*.py") if path.name != "refusal.py")
+    assert not [code for code in CODES if f'"{code}"' not in source], "a code that nothing raises"
+
+
+core()
+formats()
+page()
+assert not unread, f"nobody reads {sorted(unread)}"
+print(f"{counts['accepted']} accepted and {counts['refused']} refused: vectors as expected")
