@@ -51,7 +51,9 @@ fn a_life(deployment: &Deployment, program: &Program) {
     let family = ["--parent", &parent, "--parent-key", &holder];
     deployment.ask("child", &family, &argv).expect("child");
     let thief = deployment.holder("thief");
-    deployment.ask("orphan", &["--parent", &parent, "--parent-key", &thief], &argv).refused("consent-invalid");
+    deployment
+        .ask("orphan", &["--parent", &parent, "--parent-key", &thief], &argv)
+        .refused("consent-invalid");
     deployment.admin(&["keys", "rotate", "--label", "head-2"]).expect("rotate");
     deployment.exec("child", &argv).expect("run while the new key waits");
     let activated = countersign_fixture::wait_until(std::time::Duration::from_secs(60), || {
