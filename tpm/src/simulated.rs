@@ -5,6 +5,7 @@
 //! manufacturer certifies its endorsement key.
 
 pub mod boot;
+pub mod ima;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};

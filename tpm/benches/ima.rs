@@ -1,0 +1,2 @@
+//! What IMA costs.
+fn main() {}

@@ -1,0 +1,276 @@
+//! Signatures over file digests, as `security.ima` carries them, against an operator's keys.
+//!
+//! Comes in: certificates or public keys in DER; the signature field of an entry. Goes out: which key vouches for the
+//! digest. Refused: keys below the floor, signatures of other forms than documented.
+//!
+//! Form: type, version, hash, key id, length, signature (Linux security/integrity/integrity.h, signature_v2_hdr). Type 3
+//! version 2 signs the file digest itself; type 6 version 3 signs `[6, hash, fs-verity digest]`
+//! (Documentation/security/IMA-templates.rst, Documentation/filesystems/fsverity.rst). RSA is PKCS #1 v1.5, ECDSA is DER.
+//! Version 3 was never seen on real data.
+
+use aws_lc_rs::digest as lc_digest;
+use aws_lc_rs::signature as lc;
+use der::Decode;
+use der::asn1::{ObjectIdentifier, OctetStringRef};
+use spki::SubjectPublicKeyInfoOwned;
+use thiserror::Error;
+
+use super::template::{DigestKind, FileAlg, Measured};
+use crate::algorithm::{EccCurve, HashAlg};
+use crate::key::{KeyError, PublicKey};
+use crate::wire::Reader;
+
+/// Most keys of a keyring.
+pub const MAX_KEYS: usize = 64;
+/// Longest certificate or key, bytes.
+pub const MAX_KEY_BYTES: usize = 16 * 1024;
+
+const SUBJECT_KEY_IDENTIFIER: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.14");
+
+/// The last four bytes of a subject key identifier: how a signature names its key.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(pub [u8; 4]);
+
+impl std::fmt::Display for KeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+    }
+}
+
+impl std::fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// The weakest keys and hashes that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFloor {
+    /// RSA from 2048 bits, P-256, P-384; SHA-256 and longer.
+    Sound,
+    /// RSA from 1024 bits and SHA-1 as well. Such signatures can be forged; for reading old lists.
+    DangerLegacy,
+}
+
+/// Why bytes are no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum KeyringError {
+    /// Above [`MAX_KEYS`].
+    #[error("more than {MAX_KEYS} keys")]
+    TooManyKeys,
+    /// Above [`MAX_KEY_BYTES`], or neither a certificate nor a SubjectPublicKeyInfo.
+    #[error("neither a certificate nor a public key")]
+    Malformed,
+    /// A key that isn't usable.
+    #[error("{0}")]
+    Key(#[from] KeyError),
+}
+
+#[derive(Debug, Clone)]
+enum Verifier {
+    Sound(PublicKey),
+    /// RSAPublicKey in DER, below 2048 bits.
+    LegacyRsa(Vec<u8>),
+}
+
+/// What a signature field is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// There is no signature.
+    Absent,
+    /// This key signed this digest.
+    Valid(KeyId),
+    /// No key of the keyring has this id.
+    UnknownKey(KeyId),
+    /// The key with this id did not sign this digest.
+    Invalid(KeyId),
+    /// A form, hash or key type that isn't taken.
+    Unsupported,
+}
+
+/// Keys by their ids.
+#[derive(Debug, Clone)]
+pub struct Keyring {
+    floor: KeyFloor,
+    keys: Vec<(KeyId, Verifier)>,
+}
+
+impl Keyring {
+    /// No key.
+    pub fn new(floor: KeyFloor) -> Self {
+        Self { floor, keys: Vec::new() }
+    }
+
+    /// Ids of all keys, in the order added.
+    pub fn ids(&self) -> impl Iterator<Item = KeyId> {
+        self.keys.iter().map(|(id, _)| *id)
+    }
+
+    /// Adds a certificate (its validity isn't looked at, as the kernel doesn't) or a SubjectPublicKeyInfo.
+    pub fn add(&mut self, der: &[u8]) -> Result<KeyId, KeyringError> {
+        if self.keys.len() == MAX_KEYS {
+            return Err(KeyringError::TooManyKeys);
+        }
+        if der.len() > MAX_KEY_BYTES {
+            return Err(KeyringError::Malformed);
+        }
+        let (spki, identifier) = match x509_cert::Certificate::from_der(der) {
+            Ok(certificate) => {
+                let body = certificate.tbs_certificate();
+                (body.subject_public_key_info().clone(), subject_key_identifier(body)?)
+            }
+            Err(_) => {
+                let spki = SubjectPublicKeyInfoOwned::from_der(der).map_err(|_| KeyringError::Malformed)?;
+                (spki, None)
+            }
+        };
+        let bits = spki.subject_public_key.as_bytes().ok_or(KeyringError::Malformed)?;
+        // Without an identifier of its own a key is named by SHA-1 of its bits. RFC 5280 §4.2.1.2, method 1.
+        let identifier = identifier.unwrap_or_else(|| HashAlg::Sha1.digest(bits));
+        let id = KeyId(*identifier.last_chunk().ok_or(KeyringError::Malformed)?);
+        let verifier = match PublicKey::from_spki(&spki) {
+            Ok(key) => Verifier::Sound(key),
+            Err(KeyError::Modulus) if self.floor == KeyFloor::DangerLegacy => {
+                Verifier::LegacyRsa(bits.to_vec())
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.keys.push((id, verifier));
+        Ok(id)
+    }
+
+    /// Judges the signature of an entry.
+    pub fn verify(&self, measured: &Measured<'_>) -> Verdict {
+        if measured.signature.is_empty() {
+            return Verdict::Absent;
+        }
+        let Some(signature) = FileSignature::parse(measured.signature) else { return Verdict::Unsupported };
+        let id = signature.key;
+        if !self.ids().any(|known| known == id) {
+            return Verdict::UnknownKey(id);
+        }
+        let Some(hash) = signature.hash.hash() else { return Verdict::Unsupported };
+        if hash == HashAlg::Sha1 && self.floor == KeyFloor::Sound {
+            return Verdict::Unsupported;
+        }
+        let signed = match (signature.form, measured.kind) {
+            (Form::Digest, DigestKind::Ima) if measured.digest.algorithm == signature.hash => {
+                measured.digest.bytes.to_vec()
+            }
+            (Form::FileId, DigestKind::Verity) => {
+                hash.digest_parts(&[&[TYPE_VERITY, signature.hash.number()], measured.digest.bytes])
+            }
+            _ => return Verdict::Invalid(id),
+        };
+        let by_any = self.keys.iter().filter(|(known, _)| *known == id);
+        let valid = by_any.into_iter().any(|(_, key)| key.signed(hash, &signed, signature.value));
+        if valid { Verdict::Valid(id) } else { Verdict::Invalid(id) }
+    }
+}
+
+fn subject_key_identifier(
+    body: &x509_cert::certificate::TbsCertificateInner,
+) -> Result<Option<Vec<u8>>, KeyringError> {
+    let extensions = body.extensions().map(Vec::as_slice).unwrap_or_default();
+    let Some(found) = extensions.iter().find(|one| one.extn_id == SUBJECT_KEY_IDENTIFIER) else {
+        return Ok(None);
+    };
+    let identifier = <&OctetStringRef>::from_der(found.extn_value.as_bytes());
+    Ok(Some(identifier.map_err(|_| KeyringError::Malformed)?.as_bytes().to_vec()))
+}
+
+/// EVM_IMA_XATTR_DIGSIG.
+const TYPE_DIGEST: u8 = 0x03;
+/// IMA_VERITY_DIGSIG.
+const TYPE_VERITY: u8 = 0x06;
+
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    Digest,
+    FileId,
+}
+
+struct FileSignature<'a> {
+    form: Form,
+    hash: FileAlg,
+    key: KeyId,
+    value: &'a [u8],
+}
+
+impl<'a> FileSignature<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let form = match (reader.u8().ok()?, reader.u8().ok()?) {
+            (TYPE_DIGEST, 2) => Form::Digest,
+            (TYPE_VERITY, 3) => Form::FileId,
+            _ => return None,
+        };
+        let hash = FileAlg::from_number(reader.u8().ok()?)?;
+        let key = KeyId(reader.u32().ok()?.to_be_bytes());
+        let len = usize::from(reader.u16().ok()?);
+        let value = reader.take(len).ok()?;
+        reader.finish().ok()?;
+        Some(Self { form, hash, key, value })
+    }
+}
+
+impl Verifier {
+    /// Whether the key signed a digest that was computed elsewhere.
+    fn signed(&self, hash: HashAlg, digest: &[u8], signature: &[u8]) -> bool {
+        let check = |algorithm: &'static dyn lc::VerificationAlgorithm, key: &[u8]| {
+            let imported = lc_digest::Digest::import_less_safe(digest, lc_hash(hash));
+            imported.is_ok_and(|digest| {
+                lc::UnparsedPublicKey::new(algorithm, key).verify_digest(&digest, signature).is_ok()
+            })
+        };
+        match self {
+            Self::Sound(key @ PublicKey::Rsa { .. }) => {
+                rsa(hash).is_some_and(|algorithm| check(algorithm, &key.spki_der()))
+            }
+            Self::Sound(key @ PublicKey::Ecc { curve, .. }) => {
+                let point = key.sec1().unwrap_or_default();
+                ecdsa(*curve, hash).is_some_and(|algorithm| check(algorithm, &point))
+            }
+            Self::LegacyRsa(key) => legacy_rsa(hash).is_some_and(|algorithm| check(algorithm, key)),
+        }
+    }
+}
+
+fn lc_hash(hash: HashAlg) -> &'static lc_digest::Algorithm {
+    match hash {
+        HashAlg::Sha1 => &lc_digest::SHA1_FOR_LEGACY_USE_ONLY,
+        HashAlg::Sha256 => &lc_digest::SHA256,
+        HashAlg::Sha384 => &lc_digest::SHA384,
+        HashAlg::Sha512 => &lc_digest::SHA512,
+    }
+}
+
+fn rsa(hash: HashAlg) -> Option<&'static dyn lc::VerificationAlgorithm> {
+    match hash {
+        HashAlg::Sha1 => Some(&lc::RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY),
+        HashAlg::Sha256 => Some(&lc::RSA_PKCS1_2048_8192_SHA256),
+        HashAlg::Sha384 => Some(&lc::RSA_PKCS1_2048_8192_SHA384),
+        HashAlg::Sha512 => Some(&lc::RSA_PKCS1_2048_8192_SHA512),
+    }
+}
+
+fn legacy_rsa(hash: HashAlg) -> Option<&'static dyn lc::VerificationAlgorithm> {
+    match hash {
+        HashAlg::Sha1 => Some(&lc::RSA_PKCS1_1024_8192_SHA1_FOR_LEGACY_USE_ONLY),
+        HashAlg::Sha256 => Some(&lc::RSA_PKCS1_1024_8192_SHA256_FOR_LEGACY_USE_ONLY),
+        HashAlg::Sha384 => None,
+        HashAlg::Sha512 => Some(&lc::RSA_PKCS1_1024_8192_SHA512_FOR_LEGACY_USE_ONLY),
+    }
+}
+
+fn ecdsa(curve: EccCurve, hash: HashAlg) -> Option<&'static dyn lc::VerificationAlgorithm> {
+    match (curve, hash) {
+        (_, HashAlg::Sha1) => None,
+        (EccCurve::P256, HashAlg::Sha256) => Some(&lc::ECDSA_P256_SHA256_ASN1),
+        (EccCurve::P256, HashAlg::Sha384) => Some(&lc::ECDSA_P256_SHA384_ASN1),
+        (EccCurve::P256, HashAlg::Sha512) => Some(&lc::ECDSA_P256_SHA512_ASN1),
+        (EccCurve::P384, HashAlg::Sha256) => Some(&lc::ECDSA_P384_SHA256_ASN1),
+        (EccCurve::P384, HashAlg::Sha384) => Some(&lc::ECDSA_P384_SHA384_ASN1),
+        (EccCurve::P384, HashAlg::Sha512) => Some(&lc::ECDSA_P384_SHA512_ASN1),
+    }
+}
