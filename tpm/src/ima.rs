@@ -40,6 +40,9 @@ pub const MAX_PATH_BYTES: usize = 4_096 + 64;
 pub const MAX_REPORTED: usize = 16;
 
 #[cfg(test)]
+#[path = "ima_policy_tests.rs"]
+mod policy_tests;
+#[cfg(test)]
 #[path = "ima_tests.rs"]
 mod tests;
 #[cfg(test)]
