@@ -120,7 +120,7 @@ fn a_tpm_that_measures_is_appraised_step_by_step_and_each_lie_has_its_code() {
     let state = Some(second.state());
     let mut edited = whole.clone();
     *edited.last_mut().unwrap() = b'x';
-    assert_eq!(judge(&quote, state, 0, &edited, &known), Err("ima-malformed"));
+    assert_eq!(judge(&quote, state, 0, &edited, &known), Err("ima-entry-edited"));
     let at = whole.windows(11).position(|window| window == b"/usr/bin/sh").unwrap();
     let mut edited = whole.clone();
     edited.splice(at..at + 11, *b"/usr/bin/ls");
