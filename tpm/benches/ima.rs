@@ -1,4 +1,5 @@
 //! What IMA costs: a long list at once, and ten new entries.
+#![expect(clippy::unwrap_used, reason = "a bench stops at the first surprise")]
 
 use std::hint::black_box;
 
