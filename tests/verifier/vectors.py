@@ -3,15 +3,18 @@
 import json
 import re
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "verifier"))
 
-from countersign_verifier import cbor, hashing, head, judge, leaf, receipt  # noqa: E402
+from countersign_verifier import bundle, cbor, hashing, head, judge, leaf, receipt, sources  # noqa: E402
+from countersign_verifier.follow import Follower  # noqa: E402
 from countersign_verifier.hashing import sha256, tuple_bytes, tuple_hash  # noqa: E402
 from countersign_verifier.keys import Key  # noqa: E402
-from countersign_verifier.refusal import CODES, Refused  # noqa: E402
+from countersign_verifier.log import check_log  # noqa: E402
+from countersign_verifier.refusal import CODES, Refused, demand  # noqa: E402
 from countersign_verifier.schema import judge_bytes  # noqa: E402
 
 VECTORS = ROOT / "tests" / "vectors"
@@ -174,6 +177,79 @@ def challenges():
     equal("challenge digest", sha256(data), vectors["challenge_digest"])
 
 
+def whole_log():
+    """tests/vectors/formats/log.json: a log of every kind of leaf, and all that is given out about it."""
+    vectors = load("formats/log.json")
+    trusted = bundle.parse_bundle(vectors["trust_bundle"].encode())
+    with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+        file.write("".join(line + "\n" for line in vectors["export"]))
+        file.flush()
+        export = sources.Export(file.name)
+        log = check_log(trusted, export.leaves(), export.heads())
+        leaves = list(export.leaves())
+    assert set(log.counts) == set(leaf.KINDS.values()), "a kind of leaf is missing"
+    counts["accepted"] += len(leaves)
+    follower = Follower(trusted)
+    follower.take(vectors["feed"])
+    assert follower.head.digest == log.signed.digest
+    for vector in vectors["receipts"]:
+        found = judge.check_receipt(vector["receipt"].encode(), trusted, follower.chain)
+        if vector["asked"] is not None:
+            asked = vector["asked"]
+            request = judge.check_request(found.leaf, asked["request"].encode(), bytes.fromhex(asked["signature"]))
+            for consent in asked["consents"]:
+                message = tuple_bytes("countersign-v1:delegation", asked["request"].encode())
+                assert request["holder"].verifies(message, bytes.fromhex(consent))
+        counts["accepted"] += 1
+    roots = {tree: [hashing.root_of(leaves[:size], tree) for size in range(len(leaves) + 1)] for tree in hashing.TREES}
+    for vector in vectors["inclusion"]:
+        tree, index, size = vector["tree"], vector["index"], vector["size"]
+        path = [bytes.fromhex(node) for node in vector["proof"]]
+        node = hashing.leaf_hash(leaves[index], tree)
+        assert hashing.included(node, index, size, path, roots[tree][size], tree)
+        for bad in (path[:-1], [*path, path[-1]], [bytes(len(path[0])), *path[1:]]):
+            assert not hashing.included(node, index, size, bad, roots[tree][size], tree)
+            counts["refused"] += 1
+        counts["accepted"] += 1
+    for vector in vectors["consistency"]:
+        tree, old, new = vector["tree"], vector["from"], vector["to"]
+        path = [bytes.fromhex(node) for node in vector["proof"]]
+        assert hashing.consistent(old, roots[tree][old], new, roots[tree][new], path, tree)
+        bad = [[*path, roots[tree][1]], path[:-1]] if path else [[roots[tree][1]]]
+        for proof in bad:
+            assert not hashing.consistent(old, roots[tree][old], new, roots[tree][new], proof, tree)
+            counts["refused"] += 1
+        assert not hashing.consistent(old, roots[tree][old - 1], new, roots[tree][new], path, tree)
+        counts["accepted"] += 1
+    return trusted, follower.chain
+
+
+def refused(trusted, chain):
+    """tests/vectors/formats/refused.json: one way to be wrong each."""
+    def request(vector):
+        data = bytes.fromhex(vector["hex"])
+        found = judge.parse_request(data)
+        good = found["holder"].verifies(tuple_bytes("countersign-v1:request", data), bytes.fromhex(vector["signature"]))
+        demand(good, "holder-signature-invalid", "not the holder's")
+
+    judges = {
+        "leaf": (lambda v: leaf.parse_leaf(bytes.fromhex(v["hex"])), ("leaf-malformed",)),
+        "receipt": (lambda v: judge.check_receipt(v["text"].encode(), trusted, chain), ("receipt-malformed", "inclusion-invalid")),
+        "head": (lambda v: judge.check_head(head.parse_head(v["text"].encode()), trusted), ("head-malformed", "head-unsigned")),
+        "request": (request, ("request-malformed", "json-malformed", "holder-signature-invalid")),
+        "key": (lambda v: Key.from_json(v["key"]), ("key-malformed",)),
+        "bundle": (lambda v: bundle.parse_bundle(v["text"].encode()),
+                   ("bundle-malformed", "bundle-invalid", "origin-mismatch", "too-large")),
+        "evidence": (lambda v: judge_bytes(leaf.evidence_record, bytes.fromhex(v["hex"]), "evidence-malformed", "x"),
+                     ("evidence-malformed",)),
+        "inputs": (lambda v: judge_bytes(leaf.inputs_record, bytes.fromhex(v["hex"]), "evidence-malformed", "x"),
+                   ("evidence-malformed",)),
+    }
+    for vector in load("formats/refused.json")["refused"]:
+        check, codes = judges[vector["what"]]
+        refuse(f"{vector['what']}: {vector['name']}", lambda: check(vector), *codes)
+
+
 def page():
     """The README's table of codes is the program's, and every code is used."""
     folder = ROOT / "deploy" / "verifier"
@@ -185,6 +261,7 @@ def page():
 
 core()
 formats()
+refused(*whole_log())
 page()
 assert not unread, f"nobody reads {sorted(unread)}"
 print(f"{counts['accepted']} accepted and {counts['refused']} refused: vectors as expected")

@@ -17,7 +17,7 @@ use ed25519_dalek::Signer;
 use serde_json::{Value, json};
 use std::path::Path;
 
-fn published(name: &str, value: Value) {
+pub(crate) fn published(name: &str, value: Value) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/formats").join(name);
     let text = serde_json::to_string_pretty(&value).unwrap() + "\n";
     if std::env::var_os("UPDATE_VECTORS").is_some() {
