@@ -63,7 +63,8 @@ def check_not_revoked(leaf, chain, number=None):
     lineage = leaf.body["lineage"]
     named = [leaf.name, *lineage["parents"], *([lineage["root"]] if "root" in lineage else [])]
     for subject in [(1, leaf.body["ueid"]), *((2, *name) for name in named)]:
-        demand(not chain.is_revoked(subject, number), "revoked", f"{subject} is revoked")
+        what = "the host" if subject[0] == 1 else f"leaf {subject[1]}"
+        demand(not chain.is_revoked(subject, number), "revoked", f"{what} is revoked")
 
 
 def _names(value, pattern, what):
