@@ -55,6 +55,8 @@ use grow::BatchTree;
 pub struct SequencerLimits {
     /// Calls that may wait; one more is told `overloaded`.
     pub queue: usize,
+    /// Writes outside of appends that may wait; one more is told `overloaded`.
+    pub desk: usize,
     /// Leaves after which a batch takes no further Append.
     pub batch_leaves: usize,
     /// How often a signer or a log that is down is tried again, and the clock is looked at.
@@ -63,9 +65,9 @@ pub struct SequencerLimits {
 
 impl Default for SequencerLimits {
     /// 4,096 calls: twice a thousand agents that come back at once with two calls each. 4,096 leaves: about 0.2 s of work, so that the last
-    /// call of a batch waits no longer than a slow TPM takes to sign.
+    /// call of a batch waits no longer than a slow TPM takes to sign. 256 writes: five seconds of enrolments at their rate.
     fn default() -> Self {
-        Self { queue: 4_096, batch_leaves: 4_096, probe_every: Duration::from_millis(500) }
+        Self { queue: 4_096, desk: 256, batch_leaves: 4_096, probe_every: Duration::from_millis(500) }
     }
 }
 
@@ -118,7 +120,14 @@ struct Shared {
     counters: Counters,
     clock: Arc<dyn Clock>,
     stopping: AtomicBool,
+    /// A heartbeat was asked for if the newest head is older than this, ms; [`NO_HEARTBEAT`] if not. Beside the queue: a full queue is when
+    /// heads must be made all the same.
+    heartbeat_max_age_ms: AtomicU64,
+    /// A [`Job::Wake`] is in the queue: one is enough.
+    woken: AtomicBool,
 }
+
+const NO_HEARTBEAT: u64 = u64::MAX;
 
 impl Shared {
     fn refuse(&self, fault: SequenceFault, attempts: u64) -> SequenceFault {
@@ -139,12 +148,7 @@ enum Job {
         append: Box<Prepared>,
         reply: oneshot::Sender<Reply>,
     },
-    Desk(DeskJob),
-    /// Append a heartbeat if the newest head is older than this.
-    Heartbeat {
-        max_age_ms: u64,
-    },
-    /// Look whether to stop.
+    /// Look at what else was asked for: desk jobs, heartbeats, the end.
     Wake,
 }
 
@@ -219,6 +223,8 @@ impl<T> Written<T> {
 /// The way to the sequencer, shared by reference between threads. Dropping it stops the thread.
 pub struct Sequencer {
     jobs: Sender<Job>,
+    /// Apart from the Appends, so that neither takes the other's places.
+    desk: Sender<DeskJob>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -253,10 +259,11 @@ impl Sequencer {
     /// is no answer: the newest signed head tells.
     ///
     /// # Errors
-    /// [`SequenceFault::Overloaded`], [`SequenceFault::Stopped`].
+    /// [`SequenceFault::Stopped`].
     pub fn heartbeat(&self, max_age: Duration) -> Result<(), SequenceFault> {
-        let max_age_ms = u64::try_from(max_age.as_millis()).unwrap_or(u64::MAX);
-        self.send(Job::Heartbeat { max_age_ms })
+        let max_age_ms = u64::try_from(max_age.as_millis()).unwrap_or(NO_HEARTBEAT - 1);
+        self.shared.heartbeat_max_age_ms.fetch_min(max_age_ms, Ordering::SeqCst);
+        self.wake()
     }
 
     /// Keeps a pending enrolment.
@@ -350,11 +357,15 @@ impl Sequencer {
         self.end();
     }
 
-    fn send(&self, job: Job) -> Result<(), SequenceFault> {
-        self.jobs.try_send(job).map_err(|refused| match refused {
-            TrySendError::Full(_) => SequenceFault::Overloaded,
-            TrySendError::Disconnected(_) => SequenceFault::Stopped,
-        })
+    /// A thread that has a full queue is awake.
+    fn wake(&self) -> Result<(), SequenceFault> {
+        if self.shared.woken.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        match self.jobs.try_send(Job::Wake) {
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
+            Err(TrySendError::Disconnected(_)) => Err(SequenceFault::Stopped),
+        }
     }
 
     fn desk<T: Send + 'static>(
@@ -369,14 +380,19 @@ impl Sequencer {
             let _ = reply.send(result);
             verdict
         };
-        self.send(Job::Desk(Box::new(job)))?;
+        self.desk.try_send(Box::new(job)).map_err(|refused| match refused {
+            TrySendError::Full(_) => SequenceFault::Overloaded,
+            TrySendError::Disconnected(_) => SequenceFault::Stopped,
+        })?;
+        // After the job, so that whoever wakes finds it.
+        self.wake()?;
         Ok(Written(written))
     }
 
     fn end(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        // If the queue is full the thread is awake anyway.
-        let _ = self.jobs.try_send(Job::Wake);
+        // If there is nobody to wake, it has ended.
+        let _ = self.wake();
         if let Some(thread) = self.thread.take() {
             // A panic of the thread was reported by the panic hook; every reply it owed is a dropped sender.
             let _ = thread.join();

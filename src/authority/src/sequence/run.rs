@@ -13,7 +13,7 @@ use super::append::{Append, Entry, Outcome, Prepared, SequenceFault};
 use super::faults::faults_entry;
 use super::grow::BatchTree;
 use super::plan::{NoPlan, Plan, Terms, Verdict, plan};
-use super::{Health, Job, Reply, SequencerLimits, Shared};
+use super::{DeskJob, Health, Job, NO_HEARTBEAT, Reply, SequencerLimits, Shared};
 use crate::clock::ClockWatch;
 use crate::sign::HeadSigner;
 use crate::store::{Additions, Reader, SignedHead, StoreFault, StoredHead, Wanted, Writer, receipts_for};
@@ -58,10 +58,14 @@ enum NoBatch {
     Failed,
 }
 
+/// Writes outside of appends that are done before Appends are looked at again: some 10 ms of small transactions.
+const DESK_BATCH: usize = 16;
+
 pub(super) struct Thread {
     pub(super) shared: Arc<Shared>,
     pub(super) limits: SequencerLimits,
     pub(super) jobs: Receiver<Job>,
+    pub(super) desk: Receiver<DeskJob>,
     pub(super) writer: Box<dyn Writer>,
     pub(super) reader: Arc<dyn Reader>,
     pub(super) signer: HeadSigner,
@@ -121,6 +125,9 @@ impl Thread {
     fn gather(&mut self) -> (Vec<Call>, bool) {
         let mut calls = Vec::new();
         let mut leaves = 0;
+        // Before looking: what is asked for from here on wakes again.
+        self.shared.woken.store(false, Ordering::SeqCst);
+        self.desk_work();
         let mut job = match self.jobs.recv_timeout(self.patience()) {
             Ok(job) => Some(job),
             Err(RecvTimeoutError::Timeout) => None,
@@ -136,20 +143,31 @@ impl Thread {
                         break;
                     }
                 }
-                Job::Desk(work) => {
-                    let result = work(self.writer.as_mut());
-                    self.judge_write(&result);
-                }
-                Job::Heartbeat { max_age_ms } => self.heartbeat(max_age_ms),
                 Job::Wake => {}
             }
             job = self.jobs.try_recv().ok();
         }
-        let stopping = self.shared.stopping.load(Ordering::SeqCst) && self.jobs.is_empty();
-        (calls, !stopping)
+        let asked_ms = self.shared.heartbeat_max_age_ms.swap(NO_HEARTBEAT, Ordering::SeqCst);
+        if asked_ms != NO_HEARTBEAT {
+            self.heartbeat(asked_ms);
+        }
+        let done = self.jobs.is_empty() && self.desk.is_empty();
+        (calls, !(done && self.shared.stopping.load(Ordering::SeqCst)))
+    }
+
+    /// A few writes outside of appends; the rest after the next batch.
+    fn desk_work(&mut self) {
+        for _ in 0..DESK_BATCH {
+            let Ok(work) = self.desk.try_recv() else { return };
+            let result = work(self.writer.as_mut());
+            self.judge_write(&result);
+        }
     }
 
     fn patience(&self) -> Duration {
+        if !self.desk.is_empty() {
+            return Duration::ZERO;
+        }
         if self.state.down == Down::No {
             return self.limits.probe_every;
         }

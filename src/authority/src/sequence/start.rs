@@ -5,7 +5,7 @@
 //! whose trees or control chain don't lead to its newest head, a memory older than the store's newest signed head.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use countersign_core::control::{ControlError, ControlState};
@@ -14,7 +14,7 @@ use crossbeam_channel::bounded;
 use tokio::sync::watch;
 
 use super::run::{State, Thread};
-use super::{Counters, FaultCounts, Health, Sequencer, SequencerLimits, Shared};
+use super::{Counters, FaultCounts, Health, NO_HEARTBEAT, Sequencer, SequencerLimits, Shared};
 use crate::clock::{Clock, ClockWatch};
 use crate::sign::{HeadSigner, KeyRing, Remembered, SignerMemory};
 use crate::store::{MAX_PAGE, ReadFault, Reader, StoreFault, StoredTree, Tip, Writer, newest_signed_head};
@@ -123,13 +123,18 @@ impl Sequencer {
             counters: Counters::default(),
             clock,
             stopping: AtomicBool::new(false),
+            heartbeat_max_age_ms: AtomicU64::new(NO_HEARTBEAT),
+            woken: AtomicBool::new(false),
         });
-        let (sender, jobs) = bounded(limits.queue);
+        // One place for waking.
+        let (sender, jobs) = bounded(limits.queue.saturating_add(1));
+        let (desk_sender, desk) = bounded(limits.desk);
         let newest = tip.map(|tip| tip.head);
         let mut thread = Thread {
             shared: Arc::clone(&shared),
             limits,
             jobs,
+            desk,
             writer,
             reader,
             signer,
@@ -146,7 +151,7 @@ impl Sequencer {
             let _last_word = last_word;
             thread.run();
         })?;
-        Ok(Self { jobs: sender, shared, thread: Some(thread) })
+        Ok(Self { jobs: sender, desk: desk_sender, shared, thread: Some(thread) })
     }
 }
 

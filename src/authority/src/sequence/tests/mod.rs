@@ -4,5 +4,6 @@ mod crash;
 mod decide;
 mod heal;
 mod proofs;
+mod queue;
 pub(crate) mod support;
 mod throughput;
