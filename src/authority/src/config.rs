@@ -219,8 +219,16 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Time for a TLS handshake, seconds. A slow TPM signs it in 0.6 s.
     pub handshake_secs: u64,
+    /// Of these, connections that one source (an IPv4 address, an IPv6 /64 network) may hold; cut to three quarters of all.
+    pub connections_per_source: usize,
     /// Time that a connection may wait for its next request, the head of that request included, seconds.
     pub idle_secs: u64,
+    /// Time for a request's body to arrive, seconds.
+    pub body_secs: u64,
+    /// Time for the other side to take an answer, seconds.
+    pub write_secs: u64,
+    /// Age at which a connection takes no further request, seconds. Clients come back on a new one.
+    pub connection_secs: u64,
     /// Time from the headers of a request to its answer, seconds.
     pub request_timeout_secs: u64,
     /// Time for calls in flight to end when the process is asked to stop, seconds.
@@ -241,6 +249,10 @@ pub struct Limits {
     pub revoked_denials_per_hour: u32,
     /// Enrolments that may be begun each second, by all hosts together.
     pub enrolments_per_sec: u32,
+    /// Enrolments that one source (an IPv4 address, an IPv6 /64 network) may begin each second in the long run, and as many that it may finish.
+    pub source_enrolments_per_sec: u32,
+    /// Enrolments that one source may begin, or finish, at once before the rate holds: a rack behind one address.
+    pub source_enrolments_burst: u32,
     /// Enrolments that may be begun and not finished.
     pub pending_enrolments: usize,
     /// How long a begun enrolment can be finished, seconds. A slow TPM needs about two.
@@ -265,7 +277,11 @@ impl Default for Limits {
             connections: 4_096,
             body_bytes: 2 * 1024 * 1024,
             handshake_secs: 10,
+            connections_per_source: 1_024,
             idle_secs: 60,
+            body_secs: 20,
+            write_secs: 30,
+            connection_secs: 3_600,
             request_timeout_secs: 30,
             drain_secs: 20,
             host_calls_per_sec: 200,
@@ -276,6 +292,8 @@ impl Default for Limits {
             host_evidence_kib_burst: 8_192,
             revoked_denials_per_hour: 60,
             enrolments_per_sec: 50,
+            source_enrolments_per_sec: 20,
+            source_enrolments_burst: 60,
             pending_enrolments: 1_024,
             enrolment_secs: 60,
             challenge_secs: 60,
@@ -348,18 +366,21 @@ impl Config {
         let limits = &self.limits;
         let positive = [
             limits.queue,
-            limits.connections,
+            limits.connections.min(limits.connections_per_source),
             limits.pending_enrolments,
             usize::try_from(limits.host_calls_per_sec.min(limits.host_burst)).unwrap_or(0),
             usize::try_from(limits.host_requests_per_sec.min(limits.host_requests_burst)).unwrap_or(0),
             usize::try_from(limits.host_evidence_kib_per_sec.min(limits.host_evidence_kib_burst))
                 .unwrap_or(0),
             usize::try_from(limits.revoked_denials_per_hour).unwrap_or(0),
+            usize::try_from(limits.source_enrolments_per_sec.min(limits.source_enrolments_burst))
+                .unwrap_or(0),
             usize::try_from(limits.enrolments_per_sec.min(limits.certificate_days)).unwrap_or(0),
         ];
         let times = [
             limits.handshake_secs,
             limits.idle_secs,
+            limits.body_secs.min(limits.write_secs).min(limits.connection_secs),
             limits.request_timeout_secs,
             limits.enrolment_secs,
             limits.challenge_secs,

@@ -307,3 +307,48 @@ fn an_ek_on_the_list_enrols_without_certificate_and_token() {
         house.serving.stop().await;
     });
 }
+
+#[test]
+fn of_one_key_and_token_the_newest_enrolment_counts() {
+    let one = |options: &mut countersign_authority::init::InitOptions| options.limits.pending_enrolments = 1;
+    with_house("of_one_key_and_token_the_newest_enrolment_counts", one, async |house| {
+        let (token, machine) = (house.token().await, house.machine());
+        let first = house.begin(&machine, Some(&token)).await.unwrap();
+        assert_eq!(code(house.begin(&house.machine(), Some(&token)).await), "overloaded");
+        let second = house.begin(&machine, Some(&token)).await.unwrap();
+        let anyone = house.service(ClientIdentity::Anonymous);
+        let late = anyone.finish_enrolment(&first.enrolment, &machine.finish(&first)).await;
+        assert_eq!(code(late), "enrolment-unknown");
+        house.finish("host", machine, &second).await.unwrap();
+        // Its place is free again.
+        let (token, machine) = (house.token().await, house.machine());
+        house.begin(&machine, Some(&token)).await.unwrap();
+        house.serving.stop().await;
+    });
+}
+
+#[test]
+fn one_source_neither_begins_nor_finishes_without_end() {
+    let slow = |options: &mut countersign_authority::init::InitOptions| {
+        options.limits.source_enrolments_per_sec = 1;
+        options.limits.source_enrolments_burst = 3;
+    };
+    with_house("one_source_neither_begins_nor_finishes_without_end", slow, async |house| {
+        let (token, machine) = (house.token().await, house.machine());
+        let offer = house.begin(&machine, Some(&token)).await.unwrap();
+        let finish = machine.finish(&offer);
+        let anyone = house.service(ClientIdentity::Anonymous);
+        let mut codes = Vec::new();
+        for _ in 0..10 {
+            codes.push(code(anyone.finish_enrolment(&"00".repeat(16), &finish).await));
+        }
+        assert_eq!(codes[..3], ["enrolment-unknown"; 3]);
+        assert!(codes.iter().filter(|code| *code == "rate-limited").count() >= 4, "{codes:?}");
+        let mut codes = Vec::new();
+        for _ in 0..10 {
+            codes.extend(house.begin(&machine, Some(&token)).await.err().map(|error| code::<()>(Err(error))));
+        }
+        assert!(codes.len() >= 5 && codes.iter().all(|code| code == "rate-limited"), "{codes:?}");
+        house.serving.stop().await;
+    });
+}

@@ -63,24 +63,24 @@ struct Pending {
 
 /// `POST /v1/enrolments`.
 pub(super) async fn begin(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
-    if !authority.budgets().enrolments.take((), Instant::now()) {
+    if !authority.budgets().begun.take(call.source, Instant::now()) {
         return Err(RefusalCode::RateLimited.into());
     }
     let worker = Arc::clone(&authority);
-    let (pending, offer) = authority
+    let (pending, claim, offer) = authority
         .run(move || {
             let document: EnrolmentBegin = call.document()?;
             offer(&worker, document)
         })
         .await?;
-    authority.put_pending_enrolment(pending).await?;
+    authority.put_pending_enrolment(pending, claim).await?;
     json(&offer)
 }
 
 fn offer(
     authority: &Authority,
     document: EnrolmentBegin,
-) -> Result<(PendingEnrolment, EnrolmentOffer), Refused> {
+) -> Result<(PendingEnrolment, Sha256Digest, EnrolmentOffer), Refused> {
     let keys = HostKeys::check(&document.ek_public.0, &document.ak_public.0, &document.host_key_public.0)?;
     let certificate = document.ek_certificate.map(|der| der.0);
     let intermediates: Vec<Vec<u8>> = document.ek_intermediates.into_iter().map(|der| der.0).collect();
@@ -126,11 +126,18 @@ fn offer(
         encrypted_secret: B64(credential.encrypted_secret),
         expires_ms,
     };
-    Ok((PendingEnrolment { id, expires_ms, record: pending.encode() }, offer))
+    // One of each EK and token is pending: whoever has one token, or none, can't fill the table.
+    let claim =
+        sha256(&[keys.host.as_bytes().as_slice(), token.as_ref().map_or(&[], |token| token)].concat());
+    Ok((PendingEnrolment { id, expires_ms, record: pending.encode() }, claim, offer))
 }
 
 /// `POST /v1/enrolments/{id}`.
 pub(super) async fn finish(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    // Each finish is a write on the thread that everybody's leaves pass.
+    if !authority.budgets().finished.take(call.source, Instant::now()) {
+        return Err(RefusalCode::RateLimited.into());
+    }
     let document: EnrolmentFinish = call.document()?;
     let id = data_encoding::HEXLOWER.decode(call.parameter.as_bytes()).ok();
     let id: [u8; 16] = id

@@ -50,8 +50,9 @@ async fn handle(
     route: &'static Route,
     request: Request,
 ) -> Result<Response, Refused> {
-    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
-    let caller = authenticate(&authority, route.needs, peer).await?;
+    // Set by the listener on every connection; without it there is nobody to answer to.
+    let peer = request.extensions().get::<Peer>().copied().ok_or(RefusalCode::Internal)?;
+    let caller = authenticate(&authority, route.needs, peer.key_at(authority.now_ms() / 1_000)).await?;
     if let Caller::Host { host, .. } = caller
         && !authority.budgets().host_calls.take(host, Instant::now())
     {
@@ -66,9 +67,10 @@ async fn handle(
         Some(_) => authority.config().limits.body_bytes,
         None => 0,
     };
-    let body = read_body(parts.headers.get(CONTENT_LENGTH), body, limit).await?;
+    let deadline = Duration::from_secs(authority.config().limits.body_secs);
+    let body = read_body(parts.headers.get(CONTENT_LENGTH), body, limit, deadline).await?;
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    (route.handler)(authority, Call { caller, parameter, query, body }).await
+    (route.handler)(authority, Call { caller, source: peer.source, parameter, query, body }).await
 }
 
 /// Who the key belongs to, if that may call this route.
@@ -112,8 +114,18 @@ async fn path_parameter(parts: &mut http::request::Parts) -> Result<String, Refu
     Ok(parameters.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default())
 }
 
-/// The whole body, judged by its announced length before a byte is kept, and by its real one while it is read.
+/// The whole body, judged by its announced length before a byte is kept, by its real one while it is read, and by the time that it takes.
 async fn read_body(
+    announced: Option<&http::HeaderValue>,
+    body: Body,
+    limit: usize,
+    deadline: Duration,
+) -> Result<Bytes, Refused> {
+    let reading = tokio::time::timeout(deadline, read_bounded(announced, body, limit));
+    reading.await.unwrap_or_else(|_| Err(Refused::new(RefusalCode::TimedOut, "the body took too long")))
+}
+
+async fn read_bounded(
     announced: Option<&http::HeaderValue>,
     body: Body,
     limit: usize,
@@ -178,8 +190,34 @@ mod tests {
         let code = |result: Result<Bytes, Refused>| result.map_err(|refused| refused.code());
         let body = || Body::from(vec![0; 11]);
         let announced = http::HeaderValue::from_static("11");
-        assert_eq!(code(read_body(Some(&announced), body(), 10).await), Err(RefusalCode::BodyTooLarge));
-        assert_eq!(code(read_body(None, body(), 10).await), Err(RefusalCode::BodyTooLarge));
-        assert_eq!(read_body(None, body(), 11).await.unwrap().len(), 11);
+        let long = Duration::from_secs(60);
+        assert_eq!(code(read_body(Some(&announced), body(), 10, long).await), Err(RefusalCode::BodyTooLarge));
+        assert_eq!(code(read_body(None, body(), 10, long).await), Err(RefusalCode::BodyTooLarge));
+        assert_eq!(read_body(None, body(), 11, long).await.unwrap().len(), 11);
+    }
+
+    /// A body of which nothing ever comes.
+    struct Never;
+
+    impl hyper::body::Body for Never {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> Poll<Option<Result<hyper::body::Frame<Bytes>, Self::Error>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let short = Duration::from_millis(20);
+        let announced = http::HeaderValue::from_static("99");
+        for announced in [None, Some(&announced)] {
+            let given_up = read_body(announced, Body::new(Never), 10, short).await;
+            assert_eq!(given_up.map_err(|refused| refused.code()), Err(RefusalCode::TimedOut));
+        }
     }
 }

@@ -23,6 +23,7 @@ pub mod outcomes;
 pub mod problem;
 pub mod routes;
 
+use crate::serve::source::Source;
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
@@ -77,6 +78,8 @@ impl Caller {
 pub struct Call {
     /// Who.
     pub caller: Caller,
+    /// From where.
+    pub source: Source,
     /// The variable part of the path; empty if there is none.
     pub parameter: String,
     /// The query, undecoded; values of this API need no decoding.

@@ -3,8 +3,10 @@
 //! One bucket for each caller and good; the numbers are the configuration's. Taken before the work that they pay for is done.
 
 use super::rates::Rates;
+use super::source::Source;
 use crate::config::Limits;
 use countersign_core::name::HostId;
+use std::time::Instant;
 
 /// Denials of a revoked host that are logged at once. An operator sees from the first that it goes on.
 const REVOKED_BURST: u32 = 8;
@@ -19,8 +21,30 @@ pub struct Budgets {
     pub host_evidence_kib: Rates<HostId>,
     /// Denials that a revoked host gets into the log.
     pub revoked_denials: Rates<HostId>,
-    /// Enrolments begun by all together.
-    pub enrolments: Rates<()>,
+    /// Enrolments begun by all together, and by one source.
+    pub begun: Shared,
+    /// Enrolments finished, likewise.
+    pub finished: Shared,
+}
+
+/// What nobody has to show a key for: a bucket for each source beside one for all.
+pub struct Shared {
+    by_source: Rates<Source>,
+    all: Rates<()>,
+}
+
+impl Shared {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            by_source: Rates::new(limits.source_enrolments_per_sec, limits.source_enrolments_burst),
+            all: Rates::new(limits.enrolments_per_sec, limits.enrolments_per_sec),
+        }
+    }
+
+    /// Takes one for this source. A source that is over its own rate takes nothing from the others.
+    pub fn take(&self, source: Source, now: Instant) -> bool {
+        self.by_source.take(source, now) && self.all.take((), now)
+    }
 }
 
 impl Budgets {
@@ -33,7 +57,8 @@ impl Budgets {
             host_requests: Rates::new(limits.host_requests_per_sec, limits.host_requests_burst),
             host_evidence_kib: Rates::new(limits.host_evidence_kib_per_sec, limits.host_evidence_kib_burst),
             revoked_denials: Rates::per_hour(revoked, revoked.min(REVOKED_BURST)),
-            enrolments: Rates::new(limits.enrolments_per_sec, limits.enrolments_per_sec),
+            begun: Shared::of(limits),
+            finished: Shared::of(limits),
         }
     }
 }

@@ -1,10 +1,13 @@
 //! The accept loop: TCP, TLS and HTTP/1.1 with a bound on everything that a client could hold on to.
 //!
-//! In: a bound socket, TLS, a service. Out: served connections whose requests carry the caller's key thumbprint. Refused: connections over
-//! the cap (closed at once), handshakes and headers that take too long, request heads above 16 KiB. When told to stop, it takes no new
-//! connection, lets calls under way end, closes idle connections, and gives up on the rest after the drain time.
+//! In: a bound socket, TLS, a service. Out: served connections whose requests carry the caller's key thumbprint and source. Refused:
+//! connections over the cap of all or of their source (closed at once), handshakes and headers that take too long, request heads above 16 KiB,
+//! answers that nobody takes. A connection that is old enough takes no further request. When told to stop, it takes no new connection, lets
+//! calls under way end, closes idle connections, and gives up on the rest after the drain time.
 
-use super::tls::peer_thumbprint;
+use super::deadline::Deadlined;
+use super::source::{Source, Sources};
+use super::tls::peer_key;
 use axum::Router;
 use axum::body::Body;
 use countersign_core::digest::Sha256Digest;
@@ -29,19 +32,38 @@ const BACKLOG: i32 = 1_024;
 /// How long to wait after an accept that failed for lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// The caller's key, as the handshake proved it. `None`: no certificate was shown.
+/// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub Option<Sha256Digest>);
+pub struct Peer {
+    /// The key that the handshake proved, and until when its certificate is valid, Unix seconds. `None`: no certificate was shown.
+    pub key: Option<(Sha256Digest, u64)>,
+    /// From where.
+    pub source: Source,
+}
+
+impl Peer {
+    /// The key while its certificate is valid. The handshake compared the time once; a connection may outlive it (RFC 5280 §4.1.2.5).
+    #[must_use]
+    pub fn key_at(&self, now_secs: u64) -> Option<Sha256Digest> {
+        self.key.filter(|(_, not_after_secs)| now_secs <= *not_after_secs).map(|(key, _)| key)
+    }
+}
 
 /// Bounds of a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Open connections.
     pub connections: usize,
+    /// Of one source.
+    pub per_source: usize,
     /// For the TLS handshake.
     pub handshake: Duration,
     /// For an idle connection's next request, its head included.
     pub idle: Duration,
+    /// For the other side to take an answer.
+    pub write: Duration,
+    /// After which a connection takes no further request.
+    pub age: Duration,
     /// How long calls under way may take after the stop.
     pub drain: Duration,
 }
@@ -92,13 +114,14 @@ impl Listener {
     /// Serves until `stop` turns true, then drains.
     pub async fn serve(self, router: Router, mut stop: watch::Receiver<bool>) {
         let permits = Arc::new(Semaphore::new(self.bounds.connections));
+        let sources = Sources::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 () = stopped(&mut stop) => break,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, source) = match accepted {
+                Ok((stream, address)) => (stream, Source::of(address)),
                 Err(error) => {
                     // Out of file descriptors, or a client that went away in between; neither ends the listener.
                     tracing::warn!(%error, "accept failed");
@@ -107,14 +130,15 @@ impl Listener {
                 }
             };
             // Over the cap: closing at once costs less than a handshake whose only message is "no".
+            let Some(place) = sources.enter(source, self.bounds.per_source) else { continue };
             let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else { continue };
             let (tls, router, stop) = (self.tls.clone(), router.clone(), stop.clone());
             let (bounds, open) = (self.bounds, Arc::clone(&self.open));
             tokio::spawn(async move {
                 open.fetch_add(1, Ordering::Relaxed);
-                connection(stream, tls, router, bounds, stop).await;
+                connection(stream, source, tls, router, bounds, stop).await;
                 open.fetch_sub(1, Ordering::Relaxed);
-                drop(permit);
+                drop((place, permit));
             });
         }
         drop(self.socket);
@@ -131,8 +155,17 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+/// Completes when a connection is to take no further request.
+async fn over(stop: &mut watch::Receiver<bool>, age: Duration) {
+    tokio::select! {
+        () = stopped(stop) => {}
+        () = tokio::time::sleep(age) => {}
+    }
+}
+
 async fn connection(
     stream: TcpStream,
+    source: Source,
     tls: TlsAcceptor,
     router: Router,
     bounds: Bounds,
@@ -147,7 +180,7 @@ async fn connection(
         Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
         Err(_) => return tracing::debug!("handshake took too long"),
     };
-    let peer = Peer(peer_thumbprint(stream.get_ref().1));
+    let peer = Peer { key: peer_key(stream.get_ref().1), source };
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
         router.clone().oneshot(request.map(Body::new))
@@ -158,10 +191,11 @@ async fn connection(
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD_BYTES)
         .keep_alive(true);
+    let stream = Deadlined::new(stream, bounds.write);
     let mut serving = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = stopped(&mut stop) => {
+        () = over(&mut stop, bounds.age) => {
             serving.as_mut().graceful_shutdown();
             match tokio::time::timeout(bounds.drain, serving).await {
                 Ok(ended) => ended,
@@ -173,3 +207,7 @@ async fn connection(
         tracing::debug!(%error, "connection ended");
     }
 }
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

@@ -4,14 +4,17 @@
 //! everything in the reverse order. Absent: any decision; parts are asked, and their answers passed on.
 
 pub mod budgets;
+mod deadline;
 pub mod documents;
 pub mod endorsement;
+mod enrolments;
 pub mod listener;
 pub mod metrics;
 pub mod pool;
 pub mod rates;
 pub mod rotation;
 mod run;
+pub mod source;
 mod start;
 mod tasks;
 pub mod tls;
@@ -42,9 +45,10 @@ use countersign_core::name::{HostId, Origin, TrustDomain};
 use countersign_core::refusal::RefusalCode;
 use documents::Documents;
 use endorsement::Endorsements;
+use enrolments::OpenEnrolments;
 use metrics::{Metrics, Snapshot};
 use pool::Pool;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -74,6 +78,7 @@ pub struct Authority {
     budgets: Budgets,
     metrics: Metrics,
     remembered: Remembered,
+    open_enrolments: OpenEnrolments,
     rotating: tokio::sync::Mutex<()>,
     connections: Mutex<Vec<Arc<AtomicUsize>>>,
 }
@@ -87,8 +92,6 @@ struct Remembered {
     endorsed: RwLock<HashMap<HostId, (LeafRef, Endorsed)>>,
     /// Blobs that are surely in the store.
     blobs: RwLock<HashSet<Sha256Digest>>,
-    /// When the enrolments that were begun expire, ms; oldest first.
-    enrolments: Mutex<VecDeque<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -410,28 +413,29 @@ impl Authority {
         blobs.insert(digest);
     }
 
-    /// Keeps an enrolment that was begun.
+    /// Keeps an enrolment that was begun, in the place of an earlier one of the same claim.
     ///
     /// # Errors
     /// `overloaded` when too many are pending; faults of the store.
-    pub async fn put_pending_enrolment(&self, pending: PendingEnrolment) -> Result<(), Refused> {
-        let now_ms = self.now_ms();
-        {
-            let mut open = lock(&self.remembered.enrolments);
-            while open.front().is_some_and(|expires_ms| *expires_ms <= now_ms) {
-                open.pop_front();
-            }
-            if open.len() >= self.config.limits.pending_enrolments {
-                return Err(RefusalCode::Overloaded.into());
-            }
-            open.push_back(pending.expires_ms);
+    pub async fn put_pending_enrolment(
+        &self,
+        pending: PendingEnrolment,
+        claim: Sha256Digest,
+    ) -> Result<(), Refused> {
+        let (id, ends_ms) = (pending.id, pending.expires_ms);
+        let replaced = self.open_enrolments.begin(claim, id, ends_ms, self.now_ms());
+        if let Some(replaced) = replaced.map_err(|enrolments::TooMany| RefusalCode::Overloaded)? {
+            let deleted = self.sequencer.take_pending_enrolment(replaced).map_err(sequence_fault)?;
+            deleted.done().await.map_err(sequence_fault)?;
         }
-        self.sequencer
-            .put_pending_enrolment(pending)
-            .map_err(sequence_fault)?
-            .done()
-            .await
-            .map_err(sequence_fault)
+        let written = match self.sequencer.put_pending_enrolment(pending) {
+            Ok(written) => written.done().await,
+            Err(fault) => Err(fault),
+        };
+        written.map_err(|fault| {
+            self.open_enrolments.end(id, ends_ms);
+            sequence_fault(fault)
+        })
     }
 
     /// Takes an enrolment that was begun; nobody gets it again.
@@ -447,10 +451,7 @@ impl Authority {
             .await
             .map_err(sequence_fault)?;
         if let Some(pending) = &taken {
-            let mut open = lock(&self.remembered.enrolments);
-            if let Some(at) = open.iter().position(|expires_ms| *expires_ms == pending.expires_ms) {
-                open.remove(at);
-            }
+            self.open_enrolments.end(id, pending.expires_ms);
         }
         Ok(taken)
     }

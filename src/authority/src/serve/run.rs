@@ -58,8 +58,12 @@ impl Serving {
     pub async fn start(config: Config) -> Result<Self, ServeError> {
         let bounds = Bounds {
             connections: config.limits.connections,
+            // Below all of them in any case, so that no single place shuts the others out.
+            per_source: config.limits.connections_per_source.min((config.limits.connections * 3 / 4).max(1)),
             handshake: Duration::from_secs(config.limits.handshake_secs),
             idle: Duration::from_secs(config.limits.idle_secs),
+            write: Duration::from_secs(config.limits.write_secs),
+            age: Duration::from_secs(config.limits.connection_secs),
             drain: Duration::from_secs(config.limits.drain_secs),
         };
         let certificate =

@@ -6,6 +6,7 @@
 use super::budgets::Budgets;
 use super::documents::{Documents, DocumentsFault};
 use super::endorsement::{Endorsements, RootsError};
+use super::enrolments::OpenEnrolments;
 use super::metrics::Metrics;
 use super::pool::Pool;
 use super::{Authority, Remembered, challenge_key};
@@ -152,6 +153,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         clock,
         metrics: Metrics::new(),
         remembered: Remembered::default(),
+        open_enrolments: OpenEnrolments::new(limits.pending_enrolments),
         rotating: tokio::sync::Mutex::new(()),
         connections: Mutex::default(),
         bundle,

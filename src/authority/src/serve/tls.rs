@@ -106,9 +106,10 @@ pub fn server_config(
     Ok(config)
 }
 
-/// Thumbprint of the key that a connection's client proved to hold (PROTOCOL §1.4).
+/// Thumbprint of the key that a connection's client proved to hold (PROTOCOL §1.4), and until when its certificate is valid, Unix seconds.
 #[must_use]
-pub fn peer_thumbprint(connection: &rustls::ServerConnection) -> Option<Sha256Digest> {
+pub fn peer_key(connection: &rustls::ServerConnection) -> Option<(Sha256Digest, u64)> {
     let der = connection.peer_certificates()?.first()?;
-    certificate::certified_spki(der).map(|spki| sha256(&spki))
+    let spki = certificate::certified_spki(der)?;
+    Some((sha256(&spki), certificate::not_after_secs(der)?))
 }
