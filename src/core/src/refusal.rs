@@ -89,6 +89,7 @@ codes! {
     RequestHostMismatch = "request-host-mismatch", Misuse, 403, "A request names a host that isn't the caller.";
     RequestIdReused = "request-id-reused", Refusal, 409, "The request identifier was used before for other bytes.";
     HolderSignatureInvalid = "holder-signature-invalid", Misuse, 400, "The holder key's signature over the request doesn't verify.";
+    LineageTooLarge = "lineage-too-large", Misuse, 422, "The requests of one call have more ancestors than a call may have looked up; send fewer at once.";
     HostUnknown = "host-unknown", Refusal, 403, "The caller's key belongs to no enrolled host.";
     HostRevoked = "host-revoked", Refusal, 403, "The host was revoked.";
     // Quote.

@@ -3,6 +3,7 @@
 //! decode -> verify -> look earlier answers up -> decide -> append under guards -> receipts. A call whose versions moved between reading and
 //! appending is decided again, three times; one whose challenge was spent meanwhile is decided as a replay, and its denials are logged.
 
+use super::ancestors::{Ancestors, LookupFault};
 use super::attempts::Attempts;
 use super::evidence::{Blob, Heard, endorsed_now, guards, hear, kept, spend, stale_refusal};
 use super::problem::Refused;
@@ -143,8 +144,14 @@ fn draft(
         time_ms: authority.decision_time_ms(),
     };
     let standing = situation.standing();
-    let mut draft =
-        Draft { authority, standing, fates: Vec::new(), append: Append::default(), budgets: BTreeMap::new() };
+    let mut draft = Draft {
+        authority,
+        standing,
+        fates: Vec::new(),
+        append: Append::default(),
+        budgets: BTreeMap::new(),
+        ancestors: Ancestors::default(),
+    };
     for request in heard.call.requests() {
         draft.request(&situation, request)?;
     }
@@ -177,6 +184,7 @@ struct Draft<'a> {
     fates: Vec<Fate>,
     append: Append,
     budgets: BTreeMap<u64, Budget>,
+    ancestors: Ancestors,
 }
 
 impl Draft<'_> {
@@ -196,8 +204,11 @@ impl Draft<'_> {
             self.fates.push(Fate::Refused);
             return Ok(());
         }
-        let family =
-            Family::resolve(&asked.parents, |index| self.fetch(reader, index)).map_err(read_fault)?;
+        let family = Family::resolve(&asked.parents, |index| self.fetch(reader, index));
+        let family = family.map_err(|fault| match fault {
+            LookupFault::Read(fault) => read_fault(fault),
+            LookupFault::TooMany => RefusalCode::LineageTooLarge.into(),
+        })?;
         let inputs =
             Inputs { situation: *situation, request, family: &family, request_id_reused: known.is_some() };
         let outcome = decide(&inputs).map_err(inconsistent)?;
@@ -232,11 +243,12 @@ impl Draft<'_> {
         });
     }
 
-    fn fetch(&mut self, reader: &dyn Reader, index: u64) -> Result<Option<(Vec<u8>, u64)>, ReadFault> {
-        let Some(bytes) = reader.leaf(index)? else { return Ok(None) };
+    fn fetch(&mut self, reader: &dyn Reader, index: u64) -> Result<Option<(Vec<u8>, u64)>, LookupFault> {
+        let found = self.ancestors.leaf(index, |index| reader.leaf(index))?;
+        let Some(bytes) = found else { return Ok(None) };
         let left = match self.budgets.get(&index) {
             Some(budget) => budget.left,
-            None => match reader.budget_left(index)? {
+            None => match reader.budget_left(index).map_err(LookupFault::Read)? {
                 Some(found) => {
                     self.budgets.insert(index, Budget { found, left: found });
                     found

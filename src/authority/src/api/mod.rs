@@ -9,6 +9,7 @@
 
 pub mod acknowledgements;
 pub mod admin;
+mod ancestors;
 pub mod artifacts;
 mod attempts;
 pub mod attestations;
@@ -73,8 +74,7 @@ impl Caller {
     }
 }
 
-/// A request that passed the guard.
-#[derive(Debug)]
+/// A request that passed the guard. Its body may hold a secret, so it has no Debug.
 pub struct Call {
     /// Who.
     pub caller: Caller,
