@@ -3,6 +3,7 @@
 use super::{B64, NamedKey};
 use crate::leaf::control::Role;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// `POST /v1/admin/join-tokens`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -13,7 +14,7 @@ pub struct JoinTokenCall {
 }
 
 /// Answer to [`JoinTokenCall`]. The only time that the token is shown.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JoinTokenMade {
     /// The token.
@@ -22,6 +23,13 @@ pub struct JoinTokenMade {
     pub expires_ms: u64,
     /// Receipt of the join-token leaf.
     pub receipt: String,
+}
+
+impl fmt::Debug for JoinTokenMade {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A join token admits whoever knows it.
+        f.debug_struct("JoinTokenMade").field("expires_ms", &self.expires_ms).finish_non_exhaustive()
+    }
 }
 
 /// `POST /v1/admin/references/capture`.

@@ -7,6 +7,7 @@ pub mod admin;
 
 use crate::key::JsonKey;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::fmt;
 
 /// Exact bytes that travel as base64url without padding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub struct Problem {
 }
 
 /// `POST /v1/enrolments`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolmentBegin {
     /// Single-use join token.
@@ -69,6 +70,13 @@ pub struct EnrolmentBegin {
     pub host_key_public: B64,
 }
 
+impl fmt::Debug for EnrolmentBegin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A join token admits whoever knows it.
+        f.debug_struct("EnrolmentBegin").field("ek_public", &self.ek_public).finish_non_exhaustive()
+    }
+}
+
 /// Answer to [`EnrolmentBegin`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -84,7 +92,7 @@ pub struct EnrolmentOffer {
 }
 
 /// `POST /v1/enrolments/{id}`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolmentFinish {
     /// What TPM2_ActivateCredential returned.
@@ -93,6 +101,12 @@ pub struct EnrolmentFinish {
     pub attest: B64,
     /// TPMT_SIGNATURE by the AK.
     pub signature: B64,
+}
+
+impl fmt::Debug for EnrolmentFinish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnrolmentFinish").field("attest", &self.attest).finish_non_exhaustive()
+    }
 }
 
 /// Answer to [`EnrolmentFinish`].
@@ -337,4 +351,32 @@ pub struct NamedKey {
     pub key: JsonKey,
     /// Proof of possession: signature over `tuple("countersign-v1:principal-possession", origin, name, COSE_Key)`.
     pub possession: B64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::admin::JoinTokenMade;
+    use super::*;
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let secret = b"a secret of some length";
+        let token = data_encoding::BASE64URL_NOPAD.encode(secret);
+        let empty = || B64(Vec::new());
+        let begin = EnrolmentBegin {
+            token: Some(token.clone()),
+            ek_certificate: None,
+            ek_intermediates: Vec::new(),
+            ek_public: empty(),
+            ak_public: empty(),
+            host_key_public: empty(),
+        };
+        let finish = EnrolmentFinish { secret: B64(secret.to_vec()), attest: empty(), signature: empty() };
+        let made = JoinTokenMade { token: token.clone(), expires_ms: 1, receipt: String::new() };
+        let bytes = format!("{:?}", secret);
+        let bytes = bytes.trim_matches(['[', ']']);
+        for printed in [format!("{begin:?}"), format!("{finish:?}"), format!("{made:?}")] {
+            assert!(!printed.contains(&token) && !printed.contains(bytes), "{printed}");
+        }
+    }
 }
