@@ -7,10 +7,10 @@ use std::sync::{Arc, Barrier};
 
 use countersign_authority::api::routes::{Method, Needs, ROUTES, Side};
 use countersign_client::ClientIdentity;
-use countersign_core::api::admin::{RevocationCall, SubjectDocument};
+use countersign_core::api::admin::{GatewayCall, RevocationCall, SubjectDocument};
 use countersign_core::leaf::control::Role;
 use support::raw::Raw;
-use support::{House, code, with_house};
+use support::{House, code, fresh_key, named_key, with_house};
 
 fn method(method: Method) -> &'static str {
     match method {
@@ -272,6 +272,9 @@ fn a_revocation_holds_for_connections_that_are_open() {
             house.admin().revoke(&call).await.unwrap();
             assert_eq!(code(gateway.feed(0, 0).await), "unauthenticated");
             assert_eq!(code(house.admin().revoke(&call).await), "conflicting-act");
+            // What was said under a name isn't said by another key later.
+            let again = GatewayCall { subject: named_key("gateway-1", &fresh_key()) };
+            assert_eq!(code(house.admin().add_gateway(&again).await), "conflicting-act");
             // A revoked host is still heard, and what it asks for is denied in the log.
             let host = house.host("host").await;
             let subject = SubjectDocument::Host { host: host.id.to_hex() };

@@ -97,10 +97,10 @@ async fn add(
                 if principal.kind != kind || principal.name != *name {
                     return conflict("the key has another name or role");
                 }
-            } else if principal.kind == kind && principal.name == *name && control.principal(known).is_some()
-            {
-                // Holder proofs name a gateway, and people name operators: a name in force means one key.
-                return conflict("the name belongs to another key");
+            } else if principal.name == *name && same_sort(principal.kind, kind) {
+                // Holder proofs name a gateway, and people name operators: a name means one key, also after that was revoked. What was said
+                // under it would otherwise be said by somebody else.
+                return conflict("the name belongs to another key, or did until that was revoked");
             }
         }
         if control.is_revoked(&Subject::Principal(thumbprint)) {
@@ -112,4 +112,12 @@ async fn add(
     let receipt = recorded(&receipts.await?)?.receipt;
     let certificates = authority.certify_client(name.clone(), key).await?;
     json(&CertificateIssued { certificates, thumbprint: thumbprint.to_hex(), receipt })
+}
+
+const fn same_sort(one: PrincipalKind, other: PrincipalKind) -> bool {
+    matches!(
+        (one, other),
+        (PrincipalKind::Gateway, PrincipalKind::Gateway)
+            | (PrincipalKind::Operator(_), PrincipalKind::Operator(_))
+    )
 }
