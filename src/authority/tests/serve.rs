@@ -10,6 +10,7 @@ use countersign_core::api::admin::JoinTokenCall;
 use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::tlog_proof::TlogProof;
 use countersign_fixture::SoftHsm;
+use std::os::unix::fs::MetadataExt;
 use support::{Manufacturer, options, with_house};
 
 #[test]
@@ -59,6 +60,15 @@ fn init_never_overwrites_and_takes_away_what_it_made_when_it_fails() {
         assert_eq!(std::fs::read_dir(&wanted.directory).unwrap().count(), 0, "nothing is left behind");
         wanted.server_names = good_names;
         let made = init(&wanted).unwrap();
+        for entry in std::fs::read_dir(&wanted.directory).unwrap() {
+            let entry = entry.unwrap();
+            assert_eq!(
+                entry.metadata().unwrap().mode() & 0o077,
+                0,
+                "{:?} is its owner's alone",
+                entry.path()
+            );
+        }
         let before = std::fs::read(&made.trust_bundle).unwrap();
         assert!(matches!(init(&wanted), Err(InitError::Exists(_))));
         assert_eq!(std::fs::read(&made.trust_bundle).unwrap(), before);

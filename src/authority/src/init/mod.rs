@@ -1,7 +1,8 @@
 //! `authority init`: keys inside their tokens, a trust bundle, certificates, and a log that begins with all of it.
 //!
 //! Comes in: names, addresses, where keys are to live, where the recovery key is to live. Goes out: a directory that `serve` accepts, and the
-//! first operator's identity. Refused: a directory that holds an authority or any of its files, keys whose custody isn't what it has to be.
+//! first operator's identity. Refused: a directory that others can write, or that holds an authority or any of its files; keys whose custody
+//! isn't what it has to be.
 //!
 //! The configuration is written last, and `serve` starts from nothing else: a crash before that leaves nothing that would serve. What an
 //! initialisation that failed has made, keys included, is taken away again; after a crash the operator removes what the next try names.
@@ -175,7 +176,7 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
         undo.file(path);
         files::create(path, bytes, mode).map_err(|source| InitError::File { path: path.to_owned(), source })
     };
-    write(&config.bundle_path(), &bundle, 0o644, &mut undo)?;
+    write(&config.bundle_path(), &bundle, 0o600, &mut undo)?;
     let ca_label = ca.label.clone();
     let handle = SignerHandle::start("ca-signer", ca.signer, WorkerLimits::default());
     let authority = Ca::new(handle.map_err(InitError::Thread)?, ca_certificate);
@@ -183,7 +184,7 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
     let server = authority.server(&options.server_names, &server_key, now_ms / 1_000)?;
     write(&config.server_key_path(), server_pem.as_bytes(), 0o600, &mut undo)?;
     let chain = files::certificates_pem(&[&server, authority.certificate()]);
-    write(&config.server_certificate_path(), chain.as_bytes(), 0o644, &mut undo)?;
+    write(&config.server_certificate_path(), chain.as_bytes(), 0o600, &mut undo)?;
     let (admin_pem, admin_key) = tls_key()?;
     let lifetime = Duration::from_secs(u64::from(options.limits.certificate_days).saturating_mul(86_400));
     let admin = authority.client(ADMIN_NAME, &admin_key, now_ms / 1_000, lifetime)?;
@@ -195,14 +196,14 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
     };
     write(&made.admin_key, admin_pem.as_bytes(), 0o600, &mut undo)?;
     let chain = files::certificates_pem(&[&admin, authority.certificate()]);
-    write(&made.admin_certificate, chain.as_bytes(), 0o644, &mut undo)?;
+    write(&made.admin_certificate, chain.as_bytes(), 0o600, &mut undo)?;
     let bundle = TrustBundle::verify(&bundle)?;
     tracing::info!(label = ca_label, "CA key made");
     let ca = (ca.record, ca.custody);
     genesis::begin_log(&config, &bundle, genesis::Beginning { statement, head, ca, admin_key }, &mut undo)?;
     // The commit point. A crash before: no configuration, nothing serves. After: all of it is on the disk.
     let text = toml::to_string_pretty(&relative(config))?;
-    write(&made.config, text.as_bytes(), 0o644, &mut undo)?;
+    write(&made.config, text.as_bytes(), 0o600, &mut undo)?;
     Config::load(&made.config)?;
     undo.forget();
     Ok(made)

@@ -136,7 +136,7 @@ fn renew_server_certificate(authority: &Authority, certificate: &ServerCertifica
     };
     let pem = files::certificates_pem(&[&der, authority.ca.certificate()]);
     let path = config.server_certificate_path();
-    if let Err(error) = files::replace(&path, pem.as_bytes(), 0o644) {
+    if let Err(error) = files::replace(&path, pem.as_bytes(), 0o600) {
         return tracing::error!(%error, "the server's new certificate can't be written");
     }
     match certificate.reload(&path, &config.server_key_path()) {
