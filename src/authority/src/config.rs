@@ -8,6 +8,7 @@
 
 use countersign_core::name::{Origin, TrustDomain};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -76,6 +77,11 @@ pub struct Config {
     /// Which hosts may enrol.
     #[serde(default)]
     pub enrolment: Enrolment,
+    /// Audiences for which each gateway stands, by its name: `[gateways]` with lines like `"gateway-1" = ["prod/exec"]`. What a gateway says that
+    /// it did with an artifact for others isn't taken. With no line at all the audiences of outcomes aren't compared; with one, a gateway that
+    /// isn't named stands for none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gateways: BTreeMap<String, BTreeSet<String>>,
     /// Bounds. All have defaults.
     #[serde(default)]
     pub limits: Limits,
@@ -247,6 +253,10 @@ pub struct Limits {
     pub host_evidence_kib_burst: u32,
     /// Denials an hour that one revoked host gets into the log; what it asks beyond is refused and counted.
     pub revoked_denials_per_hour: u32,
+    /// Outcomes a second that one gateway may report, in the long run.
+    pub gateway_outcomes_per_sec: u32,
+    /// Outcomes that one gateway may report at once: a full spool.
+    pub gateway_outcomes_burst: u32,
     /// Enrolments that may be begun each second, by all hosts together.
     pub enrolments_per_sec: u32,
     /// Enrolments that one source (an IPv4 address, an IPv6 /64 network) may begin each second in the long run, and as many that it may finish.
@@ -291,6 +301,8 @@ impl Default for Limits {
             host_evidence_kib_per_sec: 256,
             host_evidence_kib_burst: 8_192,
             revoked_denials_per_hour: 60,
+            gateway_outcomes_per_sec: 500,
+            gateway_outcomes_burst: 2_000,
             enrolments_per_sec: 50,
             source_enrolments_per_sec: 20,
             source_enrolments_burst: 60,
@@ -373,6 +385,7 @@ impl Config {
             usize::try_from(limits.host_evidence_kib_per_sec.min(limits.host_evidence_kib_burst))
                 .unwrap_or(0),
             usize::try_from(limits.revoked_denials_per_hour).unwrap_or(0),
+            usize::try_from(limits.gateway_outcomes_per_sec.min(limits.gateway_outcomes_burst)).unwrap_or(0),
             usize::try_from(limits.source_enrolments_per_sec.min(limits.source_enrolments_burst))
                 .unwrap_or(0),
             usize::try_from(limits.enrolments_per_sec.min(limits.certificate_days)).unwrap_or(0),
@@ -404,6 +417,13 @@ impl Config {
         }
         (self.service.listen.port() != 0 && self.service.listen == self.admin.listen)
             .then_some("service.listen and admin.listen must differ")
+    }
+
+    /// Audiences of the gateway of this name; `None` if the configuration says nothing of gateways.
+    #[must_use]
+    pub fn gateway_audiences(&self, name: &str) -> Option<&BTreeSet<String>> {
+        static NONE: BTreeSet<String> = BTreeSet::new();
+        (!self.gateways.is_empty()).then(|| self.gateways.get(name).unwrap_or(&NONE))
     }
 
     /// The trust bundle that `init` wrote.

@@ -1,16 +1,17 @@
-//! What an enrolled host that means ill can make of its right to be heard: how many leaves, how many kept bytes, and that nothing of it goes
-//! unaccounted for.
+//! What an enrolled host or a gateway that means ill can make of its right to be heard: how many leaves, how many kept bytes, and that nothing
+//! of it goes unaccounted for.
 #[cfg(test)]
 mod support;
 
 use countersign_authority::audit::{ReplayReport, StoreLog, replay};
 use countersign_authority::init::InitOptions;
 use countersign_core::api::admin::{RevocationCall, SubjectDocument};
-use countersign_core::api::{ArtifactsCall, B64};
+use countersign_core::api::{ArtifactsCall, B64, OutcomeDocument, OutcomesCall};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::record::Faults;
-use countersign_core::leaf::{Kind, Leaf};
+use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::refusal::RefusalCode;
+use countersign_core::tlog_proof::TlogProof;
 use countersign_fixture::{PATIENCE, wait_until};
 use std::collections::BTreeMap;
 use support::{Host, House, code, with_house};
@@ -251,6 +252,55 @@ fn every_attempt_is_an_allow_a_denial_or_counted() {
         assert_eq!(told, expected);
         assert_eq!((count(&house, Kind::Allow).await, count(&house, Kind::Deny).await), (2, 2));
         assert_eq!(count(&house, Kind::HostState).await, 2);
+        house.serving.stop().await;
+    });
+}
+
+#[test]
+fn a_gateway_tells_each_outcome_once_and_only_of_artifacts_for_it() {
+    let tight = |options: &mut InitOptions| {
+        options.limits.gateway_outcomes_per_sec = 1;
+        options.limits.gateway_outcomes_burst = 12;
+    };
+    with_house("a_gateway_tells_each_outcome_once_and_only_of_artifacts_for_it", tight, async |house| {
+        house.permit_all().await;
+        let host = house.host("host").await;
+        let decisions = host.artifacts(&["r1", "r2"]).await.unwrap().decisions;
+        let told: Vec<OutcomeDocument> = (decisions.iter())
+            .map(|decision| {
+                let receipt = TlogProof::parse(&decision.receipt).unwrap();
+                let leaf = leaf_hash(&receipt.extra).to_hex();
+                OutcomeDocument {
+                    index: receipt.index,
+                    leaf,
+                    refused: None,
+                    time_ms: house.serving.authority().now_ms(),
+                }
+            })
+            .collect();
+        let gateway = house.service(house.gateway("gateway-1").await.0);
+        let tell = async |outcomes: &[&OutcomeDocument]| {
+            let outcomes = outcomes.iter().map(|outcome| (*outcome).clone()).collect();
+            gateway.outcomes(&OutcomesCall { outcomes }).await
+        };
+        let refused = OutcomeDocument { refused: Some("holder-proof-invalid".to_owned()), ..told[0].clone() };
+        for _ in 0..2 {
+            tell(&[&told[0], &told[0], &refused]).await.unwrap();
+        }
+        assert_eq!(count(&house, Kind::Outcome).await, 2, "one start, one refusal");
+        let nowhere = OutcomeDocument { leaf: "00".repeat(32), ..told[1].clone() };
+        assert_eq!(code(tell(&[&nowhere]).await), "not-found");
+        // The heartbeat of the start, or whatever else comes first, is no artifact.
+        let first = house.admin().leaves(0, 1).await.unwrap().leaves;
+        let odd = OutcomeDocument { index: 0, leaf: leaf_hash(&first[0].0).to_hex(), ..told[1].clone() };
+        assert_eq!(code(tell(&[&odd]).await), "not-an-allow");
+        let future = OutcomeDocument { time_ms: told[1].time_ms + 3_600_000, ..told[1].clone() };
+        tell(&[&future]).await.unwrap();
+        assert_eq!(count(&house, Kind::Outcome).await, 2);
+        // One that is bad doesn't hold the others back.
+        tell(&[&nowhere, &told[1]]).await.unwrap();
+        assert_eq!(count(&house, Kind::Outcome).await, 3);
+        assert_eq!(code(tell(&[&told[0]; 12]).await), "rate-limited");
         house.serving.stop().await;
     });
 }

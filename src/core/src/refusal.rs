@@ -163,6 +163,7 @@ codes! {
     HolderProofInvalid = "holder-proof-invalid", Refusal, 403, "The presenter didn't prove the holder key.";
     ProgramUnreadable = "program-unreadable", Refusal, 403, "The program can't be opened, is no regular file or is too large.";
     ProgramUnsupported = "program-unsupported", Refusal, 403, "The program is a script or a format that can't be executed as it was hashed.";
+    OutcomeImplausible = "outcome-implausible", Misuse, 422, "The time of an outcome doesn't fit its artifact or the clock.";
     // Agent.
     PeerUnknown = "peer-unknown", Refusal, 403, "No rule of the agent maps this process to a runtime.";
     ActionNotMapped = "action-not-mapped", Refusal, 403, "The agent's rule for this runtime doesn't name the action.";

@@ -241,6 +241,7 @@ fn configuration(options: &InitOptions, directory: &Path) -> Config {
         store: config::Store::Sqlite { path: directory.join(STORE_FILE) },
         signer: options.signer.clone(),
         enrolment: options.enrolment.clone(),
+        gateways: std::collections::BTreeMap::new(),
         limits: options.limits.clone(),
     }
 }

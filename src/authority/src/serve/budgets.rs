@@ -5,6 +5,7 @@
 use super::rates::Rates;
 use super::source::Source;
 use crate::config::Limits;
+use countersign_core::digest::Sha256Digest;
 use countersign_core::name::HostId;
 use std::time::Instant;
 
@@ -21,6 +22,8 @@ pub struct Budgets {
     pub host_evidence_kib: Rates<HostId>,
     /// Denials that a revoked host gets into the log.
     pub revoked_denials: Rates<HostId>,
+    /// Outcomes that a gateway reports.
+    pub gateway_outcomes: Rates<Sha256Digest>,
     /// Enrolments begun by all together, and by one source.
     pub begun: Shared,
     /// Enrolments finished, likewise.
@@ -57,6 +60,7 @@ impl Budgets {
             host_requests: Rates::new(limits.host_requests_per_sec, limits.host_requests_burst),
             host_evidence_kib: Rates::new(limits.host_evidence_kib_per_sec, limits.host_evidence_kib_burst),
             revoked_denials: Rates::per_hour(revoked, revoked.min(REVOKED_BURST)),
+            gateway_outcomes: Rates::new(limits.gateway_outcomes_per_sec, limits.gateway_outcomes_burst),
             begun: Shared::of(limits),
             finished: Shared::of(limits),
         }
