@@ -6,6 +6,8 @@ import time
 
 from . import strictjson
 from .bundle import MAX_BUNDLE, parse_bundle
+from .evidence_bundle import MAX_BUNDLE as MAX_EVIDENCE_BUNDLE
+from .evidence_bundle import verify_bundle as judge_bundle
 from .follow import Follower
 from .hashing import consistent, hash_list, sha256, tuple_hash
 from .head import MAX_NOTE, parse_head
@@ -107,6 +109,11 @@ def verify_feed(options):
           f"{len(follower.chain.active(follower.chain.number))} active head keys")
 
 
+def verify_bundle(options):
+    receipt = judge_bundle(read_file(options.bundle, MAX_EVIDENCE_BUNDLE), bundle_of(options))
+    print("verified:", describe(receipt))
+
+
 def verify_log(options):
     bundle = bundle_of(options)
     if options.export is not None:
@@ -171,6 +178,8 @@ def arguments():
     for name in ("old", "new", "proof"):
         one.add_argument(name)
     command(verify_feed, "a feed, from the trust bundle to its head", feed=False).add_argument("pages", nargs="+")
+    one = command(verify_bundle, "an evidence bundle: an artifact with all that bears it out", feed=False)
+    one.add_argument("bundle")
     one = command(verify_log, "a whole log", feed=False)
     source = one.add_mutually_exclusive_group(required=True)
     source.add_argument("--export", metavar="FILE")

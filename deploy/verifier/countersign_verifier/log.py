@@ -192,7 +192,7 @@ class Log:
         demand(not self.chain.is_revoked((1, body["ueid"]), number), "revoked", f"{where}: the host was revoked")
         parents = [self._parent(leaf, body, name) for name in body["lineage"]["parents"]]
         if parents:
-            self._narrows(leaf, body, parents)
+            check_narrowing(leaf, body, parents)
         root = body["lineage"].get("root", leaf.name)
         self.allowed[leaf.index] = Allowed(leaf.hash, body["ueid"], body["exp"], root, body["lineage"]["depth"],
                                            body.get("delegation"), parents=tuple(body["lineage"]["parents"]))
@@ -212,26 +212,6 @@ class Log:
                 demand(not self.chain.is_revoked(subject, number), "revoked", f"{where}: an ancestor or its host was revoked")
             above.extend(known.parents)
         return parent
-
-    @staticmethod
-    def _narrows(leaf, body, parents):
-        """§7.3."""
-        code, where = "narrowing-violated", f"leaf {leaf.index}"
-        own = body.get("delegation")
-        cost = 1 + (own["budget"] if own else 0)
-        for parent in parents:
-            granted = parent.delegation
-            demand(granted is not None, code, f"{where}: a parent delegated nothing")
-            demand(body["exp"] <= parent.exp, code, f"{where}: outlives a parent")
-            demand(body["action"] in granted["actions"] and body["aud"] in granted["audiences"], code, f"{where}: not delegated")
-            if own:
-                subset = set(own["actions"]) <= set(granted["actions"]) and set(own["audiences"]) <= set(granted["audiences"])
-                demand(subset and own["depth"] < granted["depth"], code, f"{where}: hands on more than it was given")
-            parent.spent += cost
-            demand(parent.spent <= granted["budget"], code, f"{where}: a parent's budget is overspent")
-            demand(parent.root == parents[0].root, code, f"{where}: parents of different roots")
-        demand(body["lineage"]["root"] == parents[0].root, code, f"{where}: another root than its parents'")
-        demand(body["lineage"]["depth"] == 1 + max(parent.depth for parent in parents), code, f"{where}: another depth")
 
     # ---- heads ------------------------------------------------------------------------------------------------
     def add_head(self, head):
@@ -271,6 +251,26 @@ class Log:
         demand(self.head.size == self.size, "head-mismatch", f"{self.size - self.head.size} leaves are under no head")
         demand(self.signed.size == self.size, "head-unsigned", f"{self.size - self.signed.size} leaves are under no signed head")
         demand(self.statements >= len(self.bundle.statements), "bundle-invalid", "a statement of the trust bundle isn't in the log")
+
+
+def check_narrowing(leaf, body, parents):
+    """§7.3: what parents granted bounds what a child is given, and their budgets pay for it."""
+    code, where = "narrowing-violated", f"leaf {leaf.index}"
+    own = body.get("delegation")
+    cost = 1 + (own["budget"] if own else 0)
+    for parent in parents:
+        granted = parent.delegation
+        demand(granted is not None, code, f"{where}: a parent delegated nothing")
+        demand(body["exp"] <= parent.exp, code, f"{where}: outlives a parent")
+        demand(body["action"] in granted["actions"] and body["aud"] in granted["audiences"], code, f"{where}: not delegated")
+        if own:
+            subset = set(own["actions"]) <= set(granted["actions"]) and set(own["audiences"]) <= set(granted["audiences"])
+            demand(subset and own["depth"] < granted["depth"], code, f"{where}: hands on more than it was given")
+        parent.spent += cost
+        demand(parent.spent <= granted["budget"], code, f"{where}: a parent's budget is overspent")
+        demand(parent.root == parents[0].root, code, f"{where}: parents of different roots")
+    demand(body["lineage"]["root"] == parents[0].root, code, f"{where}: another root than its parents'")
+    demand(body["lineage"]["depth"] == 1 + max(parent.depth for parent in parents), code, f"{where}: another depth")
 
 
 def check_log(bundle, leaves, heads):

@@ -48,6 +48,17 @@ CODES = {
     "request-mismatch": "The request isn't the one that was decided.",
     "holder-signature-invalid": "The holder key's signature over the request doesn't verify.",
     "evidence-mismatch": "An evidence or inputs record isn't the one that the decision names, or says otherwise.",
+    "evidence-bundle-malformed": "The evidence bundle isn't of its form (§14).",
+    "evidence-bundle-incomplete": "The evidence bundle lacks a part that it names, or holds one that nothing names.",
+    "evidence-bundle-mismatch": "The decision doesn't follow from what the evidence bundle holds.",
+    "quote-not-a-quote": "The signed structure isn't a quote made inside a TPM.",
+    "quote-signature-invalid": "The quote isn't signed by the enrolled AK.",
+    "quote-nonce-mismatch": "The quote isn't bound to this challenge and these requests.",
+    "quote-selection-mismatch": "The quoted PCR selection isn't exactly the required one.",
+    "quote-digest-mismatch": "The PCR values aren't the quoted ones.",
+    "boot-log-malformed": "The boot log can't be parsed.",
+    "boot-log-mismatch": "The boot log doesn't replay to the quoted PCRs.",
+    "boot-log-separator": "A boot PCR doesn't have exactly one separator.",
     "authority-unreachable": "The authority can't be reached or doesn't answer with what was asked.",
 }
 

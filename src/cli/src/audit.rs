@@ -4,7 +4,9 @@ use crate::failure::Outcome;
 use crate::{output, profile};
 use anyhow::{Context, bail};
 use clap::Subcommand;
-use countersign_authority::audit::{LogSource, StoreLog, replay, verify};
+use countersign_authority::audit::{
+    LogSource, MAX_EVIDENCE_BUNDLE, StoreLog, make_bundle, replay, verify, verify_bundle,
+};
 use countersign_authority::store::sqlite::{self, SqliteOptions, SqliteReader};
 use countersign_core::bundle::TrustBundle;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -20,6 +22,33 @@ pub(crate) enum Command {
     Replay(Source),
     /// Print every leaf, base64, one a line.
     Leaves(Source),
+    /// Gather all that bears an artifact out into one file.
+    Bundle(BundleArgs),
+    /// Check such a file against a pinned trust bundle, without a store.
+    VerifyBundle(VerifyBundleArgs),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct BundleArgs {
+    #[command(flatten)]
+    source: Source,
+    /// The artifact.
+    artifact: PathBuf,
+    /// Where the bundle goes; a file that isn't there yet.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[derive(clap::Args)]
+pub(crate) struct VerifyBundleArgs {
+    /// The evidence bundle.
+    bundle: PathBuf,
+    /// Pinned trust bundle.
+    #[arg(long)]
+    trust_bundle: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What is checked, and against what.
@@ -53,7 +82,67 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Verify(source) => run_verify(&source),
         Command::Replay(source) => run_replay(&source),
         Command::Leaves(source) => run_leaves(&source),
+        Command::Bundle(args) => run_bundle(&args),
+        Command::VerifyBundle(args) => run_verify_bundle(&args),
     }
+}
+
+fn run_bundle(args: &BundleArgs) -> Outcome {
+    let (_, reader) = args.source.open()?;
+    let artifact =
+        std::fs::read_to_string(&args.artifact).with_context(|| args.artifact.display().to_string())?;
+    let bundle = make_bundle(&reader, &artifact).map_err(anyhow::Error::new)?;
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&args.out);
+    let mut file = file.with_context(|| args.out.display().to_string())?;
+    serde_json::to_writer(&mut file, &bundle)?;
+    file.sync_all()?;
+    anstream::println!(
+        "bundled: {} members, {} leaves, {} control leaves in {}",
+        bundle.members.len(),
+        bundle.leaves.len(),
+        bundle.control.len(),
+        args.out.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_verify_bundle(args: &VerifyBundleArgs) -> Outcome {
+    let trust = profile::bundle(&args.trust_bundle)?;
+    let length = std::fs::metadata(&args.bundle).with_context(|| args.bundle.display().to_string())?.len();
+    if usize::try_from(length).is_ok_and(|length| length > MAX_EVIDENCE_BUNDLE) {
+        let larger = anyhow::anyhow!("{} is larger than any evidence bundle", args.bundle.display());
+        return Err(larger.into());
+    }
+    let bytes = std::fs::read(&args.bundle).with_context(|| args.bundle.display().to_string())?;
+    let found = match verify_bundle(&bytes, &trust) {
+        Ok(found) => found,
+        Err(refused) => {
+            anstream::eprintln!("refused: {refused}");
+            return Ok(ExitCode::from(1));
+        }
+    };
+    let decision = &found.decision;
+    if args.json {
+        output::json(&serde_json::json!({
+            "index": found.artifact.0,
+            "leaf": found.artifact.1.to_hex(),
+            "runtime": decision.runtime.as_str(),
+            "action": decision.action.as_str(),
+            "audience": decision.audience.as_str(),
+            "request": decision.request.to_hex(),
+            "members": found.members,
+        }))?;
+    } else {
+        anstream::println!(
+            "verified: leaf {} follows from its {} members: {} may {} at {}",
+            found.artifact.0,
+            found.members,
+            decision.runtime,
+            decision.action,
+            decision.audience
+        );
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_verify(source: &Source) -> Outcome {

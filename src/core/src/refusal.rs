@@ -146,6 +146,9 @@ codes! {
     FeedInvalid = "feed-invalid", Fault, 502, "What the authority sent isn't consistent with what this gateway knows.";
     HeadInFuture = "head-in-future", Refusal, 403, "The newest head's time is later than the gateway's clock allows.";
     HeadForked = "head-forked", Refusal, 403, "Two different heads of one log: the authority or the network lies.";
+    EvidenceBundleMalformed = "evidence-bundle-malformed", Misuse, 400, "The evidence bundle isn't of its form.";
+    EvidenceBundleIncomplete = "evidence-bundle-incomplete", Refusal, 422, "The evidence bundle lacks a part that it names, or holds one that nothing names.";
+    EvidenceBundleMismatch = "evidence-bundle-mismatch", Refusal, 422, "The decision doesn't follow from what the evidence bundle holds.";
     ReceiptMalformed = "receipt-malformed", Misuse, 400, "The artifact isn't a well-formed receipt.";
     HeadUnsigned = "head-unsigned", Refusal, 403, "No active head key signed the artifact's head.";
     HeadUnlinked = "head-unlinked", Refusal, 403, "The artifact's head can't be joined to the gateway's newest head.";

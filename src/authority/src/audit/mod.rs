@@ -2,18 +2,24 @@
 //!
 //! Comes in: leaves, heads and blobs from any [`LogSource`], and the pinned trust bundle. Goes out, from [`verify()`]: that the log is one
 //! well-formed, append-only, signed history; from [`replay()`]: that every decision in it follows, byte for byte, from inputs that the log
-//! itself explains. Refused: to call anything good that could not be read. What was pruned is reported as not replayable.
+//! itself explains; from [`verify_bundle()`]: the same of one artifact, out of one file. Refused: to call anything good that could not be read. What was pruned is reported as not replayable.
 //!
 //! Neither finds a log that was forked before it was handed over: that takes the memory of gateways and witnesses.
 
+mod bundle;
 mod fold;
 mod replay;
 mod store;
 mod verify;
+mod verify_bundle;
 
+pub use bundle::{
+    BundleFault, EvidenceBundle, LinkedHead, MAX_EVIDENCE_BUNDLE, ProvenLeaf, TreePaths, make_bundle,
+};
 pub use replay::{Mismatch, MismatchKind, Missing, ReplayReport, replay};
 pub use store::StoreLog;
 pub use verify::{Finding, FindingKind, Report, verify};
+pub use verify_bundle::{BorneOut, BundleRefused, verify_bundle};
 
 use countersign_core::digest::Sha256Digest;
 
