@@ -80,7 +80,14 @@ impl Slot<'_> {
     /// Writes a map whose entries `fill` writes in any order.
     pub fn map(self, fill: impl FnOnce(&mut MapBuilder)) {
         *self.written += 1;
-        let mut map = MapBuilder { buffer: Vec::new(), entries: Vec::new(), open: None, written: 0 };
+        // A map inside of another is small; the outermost holds a whole body, and growing there step by step costs a copy each.
+        let (bytes, entries) = if self.out.capacity() == 0 { (1_024, 32) } else { (64, 4) };
+        let mut map = MapBuilder {
+            buffer: Vec::with_capacity(bytes),
+            entries: Vec::with_capacity(entries),
+            open: None,
+            written: 0,
+        };
         fill(&mut map);
         map.finish(self.out);
     }
@@ -147,13 +154,16 @@ impl MapBuilder {
         // RFC 8949 section 4.2.1: bytewise lexicographic order of the encoded keys. The sort is stable, so among
         // equal keys the later entry stays later and is the one that survives.
         self.entries.sort_by(|a, b| key(a).cmp(key(b)));
-        let next = self.entries.iter().skip(1).map(Some).chain([None]);
-        let kept: Vec<Entry> = (self.entries.iter().zip(next))
-            .filter(|(entry, next)| next.is_none_or(|next| key(entry) != key(next)))
-            .map(|(entry, _)| *entry)
-            .collect();
-        head(out, MAJOR_MAP, kept.len() as u64);
-        for entry in kept {
+        let mut previous: Option<Entry> = None;
+        self.entries.reverse();
+        self.entries.retain(|entry| {
+            let repeated = previous.as_ref().is_some_and(|later| key(later) == key(entry));
+            previous = Some(*entry);
+            !repeated
+        });
+        out.reserve(buffer.len() + 9);
+        head(out, MAJOR_MAP, self.entries.len() as u64);
+        for entry in self.entries.iter().rev() {
             out.extend_from_slice(buffer.get(entry.start..entry.end).unwrap_or_default());
         }
     }
