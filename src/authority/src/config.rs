@@ -164,7 +164,7 @@ pub enum Signer {
     DangerSoftware {
         /// Directory of the keys.
         keys_dir: PathBuf,
-        /// How long each signature is made to take, ms.
+        /// How long each signature of a head key is made to take, ms.
         #[serde(default)]
         delay_ms: u64,
     },
