@@ -18,6 +18,11 @@ mod telemetry;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
+/// Requests are allocated on one thread and freed on another, which the C library's allocator does slowly: 12 % of an authority's time
+/// under load, against 4 %.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Execution artifacts backed by TPMs and HSMs.
 #[derive(Parser)]
 #[command(name = "countersign", version, propagate_version = true)]
