@@ -70,7 +70,7 @@ async fn answer_call(
         let (challenge, requests, evidence) = parts(&call)?;
         account.hold(requests.len());
         let (heard, endorsed) = hear(&worker, &documents, caller, challenge, requests, evidence)?;
-        let drafted = draft(&worker, &account, &heard, &endorsed, false)?;
+        let drafted = draft(&worker, &account, &heard, &endorsed, Look::First)?;
         Ok((Arc::new(heard), drafted))
     };
     let (heard, mut drafted) = authority.run(first).await?;
@@ -102,7 +102,8 @@ async fn answer_call(
         let (worker, heard, account) = (Arc::clone(authority), Arc::clone(&heard), Arc::clone(attempts));
         // Documents that moved with the control state are loaded before the worker needs them.
         authority.documents().await?;
-        let again = move || draft(&worker, &account, &heard, &endorsed_now(&worker, &heard)?, replay);
+        let look = Look::Again { challenge_spent: replay };
+        let again = move || draft(&worker, &account, &heard, &endorsed_now(&worker, &heard)?, look);
         drafted = authority.run(again).await?;
     }
     Err(RefusalCode::VersionsMoved.into())
@@ -128,7 +129,7 @@ fn draft(
     attempts: &Attempts,
     heard: &Heard,
     endorsed: &Endorsed,
-    challenge_spent: bool,
+    look: Look,
 ) -> Result<Drafted, Refused> {
     let documents = authority.documents_in_force()?;
     let judged = heard.call.judged();
@@ -137,7 +138,7 @@ fn draft(
         trust_domain: authority.trust_domain(),
         host: endorsed,
         judged,
-        challenge_spent,
+        challenge_spent: look == Look::Again { challenge_spent: true },
         control: documents.control(),
         policy: documents.policy(),
         references: documents.references(),
@@ -152,8 +153,11 @@ fn draft(
         budgets: BTreeMap::new(),
         ancestors: Ancestors::default(),
     };
+    let hopeful = look == Look::First && standing == ChallengeStanding::Fresh;
     for request in heard.call.requests() {
-        draft.request(&situation, request)?;
+        if !hopeful || !draft.allow(&situation, request)? {
+            draft.request(&situation, request)?;
+        }
     }
     let Draft { fates, mut append, budgets, .. } = draft;
     let mut drafted = Drafted { fates, pending: None, standing };
@@ -168,6 +172,15 @@ fn draft(
     append.blobs.extend(kept(heard, standing));
     drafted.pending = Some(authority.submit(append)?);
     Ok(drafted)
+}
+
+/// How often a call was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Not yet: nearly every call is a new one, and the append transaction finds out when it isn't.
+    First,
+    /// It was sent back: everything is read from the store.
+    Again { challenge_spent: bool },
 }
 
 /// What is left of a parent's budget while the requests of one call are decided one after the other.
@@ -188,6 +201,17 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    /// Takes the request if it is allowed as a new one, and says whether it was. An allow whose identifier was used before is sent back by
+    /// the append transaction; a denial would be logged, so what was used is looked up before it is decided.
+    fn allow(&mut self, situation: &Situation<'_>, request: &SignedRequest) -> Result<bool, Refused> {
+        let outcome = self.decide(situation, request, false)?;
+        let allowed = matches!(outcome.decision.verdict, Verdict::Allow { .. });
+        if allowed {
+            self.take(situation, request, outcome);
+        }
+        Ok(allowed)
+    }
+
     fn request(&mut self, situation: &Situation<'_>, request: &SignedRequest) -> Result<(), Refused> {
         let reader = self.authority.reader();
         let asked = request.request();
@@ -204,26 +228,36 @@ impl Draft<'_> {
             self.fates.push(Fate::Refused);
             return Ok(());
         }
-        let family = Family::resolve(&asked.parents, |index| self.fetch(reader, index));
-        let family = family.map_err(|fault| match fault {
-            LookupFault::Read(fault) => read_fault(fault),
-            LookupFault::TooMany => RefusalCode::LineageTooLarge.into(),
-        })?;
-        let inputs =
-            Inputs { situation: *situation, request, family: &family, request_id_reused: known.is_some() };
-        let outcome = decide(&inputs).map_err(inconsistent)?;
-        for (parent, amount) in &outcome.charges {
-            if let Some(budget) = self.budgets.get_mut(parent) {
-                budget.left = budget.left.saturating_sub(*amount);
-            }
-        }
+        let outcome = self.decide(situation, request, known.is_some())?;
         self.take(situation, request, outcome);
         Ok(())
+    }
+
+    fn decide(
+        &mut self,
+        situation: &Situation<'_>,
+        request: &SignedRequest,
+        request_id_reused: bool,
+    ) -> Result<decide::Outcome, Refused> {
+        let reader = self.authority.reader();
+        let parents = &request.request().parents;
+        let family =
+            Family::resolve(parents, |index| self.fetch(reader, index)).map_err(|fault| match fault {
+                LookupFault::Read(fault) => read_fault(fault),
+                LookupFault::TooMany => RefusalCode::LineageTooLarge.into(),
+            })?;
+        let inputs = Inputs { situation: *situation, request, family: &family, request_id_reused };
+        decide(&inputs).map_err(inconsistent)
     }
 
     fn take(&mut self, situation: &Situation<'_>, request: &SignedRequest, outcome: decide::Outcome) {
         if let Verdict::Deny(code) = outcome.decision.verdict {
             tracing::debug!(code = code.as_str(), host = %situation.host.host, detail = outcome.detail, "denied");
+        }
+        for (parent, amount) in &outcome.charges {
+            if let Some(budget) = self.budgets.get_mut(parent) {
+                budget.left = budget.left.saturating_sub(*amount);
+            }
         }
         let entry = self.append.entries.len();
         self.fates.push(Fate::Decided { entry, verdict: outcome.decision.verdict });

@@ -34,7 +34,7 @@ pub(super) struct Heard {
     pub(super) members: Vec<Blob>,
 }
 
-/// Verifies the evidence of one call, under the host's state as it is now. CPU work: runs on a worker.
+/// Verifies the evidence of one call, under the host's state as it was last seen. CPU work: runs on a worker.
 pub(super) fn hear(
     authority: &Authority,
     documents: &Documents,
@@ -43,7 +43,7 @@ pub(super) fn hear(
     requests: Vec<Asked>,
     evidence: EvidenceDocument,
 ) -> Result<(Heard, Endorsed), Refused> {
-    let endorsed = authority.endorsed(&host, &key)?;
+    let endorsed = authority.endorsed_as_seen(&host, &key)?;
     let malformed = |what: &'static str| Refused::new(RefusalCode::Malformed, what);
     if evidence.members.len() > MAX_MEMBERS {
         return Err(malformed("too many members"));

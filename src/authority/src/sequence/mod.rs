@@ -13,6 +13,7 @@
 mod append;
 mod faults;
 mod grow;
+mod hosts;
 mod plan;
 mod run;
 mod start;
@@ -28,13 +29,15 @@ use std::time::Duration;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use countersign_core::control::ControlState;
 use countersign_core::digest::Sha256Digest;
+use countersign_core::name::HostId;
 use countersign_core::refusal::RefusalCode;
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
 use crate::store::{
-    Acknowledgement, ChallengeKey, LeafReceipt, PendingEnrolment, Receipts, SignedHead, StoreFault, Writer,
+    Acknowledgement, ChallengeKey, HostNow, LeafReceipt, PendingEnrolment, Receipts, SignedHead, StoreFault,
+    Writer,
 };
 
 pub use append::{
@@ -42,6 +45,7 @@ pub use append::{
     Outcome, RequestRef, SequenceFault, Spend,
 };
 pub use faults::FaultCounts;
+pub use hosts::ReadAt;
 pub use start::{SequencerParts, StartFault};
 
 #[cfg(test)]
@@ -49,6 +53,7 @@ pub(crate) use plan::plan_alone;
 
 use append::Prepared;
 use grow::BatchTree;
+use hosts::HostRows;
 
 /// Bounds of a sequencer.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +122,7 @@ struct Shared {
     signed: ArcSwapOption<SignedHead>,
     health: watch::Sender<Health>,
     faults: FaultCounts,
+    hosts: HostRows,
     counters: Counters,
     clock: Arc<dyn Clock>,
     stopping: AtomicBool,
@@ -325,6 +331,23 @@ impl Sequencer {
     #[must_use]
     pub fn signed_head(&self) -> Option<Arc<SignedHead>> {
         self.shared.signed.load_full()
+    }
+
+    /// The host's row as this process last saw it: it was the store's, and need not be its newest.
+    #[must_use]
+    pub fn host_row(&self, host: &HostId) -> Option<HostNow> {
+        self.shared.hosts.row(host)
+    }
+
+    /// To be asked before a host's row is read from the store, and given to [`Sequencer::keep_host_row`].
+    #[must_use]
+    pub fn host_rows_at(&self) -> ReadAt {
+        self.shared.hosts.now()
+    }
+
+    /// Keeps a host's row for [`Sequencer::host_row`], unless a batch has said something of hosts since.
+    pub fn keep_host_row(&self, at: ReadAt, host: HostId, row: HostNow) {
+        self.shared.hosts.keep(at, host, row);
     }
 
     /// How the sequencer is doing, now and from now on.

@@ -298,6 +298,7 @@ impl Thread {
             self.newest = Some(additions.head.clone());
             self.own = Some(additions.head.clone());
             self.told();
+            self.shared.hosts.tell(&additions.leaves);
             count(&self.shared.counters.batches, 1);
             count(&self.shared.counters.leaves, additions.leaves.len() as u64);
         }

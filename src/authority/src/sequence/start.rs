@@ -13,6 +13,7 @@ use countersign_core::merkle::{ProofError, Sha256Tree, root_at};
 use crossbeam_channel::bounded;
 use tokio::sync::watch;
 
+use super::hosts::HostRows;
 use super::run::{State, Thread};
 use super::{Counters, FaultCounts, Health, NO_HEARTBEAT, Sequencer, SequencerLimits, Shared};
 use crate::clock::{Clock, ClockWatch};
@@ -120,6 +121,7 @@ impl Sequencer {
             signed: ArcSwapOption::new(signed.map(Arc::new)),
             health: watch::Sender::new(Health::Serving),
             faults: FaultCounts::default(),
+            hosts: HostRows::default(),
             counters: Counters::default(),
             clock,
             stopping: AtomicBool::new(false),

@@ -31,7 +31,7 @@ use crate::custody::ca::Ca;
 use crate::policy::PolicyCache;
 use crate::sequence::{Append, Health, Outcome, Pending, SequenceFault, Sequencer};
 use crate::sign::{CustodyKey, KeyRing};
-use crate::store::{Acknowledgement, PendingEnrolment, ReadFault, Reader, SignedHead};
+use crate::store::{Acknowledgement, HostNow, PendingEnrolment, ReadFault, Reader, SignedHead};
 use crate::verify::{Endorsed, Verifier};
 use arc_swap::ArcSwap;
 use budgets::Budgets;
@@ -348,13 +348,33 @@ impl Authority {
         self.remembered.host_keys.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
+    /// The host's endorsement with its state as this process last saw it. For worker threads; for a first look, since only the guards of
+    /// the append transaction know whether it still holds.
+    ///
+    /// # Errors
+    /// `unauthenticated` if the key isn't the host's any more; faults of the store.
+    pub fn endorsed_as_seen(&self, host: &HostId, key: &Sha256Digest) -> Result<Endorsed, Refused> {
+        match self.sequencer.host_row(host) {
+            Some(row) if row.key == *key => self.endorsed_by(&row, host, key),
+            _ => self.endorsed(host, key),
+        }
+    }
+
     /// The host's endorsement with its state as it is now. For worker threads.
     ///
     /// # Errors
     /// `unauthenticated` if the key isn't the host's any more; faults of the store.
     pub fn endorsed(&self, host: &HostId, key: &Sha256Digest) -> Result<Endorsed, Refused> {
+        let at = self.sequencer.host_rows_at();
         let unknown = || Refused::from(RefusalCode::HostUnknown);
-        let now = self.reader.host_now(host).map_err(read_fault)?.ok_or_else(unknown)?;
+        let row = self.reader.host_now(host).map_err(read_fault)?.ok_or_else(unknown)?;
+        let endorsed = self.endorsed_by(&row, host, key)?;
+        self.sequencer.keep_host_row(at, *host, row);
+        Ok(endorsed)
+    }
+
+    fn endorsed_by(&self, now: &HostNow, host: &HostId, key: &Sha256Digest) -> Result<Endorsed, Refused> {
+        let unknown = || Refused::from(RefusalCode::HostUnknown);
         if now.key != *key {
             self.forget_host_keys();
             return Err(RefusalCode::Unauthenticated.into());
