@@ -1,13 +1,17 @@
 //! Firmware event logs of the TCG PC Client platform.
 //!
-//! Comes in: the bytes of `binary_bios_measurements`. Goes out: [`EventLog`], the events as claimed; [`Replay`], the
+//! Comes in: the bytes of `binary_bios_measurements`, SHA-1 only or crypto-agile, or a canonical event log. Goes out: [`EventLog`], the events as claimed; [`Replay`], the
 //! register values that they lead to; and [`VerifiedBootLog`], facts from a log that leads to exactly the quoted
 //! values. Refuses logs above their bounds, unknown shapes, left over bytes, and logs that the quote contradicts.
 //!
 //! A log is only a claim. The quote proves the digests and their order; it proves neither event types nor event data,
 //! so facts are taken only where the data hashes to the measured digest ([`facts`]).
 
+mod cel;
+mod cel_json;
 mod parse;
+mod text;
+pub(crate) mod variable;
 mod verify;
 
 pub mod facts;
@@ -20,6 +24,7 @@ use thiserror::Error;
 use crate::algorithm::HashAlg;
 use crate::wire::WireError;
 
+pub use cel::{CelFault, OPAQUE};
 pub use verify::{BootLogRefusal, VerifiedBootLog, verify_replay};
 
 /// Longest log taken. Real ones have 3 to 75 KiB; firmware reserves 64 KiB by default and rarely more than 512.
@@ -28,6 +33,9 @@ pub const MAX_LOG_BYTES: usize = 1024 * 1024;
 pub const MAX_EVENTS: usize = 4096;
 /// Most banks that a log may announce: HASH_COUNT of the reference implementation.
 pub const MAX_BANKS: u32 = 16;
+/// Most memory that a parsed log takes beside its bytes: records, and of a canonical event log the same bytes once more. Facts are digests
+/// and texts of the log, so they stay below the same bound.
+pub const MAX_PARSED_BYTES: usize = MAX_LOG_BYTES + MAX_EVENTS * size_of::<Record>();
 /// Highest register of the PC Client profile.
 pub const MAX_PCR: u32 = 23;
 
@@ -61,6 +69,41 @@ pub mod event_type {
     pub const EFI_HCRTM_EVENT: u32 = 0x8000_0010;
     /// Authority that a boot image was verified with.
     pub const EFI_VARIABLE_AUTHORITY: u32 = 0x8000_00e0;
+
+    /// Number of a type by its name in the specification.
+    pub(super) fn named(name: &str) -> Option<u32> {
+        const NAMES: [(&str, u32); 28] = [
+            ("EV_PREBOOT_CERT", 0x0000_0000),
+            ("EV_POST_CODE", 0x0000_0001),
+            ("EV_NO_ACTION", NO_ACTION),
+            ("EV_SEPARATOR", SEPARATOR),
+            ("EV_ACTION", ACTION),
+            ("EV_EVENT_TAG", EVENT_TAG),
+            ("EV_S_CRTM_CONTENTS", 0x0000_0007),
+            ("EV_S_CRTM_VERSION", S_CRTM_VERSION),
+            ("EV_CPU_MICROCODE", 0x0000_0009),
+            ("EV_PLATFORM_CONFIG_FLAGS", 0x0000_000a),
+            ("EV_TABLE_OF_DEVICES", 0x0000_000b),
+            ("EV_COMPACT_HASH", 0x0000_000c),
+            ("EV_IPL", IPL),
+            ("EV_IPL_PARTITION_DATA", 0x0000_000e),
+            ("EV_NONHOST_CODE", 0x0000_000f),
+            ("EV_NONHOST_CONFIG", 0x0000_0010),
+            ("EV_NONHOST_INFO", 0x0000_0011),
+            ("EV_OMIT_BOOT_DEVICE_EVENTS", 0x0000_0012),
+            ("EV_EFI_VARIABLE_DRIVER_CONFIG", EFI_VARIABLE_DRIVER_CONFIG),
+            ("EV_EFI_VARIABLE_BOOT", EFI_VARIABLE_BOOT),
+            ("EV_EFI_BOOT_SERVICES_APPLICATION", EFI_BOOT_SERVICES_APPLICATION),
+            ("EV_EFI_BOOT_SERVICES_DRIVER", 0x8000_0004),
+            ("EV_EFI_RUNTIME_SERVICES_DRIVER", 0x8000_0005),
+            ("EV_EFI_GPT_EVENT", EFI_GPT_EVENT),
+            ("EV_EFI_ACTION", EFI_ACTION),
+            ("EV_EFI_PLATFORM_FIRMWARE_BLOB", EFI_PLATFORM_FIRMWARE_BLOB),
+            ("EV_EFI_HCRTM_EVENT", EFI_HCRTM_EVENT),
+            ("EV_EFI_VARIABLE_AUTHORITY", EFI_VARIABLE_AUTHORITY),
+        ];
+        NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
+    }
 }
 
 /// Why bytes are not an event log.
@@ -102,6 +145,14 @@ pub enum EventLogError {
         event: usize,
         /// The register.
         pcr: u32,
+    },
+    /// A record of a canonical event log is malformed.
+    #[error("record {event} is malformed: {fault}")]
+    Cel {
+        /// Index of the record.
+        event: usize,
+        /// What is wrong.
+        fault: CelFault,
     },
     /// The StartupLocality event is malformed, repeated, late or names an impossible locality.
     #[error("event {event}: impossible startup locality")]
@@ -201,7 +252,7 @@ impl EventLog {
         self.records.iter().enumerate().map(|(index, record)| Event { log: self, record, index })
     }
 
-    /// The bytes that were parsed.
+    /// The bytes that were parsed; of a canonical event log, digests and data as they are kept here.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -297,6 +348,18 @@ impl Replay {
     }
 }
 
+#[cfg(test)]
+#[path = "eventlog/cel_tests.rs"]
+mod cel_tests;
+#[cfg(test)]
+#[path = "eventlog/facts_tests.rs"]
+mod facts_tests;
+#[cfg(test)]
+#[path = "eventlog/known_facts_tests.rs"]
+mod known_facts_tests;
+#[cfg(test)]
+#[path = "eventlog/real_tests.rs"]
+mod real_tests;
 #[cfg(test)]
 #[path = "eventlog_tests.rs"]
 mod tests;

@@ -66,7 +66,7 @@ fn secure_boot_of_every_log_is_as_expected() {
         let bank = log.bank_ids().find_map(|id| HashAlg::from_id(id).ok()).unwrap();
         // A CCEL log numbers its registers otherwise: register 1 stands for PCRs 1 and 7.
         let expect = if path.starts_with("go-eventlog/") { SecureBoot::Unknown } else { expect };
-        assert_eq!(BootFacts::extract(&log, bank, &[7]).secure_boot(), expect, "{path}");
+        assert_eq!(BootFacts::extract(&log, bank, &[7]).secure_boot, expect, "{path}");
     }
 }
 
@@ -112,15 +112,15 @@ fn a_good_boot_is_verified_and_its_facts_are_told() {
     let (tpm, boot) = booted(1);
     let log = EventLog::parse(boot.log()).unwrap();
     let verified = verify_replay(&log, &quote(&tpm, &COVERED), &COVERED).unwrap();
-    assert_eq!(verified.facts().secure_boot(), SecureBoot::On);
-    assert_eq!(verified.facts().separators().len(), 8);
+    assert_eq!(verified.facts().secure_boot, SecureBoot::On);
+    assert_eq!(verified.facts().separators.len(), 8);
     assert_eq!(verified.covered(), COVERED);
     let off = SimulatedBoot::new(&BootOptions { secure_boot: false, ..BootOptions::default() });
     let mut tpm = SimulatedTpm::new(&mut random(2)).unwrap();
     tpm.boot(&off).unwrap();
     let log = EventLog::parse(off.log()).unwrap();
     let verified = verify_replay(&log, &quote(&tpm, &COVERED), &COVERED).unwrap();
-    assert_eq!(verified.facts().secure_boot(), SecureBoot::Off);
+    assert_eq!(verified.facts().secure_boot, SecureBoot::Off);
 }
 
 #[test]
@@ -217,13 +217,13 @@ fn relabelling_an_event_or_changing_unmeasured_data_makes_no_fact() {
     edited[span.end - 1] = 0;
     let log = EventLog::parse(&edited).unwrap();
     let verified = verify_replay(&log, &quote(&tpm, &COVERED), &COVERED).unwrap();
-    assert_eq!(verified.facts().secure_boot(), SecureBoot::Unknown);
+    assert_eq!(verified.facts().secure_boot, SecureBoot::Unknown);
     // Its type does not matter.
     let mut renamed = boot.log().to_vec();
     renamed[span.start + 4..span.start + 8].copy_from_slice(&event_type::EVENT_TAG.to_le_bytes());
     let log = EventLog::parse(&renamed).unwrap();
     let verified = verify_replay(&log, &quote(&tpm, &COVERED), &COVERED).unwrap();
-    assert_eq!(verified.facts().secure_boot(), SecureBoot::On);
+    assert_eq!(verified.facts().secure_boot, SecureBoot::On);
     // Nor does a second record, appended after the separator.
     let mut late = boot.log().to_vec();
     let mut second = boot.log()[span].to_vec();
@@ -233,7 +233,7 @@ fn relabelling_an_event_or_changing_unmeasured_data_makes_no_fact() {
     late.extend(second);
     let log = EventLog::parse(&late).unwrap();
     let verified = verify_replay(&log, &quote(&tpm_of(&log), &COVERED), &COVERED).unwrap();
-    assert_eq!(verified.facts().secure_boot(), SecureBoot::On);
+    assert_eq!(verified.facts().secure_boot, SecureBoot::On);
 }
 
 #[test]
@@ -316,7 +316,7 @@ proptest::proptest! {
         if let Ok(log) = EventLog::parse(&bytes)
             && let Ok(verified) = verify_replay(&log, &quote(&tpm, &COVERED), &COVERED)
         {
-            proptest::prop_assert_ne!(verified.facts().secure_boot(), SecureBoot::Off);
+            proptest::prop_assert_ne!(verified.facts().secure_boot, SecureBoot::Off);
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::algorithm::{HashAlg, id};
 use crate::attest::{ClockInfo, ST_ATTEST_CERTIFY, ST_ATTEST_QUOTE, TPM_GENERATED};
 use crate::credential::{integrity_bits, kdfa, kdfe};
 use crate::public::{Attributes, Public, PublicError};
-use crate::quote::PcrSelectionSpec;
+use crate::quote::{PcrSelectionSpec, QuoteInput, VerifiedQuote, verify_quote};
 use crate::wire::{Reader, WireError, Writer};
 
 /// Policy of the TCG's endorsement key templates: PolicySecret of the endorsement hierarchy. TCG EK Credential
@@ -178,7 +178,32 @@ impl SimulatedTpm {
 
     /// TPM2_Quote by the attestation key. TPM 2.0 Part 3, 18.4.
     pub fn quote(&self, extra: &[u8], selection: &PcrSelectionSpec) -> Result<Attestation, SimulationError> {
-        let values = self.pcr_values(selection)?;
+        self.quote_of(extra, selection, &self.pcr_values(selection)?)
+    }
+
+    /// The verified quote that a TPM whose registers have these values would lead to: real logs are replayed against it in tests.
+    pub fn worn(&self, bank: HashAlg, values: &[(u32, Vec<u8>)]) -> Result<VerifiedQuote, SimulationError> {
+        let pcrs: Vec<u32> = values.iter().map(|(pcr, _)| *pcr).collect();
+        let required = PcrSelectionSpec::new(bank, &pcrs).map_err(|_| SimulationError::Register)?;
+        let extra = [0x77; 32];
+        let made = self.quote_of(&extra, &required, values)?;
+        verify_quote(QuoteInput {
+            ak: &self.ak_public,
+            attest: &made.attest,
+            signature: &made.signature,
+            expected_extra_data: &extra,
+            required: &required,
+            pcr_values: values,
+        })
+        .map_err(|_| SimulationError::Register)
+    }
+
+    fn quote_of(
+        &self,
+        extra: &[u8],
+        selection: &PcrSelectionSpec,
+        values: &[(u32, Vec<u8>)],
+    ) -> Result<Attestation, SimulationError> {
         let values: Vec<&[u8]> = values.iter().map(|(_, value)| value.as_slice()).collect();
         let digest = HashAlg::Sha256.digest_parts(&values);
         let mut bitmap = [0u8; 3];

@@ -140,7 +140,7 @@ fn a_booted_tpm_quotes_what_its_log_leads_to() {
         let made = host.quote_with_values(ak, &NONCE, &required).unwrap();
         let quote = judge(&public, &made, &required).unwrap();
         let verified = verify_replay(&log, &quote, &BOOT_PCRS).unwrap();
-        assert_eq!(verified.facts().secure_boot(), SecureBoot::On);
+        assert_eq!(verified.facts().secure_boot, SecureBoot::On);
     }
 
     // One more extension than the log tells.

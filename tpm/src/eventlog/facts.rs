@@ -1,23 +1,51 @@
 //! What a verified boot log proves.
 //!
-//! Comes in: a log whose covered registers were found equal to the quote. Goes out: [`BootFacts`]. Only events of
-//! covered registers count, only where their data hashes to the measured digest, and only at the register where the
-//! specification puts them. Everything else in the log is decoration.
+//! Comes in: a log whose covered registers were found equal to the quote. Goes out: [`BootFacts`]. Only events of covered registers count,
+//! and only at the register where the specification puts them. Everything else in the log is decoration.
+//!
+//! The quote proves digests and their order within a register; it proves neither event types nor event data. So a fact here is one of three
+//! kinds: a digest as it was measured; a text that is recognised by its digest; or data that hashes to its digest, and then only where
+//! leaving a record out or calling it something else can't turn the fact into another one. What can't be told for sure is absent.
 
 use std::collections::BTreeMap;
 
-use super::{Event, EventLog, event_type};
+use super::text;
+use super::variable::{self, EFI_GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, SHIM_LOCK, VariableData};
+use super::{Event, EventLog};
 use crate::algorithm::HashAlg;
-use crate::wire::{Reader, WireError};
 
-/// EFI_GLOBAL_VARIABLE, 8be4df61-93ca-11d2-aa0d-00e098032b8c, as marshalled. UEFI 2.10, 3.3.
-pub(crate) const EFI_GLOBAL_VARIABLE: [u8; 16] =
-    [0x61, 0xdf, 0xe4, 0x8b, 0xca, 0x93, 0xd2, 0x11, 0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c];
-/// Register of the Secure Boot policy. TCG PC Client Platform Firmware Profile 1.06, 3.3.4.8.
-const SECURE_BOOT_PCR: u32 = 7;
+pub use super::variable::{MAX_CERTIFICATES, SignatureDatabase};
+
+/// Registers by what firmware and boot loaders measure there. TCG PC Client Platform Firmware Profile 1.06, 3.3.4; from 8 on the
+/// conventions of shim, GRUB and systemd.
+mod register {
+    pub(super) const FIRMWARE: u32 = 0;
+    pub(super) const OPTION_ROMS: u32 = 2;
+    pub(super) const APPLICATIONS: u32 = 4;
+    pub(super) const BOOT_ACTIONS: u32 = 5;
+    pub(super) const SECURE_BOOT: u32 = 7;
+    pub(super) const LOADER_TEXTS: u32 = 8;
+    pub(super) const LOADER_FILES: u32 = 9;
+    pub(super) const UNIFIED_KERNEL: u32 = 11;
+    pub(super) const KERNEL_CONFIGURATION: u32 = 12;
+    pub(super) const MACHINE_OWNER_KEYS: u32 = 14;
+}
+
+/// Actions that are recognised by their digest. TCG PC Client Platform Firmware Profile 1.06, 10.4.4.
+mod action {
+    pub(super) const CALLING: &[u8] = b"Calling EFI Application from Boot Option";
+    pub(super) const RETURNING: &[u8] = b"Returning from EFI Application from Boot Option";
+    pub(super) const EXIT_DONE: &[u8] = b"Exit Boot Services Returned with Success";
+    pub(super) const DEBUG_MODE: &[u8] = b"UEFI Debug Mode";
+    pub(super) const DMA_UNPROTECTED: &[u8] = b"DMA Protection Disabled";
+}
+
+/// Sections of a unified kernel image. The stub measures the name with its final zero, then the contents.
+const SECTIONS: [&str; 8] =
+    [".linux", ".initrd", ".cmdline", ".osrel", ".uname", ".sbat", ".dtb", ".pcrpkey"];
 
 /// State of Secure Boot as the firmware measured it before it ran anything else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SecureBoot {
     /// The variable is 1.
     On,
@@ -26,94 +54,249 @@ pub enum SecureBoot {
     /// The firmware measured a variable without a value.
     Empty,
     /// No provable record, more than one, or one with an impossible value.
+    #[default]
     Unknown,
 }
 
-/// Facts of one boot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Facts of one boot. A list is `None` when its register isn't covered or the list can't be told to be whole.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct BootFacts {
-    secure_boot: SecureBoot,
-    separators: BTreeMap<u32, Vec<u8>>,
+    /// State of Secure Boot. PCR 7.
+    pub secure_boot: SecureBoot,
+    /// PK. PCR 7, before the separator.
+    pub platform_key: Option<SignatureDatabase>,
+    /// KEK. PCR 7, before the separator.
+    pub key_exchange_keys: Option<SignatureDatabase>,
+    /// db. PCR 7, before the separator.
+    pub allowed: Option<SignatureDatabase>,
+    /// dbx. PCR 7, before the separator.
+    pub forbidden: Option<SignatureDatabase>,
+    /// SHA-256 of each certificate that something was started with, in order of first use. PCR 7.
+    pub authorities: Option<Vec<[u8; 32]>>,
+    /// Text of shim's SbatLevel. PCR 7.
+    pub sbat_level: Option<String>,
+    /// A debugger was attached to the firmware. PCR 7.
+    pub debug_mode: Option<bool>,
+    /// Firmware ran without protection against DMA. PCR 7.
+    pub dma_unprotected: Option<bool>,
+    /// What the firmware calls its version: a text or a GUID. PCR 0.
+    pub firmware_version: Option<String>,
+    /// Digests of drivers from option ROMs and the like. PCR 2.
+    pub option_roms: Option<Vec<Vec<u8>>>,
+    /// Digests of what firmware and shim started, in order: the first is the boot loader of the firmware's choice. PCR 4.
+    pub applications: Option<Vec<Vec<u8>>>,
+    /// Whether the firmware saw ExitBootServices succeed. PCR 5.
+    pub exit_boot_services: Option<bool>,
+    /// Digests of files that the boot loader read: kernel, initial RAM disk, configuration, modules. PCR 9.
+    pub files: Option<Vec<Vec<u8>>>,
+    /// Digests of shim's lists of machine owner keys. PCR 14.
+    pub machine_owner_keys: Option<Vec<Vec<u8>>>,
+    /// The kernel command line. PCR 8 or 12.
+    pub kernel_cmdline: Option<String>,
+    /// Digests of the sections of a unified kernel image that were measured once, by name. PCR 11.
+    pub sections: BTreeMap<&'static str, Vec<u8>>,
+    /// The separator of each covered boot register: its data.
+    pub separators: BTreeMap<u32, [u8; 4]>,
 }
 
 impl BootFacts {
     pub(super) fn extract(log: &EventLog, bank: HashAlg, covered: &[u32]) -> Self {
-        let proven: Vec<Event<'_>> = log
-            .events()
-            .filter(|event| event.extends() && covered.contains(&event.pcr()) && event.data_is_measured(bank))
-            .collect();
-        Self { secure_boot: secure_boot(&proven), separators: separators(&proven) }
-    }
-
-    /// State of Secure Boot.
-    pub fn secure_boot(&self) -> SecureBoot {
-        self.secure_boot
-    }
-
-    /// First separator seen in each covered register: its data.
-    pub fn separators(&self) -> &BTreeMap<u32, Vec<u8>> {
-        &self.separators
-    }
-}
-
-/// UEFI_VARIABLE_DATA. TCG PC Client Platform Firmware Profile 1.06, 10.2.6.
-pub(crate) struct VariableData<'a> {
-    pub(crate) guid: [u8; 16],
-    /// Name in UTF-16, little endian, without a final zero.
-    pub(crate) name: &'a [u8],
-    pub(crate) value: &'a [u8],
-}
-
-impl<'a> VariableData<'a> {
-    pub(crate) fn parse(data: &'a [u8]) -> Result<Self, WireError> {
-        let mut reader = Reader::new(data);
-        let too_long = |at| WireError::Truncated { at, wanted: usize::MAX };
-        let guid = <[u8; 16]>::try_from(reader.take(16)?).map_err(|_| too_long(0))?;
-        let name_units = usize::try_from(reader.u64_le()?).map_err(|_| too_long(16))?;
-        let value_len = usize::try_from(reader.u64_le()?).map_err(|_| too_long(24))?;
-        let name = reader.take(name_units.checked_mul(2).ok_or(too_long(16))?)?;
-        let value = reader.take(value_len)?;
-        reader.finish()?;
-        Ok(Self { guid, name, value })
+        let view = View::new(log, bank, covered);
+        let mut facts = Self {
+            firmware_version: firmware_version(&view),
+            option_roms: view.digests(register::OPTION_ROMS, &[]),
+            applications: view.digests(register::APPLICATIONS, &[action::CALLING, action::RETURNING]),
+            exit_boot_services: view.has(register::BOOT_ACTIONS, action::EXIT_DONE),
+            debug_mode: view.has(register::SECURE_BOOT, action::DEBUG_MODE),
+            dma_unprotected: view.has(register::SECURE_BOOT, action::DMA_UNPROTECTED),
+            files: view.digests(register::LOADER_FILES, &[]),
+            machine_owner_keys: view.digests(register::MACHINE_OWNER_KEYS, &[]),
+            kernel_cmdline: text::kernel_cmdline(
+                view.events(register::LOADER_TEXTS),
+                view.events(register::KERNEL_CONFIGURATION),
+                bank,
+            ),
+            sections: sections(&view),
+            separators: separators(&view),
+            ..Self::default()
+        };
+        secure_boot_policy(&view, &mut facts);
+        facts
     }
 }
 
-fn is_secure_boot(variable: &VariableData<'_>) -> bool {
-    let name = "SecureBoot".encode_utf16().flat_map(u16::to_le_bytes);
-    variable.guid == EFI_GLOBAL_VARIABLE && variable.name.iter().copied().eq(name)
+/// The events of covered registers, by register.
+struct View<'a> {
+    bank: HashAlg,
+    events: BTreeMap<u32, Vec<Event<'a>>>,
+    separators: [Vec<u8>; 2],
 }
 
-/// The variable is measured before the separator of its register; afterwards anybody could. 3.3.4.8. The claimed
-/// event type plays no part: whoever edits the log could change it to hide a record.
-fn secure_boot(proven: &[Event<'_>]) -> SecureBoot {
-    let mut found = None;
-    for event in proven.iter().filter(|event| event.pcr() == SECURE_BOOT_PCR) {
-        if is_separator_data(event.data()) {
-            break;
+impl<'a> View<'a> {
+    fn new(log: &'a EventLog, bank: HashAlg, covered: &[u32]) -> Self {
+        let mut events: BTreeMap<u32, Vec<Event<'a>>> =
+            covered.iter().map(|pcr| (*pcr, Vec::new())).collect();
+        for event in log.events().filter(Event::extends) {
+            if let Some(of_register) = events.get_mut(&event.pcr()) {
+                of_register.push(event);
+            }
         }
-        let Ok(variable) = VariableData::parse(event.data()) else { continue };
-        if !is_secure_boot(&variable) {
+        Self { bank, events, separators: separator_digests(bank) }
+    }
+
+    fn covers(&self, pcr: u32) -> bool {
+        self.events.contains_key(&pcr)
+    }
+
+    fn events(&self, pcr: u32) -> &[Event<'a>] {
+        self.events.get(&pcr).map_or(&[], Vec::as_slice)
+    }
+
+    fn is_separator(&self, event: &Event<'_>) -> bool {
+        event.digest(self.bank).is_some_and(|digest| self.separators.iter().any(|one| one == digest))
+    }
+
+    /// Digests of a register but for separators and known texts. These are told by digest, so that no edit of the log hides anything.
+    fn digests(&self, pcr: u32, texts: &[&[u8]]) -> Option<Vec<Vec<u8>>> {
+        if !self.covers(pcr) {
+            return None;
+        }
+        let known: Vec<Vec<u8>> = texts.iter().map(|text| self.bank.digest(text)).collect();
+        let wanted = |event: &&Event<'_>| !self.is_separator(event);
+        let digests = self.events(pcr).iter().filter(wanted).filter_map(|event| event.digest(self.bank));
+        Some(digests.filter(|digest| !known.iter().any(|one| one == digest)).map(<[u8]>::to_vec).collect())
+    }
+
+    fn has(&self, pcr: u32, text: &[u8]) -> Option<bool> {
+        let wanted = self.bank.digest(text);
+        let found = || self.events(pcr).iter().any(|event| event.digest(self.bank) == Some(&wanted));
+        self.covers(pcr).then(found)
+    }
+}
+
+/// The first event of PCR 0 whose data is measured and reads as a version. Records before it are of code that only its digest stands for;
+/// other measured records of PCR 0 are binary. TCG PC Client Platform Firmware Profile 1.06, 3.3.4.1 and 10.4.1.
+fn firmware_version(view: &View<'_>) -> Option<String> {
+    let events = view.events(register::FIRMWARE).iter().take_while(|event| !view.is_separator(event));
+    let mut measured = events.filter(|event| event.data_is_measured(view.bank));
+    let data = measured.next()?.data();
+    text::version(data).or_else(|| text::guid(data))
+}
+
+fn sections(view: &View<'_>) -> BTreeMap<&'static str, Vec<u8>> {
+    let events = view.events(register::UNIFIED_KERNEL);
+    let mut found = BTreeMap::new();
+    for name in SECTIONS {
+        let marker = view.bank.digest_parts(&[name.as_bytes(), &[0]]);
+        let mut at = events.iter().enumerate().filter(|(_, event)| event.digest(view.bank) == Some(&marker));
+        // Whoever controls the running system can extend the register too: a name that comes twice is nobody's.
+        let (Some((index, _)), None) = (at.next(), at.next()) else { continue };
+        let contents = events.get(index.saturating_add(1)).and_then(|event| event.digest(view.bank));
+        if let Some(digest) = contents {
+            found.insert(name, digest.to_vec());
+        }
+    }
+    found
+}
+
+fn separators(view: &View<'_>) -> BTreeMap<u32, [u8; 4]> {
+    let of = |pcr: u32| {
+        let event = view.events(pcr).iter().find(|event| view.is_separator(event))?;
+        let zeros = event.digest(view.bank) == view.separators.first().map(Vec::as_slice);
+        Some((pcr, if zeros { [0; 4] } else { [0xff; 4] }))
+    };
+    (0..=7).filter_map(of).collect()
+}
+
+/// What a record of PCR 7 is.
+enum Record<'a> {
+    /// A variable; so much of it as was measured.
+    Variable(VariableData<'a>),
+    /// Something else, and that is certain.
+    Other,
+    /// Nothing is certain.
+    Unproven,
+}
+
+fn record<'a>(event: &Event<'a>, bank: HashAlg, texts: &[Vec<u8>]) -> Record<'a> {
+    if event.data_is_measured(bank) {
+        return VariableData::parse(event.data()).map_or(Record::Other, Record::Variable);
+    }
+    let digest = event.digest(bank).unwrap_or_default();
+    if texts.iter().any(|text| text == digest) {
+        return Record::Other;
+    }
+    // Some versions of shim announce six bytes less than they log and measure all but the last byte.
+    let Some((_, measured)) = event.data().split_last() else { return Record::Unproven };
+    match VariableData::parse_with_rest(measured) {
+        Ok(variable) if variable.is(&SHIM_LOCK, "Shim") && bank.digest(measured) == digest => {
+            Record::Variable(variable)
+        }
+        _ => Record::Unproven,
+    }
+}
+
+/// PCR 7: up to the separator the state of the machine, after it what was verified with which certificate. TCG PC Client Platform Firmware
+/// Profile 1.06, 3.3.4.8. The claimed event types play no part: whoever edits the log could change them to hide a record.
+fn secure_boot_policy(view: &View<'_>, facts: &mut BootFacts) {
+    if !view.covers(register::SECURE_BOOT) {
+        return;
+    }
+    let texts = [action::DEBUG_MODE, action::DMA_UNPROTECTED].map(|text| view.bank.digest(text));
+    let mut state = Vec::new();
+    let mut later = Some(Vec::new());
+    let mut finished = false;
+    for event in view.events(register::SECURE_BOOT) {
+        if view.is_separator(event) {
+            finished = true;
             continue;
         }
-        let state = match variable.value {
-            [1] => SecureBoot::On,
-            [0] => SecureBoot::Off,
-            [] => SecureBoot::Empty,
-            _ => SecureBoot::Unknown,
-        };
-        if found.replace(state).is_some() {
-            return SecureBoot::Unknown;
+        match record(event, view.bank, &texts) {
+            // A driver's authority may come before the separator; it holds a certificate where db holds lists.
+            Record::Variable(one) if !finished && variable::authority(one.value).is_none() => state.push(one),
+            Record::Variable(one) => later.iter_mut().for_each(|later| later.push(one.clone())),
+            Record::Other => {}
+            // It may be the authority that somebody would like to hide.
+            Record::Unproven => later = None,
         }
     }
-    found.unwrap_or(SecureBoot::Unknown)
+    let only = |guid: &[u8; 16], name: &str| {
+        let mut found =
+            state.iter().filter(|variable| variable.is(guid, name)).map(|variable| variable.value);
+        found.next().filter(|_| found.next().is_none())
+    };
+    facts.secure_boot = match only(&EFI_GLOBAL_VARIABLE, "SecureBoot") {
+        Some([1]) => SecureBoot::On,
+        Some([0]) => SecureBoot::Off,
+        Some([]) => SecureBoot::Empty,
+        _ => SecureBoot::Unknown,
+    };
+    let database = |guid, name| only(guid, name).map(SignatureDatabase::of);
+    facts.platform_key = database(&EFI_GLOBAL_VARIABLE, "PK");
+    facts.key_exchange_keys = database(&EFI_GLOBAL_VARIABLE, "KEK");
+    facts.allowed = database(&IMAGE_SECURITY_DATABASE, "db");
+    facts.forbidden = database(&IMAGE_SECURITY_DATABASE, "dbx");
+    facts.authorities = later.as_deref().map(authorities);
+    facts.sbat_level = later.as_deref().and_then(sbat_level);
 }
 
-fn separators(proven: &[Event<'_>]) -> BTreeMap<u32, Vec<u8>> {
-    let mut seen = BTreeMap::new();
-    for event in proven.iter().filter(|event| event.kind() == event_type::SEPARATOR) {
-        seen.entry(event.pcr()).or_insert_with(|| event.data().to_vec());
+fn authorities(variables: &[VariableData<'_>]) -> Vec<[u8; 32]> {
+    let mut found = Vec::new();
+    for digest in variables.iter().filter_map(|variable| variable::authority(variable.value)) {
+        if !found.contains(&digest) {
+            found.push(digest);
+        }
     }
-    seen
+    found
+}
+
+/// The only SbatLevel; a second one can only come from whoever ran later.
+fn sbat_level(variables: &[VariableData<'_>]) -> Option<String> {
+    let mut found = variables.iter().filter(|variable| variable.is(&SHIM_LOCK, "SbatLevel"));
+    let value = found.next().filter(|_| found.next().is_none())?.value;
+    let text = std::str::from_utf8(value).ok()?.trim_end_matches('\0');
+    Some(text.to_owned()).filter(|text| text.starts_with("sbat,"))
 }
 
 /// Data of a separator that announces no error. 10.4.1.

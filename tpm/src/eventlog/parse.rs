@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::{EventLog, EventLogError, MAX_BANKS, MAX_EVENTS, MAX_LOG_BYTES, MAX_PCR, Record, event_type};
+use super::{cel, cel_json};
 use crate::algorithm::HashAlg;
 use crate::wire::{Reader, WireError};
 
@@ -20,6 +21,12 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog, EventLogError> {
     }
     if bytes.len() > MAX_LOG_BYTES {
         return Err(EventLogError::TooLong(bytes.len()));
+    }
+    if cel_json::is_json(bytes) {
+        return cel_json::parse_json(bytes);
+    }
+    if cel::is_tlv(bytes) {
+        return cel::parse_tlv(bytes);
     }
     let mut reader = Reader::new(bytes);
     // The first event has the SHA-1 form in every log; it tells which form follows. 10.4.5.1.
@@ -51,7 +58,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog, EventLogError> {
     Ok(log)
 }
 
-fn push(log: &mut EventLog, record: Record, data: &[u8]) -> Result<(), EventLogError> {
+pub(super) fn push(log: &mut EventLog, record: Record, data: &[u8]) -> Result<(), EventLogError> {
     let event = log.records.len();
     if event == MAX_EVENTS {
         return Err(EventLogError::TooManyEvents);

@@ -88,6 +88,7 @@ impl BootLogRefusal {
 pub struct VerifiedBootLog {
     bank: HashAlg,
     covered: Vec<u32>,
+    leads_to: Vec<(u32, Vec<u8>)>,
     facts: BootFacts,
 }
 
@@ -102,25 +103,32 @@ impl VerifiedBootLog {
         self.bank
     }
 
-    /// Registers that the log explains.
+    /// Registers that the log explains, ascending: those that it had to explain, and others of the quote that it leads to.
     pub fn covered(&self) -> &[u32] {
         &self.covered
+    }
+
+    /// What the log leads to in each quoted register that it touches or had to explain, ascending: another quote of the same registers is
+    /// explained just so far if it agrees with these values in `covered` and differs from them elsewhere.
+    pub fn leads_to(&self) -> &[(u32, Vec<u8>)] {
+        &self.leads_to
     }
 }
 
 /// Replays `log` in the bank of `quote` and requires that it leads to the quoted value of every register in
-/// `covered`. Registers that grow after boot (PCR 10, for instance) are left out of `covered` by the caller.
+/// `required`. Registers that grow after boot (PCR 10, for instance) are left out of `required` by the caller; one of
+/// them is explained if the log touches it and leads to the quoted value, and otherwise nothing is told of it.
 pub fn verify_replay(
     log: &EventLog,
     quote: &VerifiedQuote,
-    covered: &[u32],
+    required: &[u32],
 ) -> Result<VerifiedBootLog, BootLogRefusal> {
-    if covered.is_empty() {
+    if required.is_empty() {
         return Err(BootLogRefusal::NothingCovered);
     }
     let bank = quote.bank();
     let replay = log.replay(bank)?;
-    for &pcr in covered {
+    for &pcr in required {
         let expected = quote.pcr(pcr).ok_or(BootLogRefusal::NotQuoted { pcr })?;
         let found = replay.pcr(pcr).map_or_else(|| log.initial(bank, pcr), <[u8]>::to_vec);
         if found != expected {
@@ -132,7 +140,15 @@ pub fn verify_replay(
     for (pcr, _) in quote.pcrs().filter(|(pcr, _)| *pcr <= 7) {
         require_one_separator(log, bank, pcr)?;
     }
-    Ok(VerifiedBootLog { bank, covered: covered.to_vec(), facts: BootFacts::extract(log, bank, covered) })
+    let told = |pcr: u32| {
+        let initial = || required.contains(&pcr).then(|| log.initial(bank, pcr));
+        Some((pcr, replay.pcr(pcr).map(<[u8]>::to_vec).or_else(initial)?))
+    };
+    let leads_to: Vec<(u32, Vec<u8>)> = quote.pcrs().filter_map(|(pcr, _)| told(pcr)).collect();
+    let explained = leads_to.iter().filter(|(pcr, value)| quote.pcr(*pcr) == Some(value));
+    let covered: Vec<u32> = explained.map(|(pcr, _)| *pcr).collect();
+    let facts = BootFacts::extract(log, bank, &covered);
+    Ok(VerifiedBootLog { bank, covered, leads_to, facts })
 }
 
 /// Where the log and the quoted value part.

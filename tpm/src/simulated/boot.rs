@@ -6,11 +6,8 @@
 
 use crate::algorithm::HashAlg;
 use crate::eventlog::event_type;
-use crate::eventlog::facts::EFI_GLOBAL_VARIABLE;
+use crate::eventlog::variable::{EFI_GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE};
 
-/// EFI_IMAGE_SECURITY_DATABASE, d719b2cb-3d3a-4596-a3bc-dad00e67656f, as marshalled. UEFI 2.10, 32.6.
-const IMAGE_SECURITY_DATABASE: [u8; 16] =
-    [0xcb, 0xb2, 0x19, 0xd7, 0x3a, 0x3d, 0x96, 0x45, 0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f];
 /// Bytes that an event costs besides its data: register, type, count, two digests, size.
 const EVENT_OVERHEAD: usize = 4 + 4 + 4 + (2 + 32) + (2 + 48) + 4;
 
@@ -21,7 +18,9 @@ pub struct BootOptions {
     pub seed: u64,
     /// Value of the SecureBoot variable.
     pub secure_boot: bool,
-    /// Kernel command line, measured into PCR 8.
+    /// Whether the firmware says that a debugger is attached.
+    pub debug_mode: bool,
+    /// Kernel command line, measured into PCR 8. GRUB begins it with the kernel's path.
     pub kernel_command_line: String,
     /// The log is filled up to this length with entries of the revocation list, if it is shorter.
     pub pad_to_bytes: usize,
@@ -32,7 +31,8 @@ impl Default for BootOptions {
         Self {
             seed: 0,
             secure_boot: true,
-            kernel_command_line: "BOOT_IMAGE=/vmlinuz root=/dev/vda1 ro quiet".to_owned(),
+            debug_mode: false,
+            kernel_command_line: "/vmlinuz root=/dev/vda1 ro quiet".to_owned(),
             pad_to_bytes: 0,
         }
     }
@@ -105,6 +105,9 @@ impl SimulatedBoot {
         self.variable(7, &global, "KEK", &keys("KEK"));
         self.variable(7, &IMAGE_SECURITY_DATABASE, "db", &keys("db"));
         self.variable(7, &IMAGE_SECURITY_DATABASE, "dbx", dbx);
+        if options.debug_mode {
+            self.measure(7, event_type::EFI_ACTION, b"UEFI Debug Mode", b"UEFI Debug Mode");
+        }
         self.separator(7);
     }
 
@@ -117,7 +120,9 @@ impl SimulatedBoot {
         for pcr in 0..=6 {
             self.separator(pcr);
         }
-        let table = content(options, "partition table");
+        // UEFI_GPT_DATA: a header of 92 bytes and no partitions. TCG PC Client Platform Firmware Profile 1.06, 10.2.7.
+        let header = content(options, "partition table").repeat(3).into_iter().take(92);
+        let table: Vec<u8> = header.chain(0u64.to_le_bytes()).collect();
         self.measure(5, event_type::EFI_GPT_EVENT, &table, &table);
     }
 
@@ -181,12 +186,16 @@ fn content(options: &BootOptions, name: &str) -> Vec<u8> {
     HashAlg::Sha256.digest_parts(&[b"simulated boot", &options.seed.to_be_bytes(), name.as_bytes()])
 }
 
-/// Digests that fill about `missing` bytes, as a revocation list would.
+/// A list of digests that fills about `missing` bytes, as a revocation list would.
 fn revocations(missing: usize) -> Vec<u8> {
+    const SHA256: [u8; 16] =
+        [0x26, 0x16, 0xc4, 0xc1, 0x4c, 0x50, 0x92, 0x40, 0xac, 0xa9, 0x41, 0xf9, 0x36, 0x93, 0x43, 0x28];
     let entries = missing.div_ceil(48);
     // SignatureOwner and a SHA-256 digest each. UEFI 2.10, 32.4.1.
     let entry = |n: usize| [vec![0x77; 16], HashAlg::Sha256.digest(&n.to_be_bytes())].concat();
-    (0..entries).flat_map(entry).collect()
+    let len = u32::try_from(28 + 48 * entries).unwrap_or(u32::MAX);
+    let header = [SHA256.as_slice(), &len.to_le_bytes(), &0u32.to_le_bytes(), &48u32.to_le_bytes()].concat();
+    header.into_iter().chain((0..entries).flat_map(entry)).collect()
 }
 
 fn variable_data(guid: &[u8; 16], name: &str, value: &[u8]) -> Vec<u8> {

@@ -86,7 +86,7 @@ impl Fleet {
         let mut stream = Stream::new(&self.seed, b"tpm", number);
         let mut tpm = SimulatedTpm::new(&mut |buffer: &mut [u8]| stream.fill(buffer))?;
         let boot = SimulatedBoot::new(&BootOptions {
-            kernel_command_line: format!("BOOT_IMAGE=/vmlinuz root=LABEL=host-{number} ro quiet"),
+            kernel_command_line: format!("/vmlinuz root=LABEL=host-{number} ro quiet"),
             pad_to_bytes: boot_log_bytes,
             ..BootOptions::default()
         });

@@ -1,0 +1,294 @@
+//! Facts: those of every real log, and every way of editing a log that must not make, change or hide one.
+
+use super::facts::{BootFacts, MAX_CERTIFICATES, SignatureDatabase};
+use super::known_facts_tests::{ROWS, Row};
+use super::variable::{self, EFI_GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, SHIM_LOCK};
+use super::{EventLog, event_type};
+use crate::algorithm::HashAlg;
+use crate::testing::{json, vector_bytes, vectors};
+
+const ALL: [u32; 15] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
+
+fn bank_named(name: &str) -> HashAlg {
+    HashAlg::ALL.into_iter().find(|alg| alg.name() == name).unwrap()
+}
+
+fn database(found: &Option<SignatureDatabase>) -> Option<(usize, usize)> {
+    found.as_ref().map(|found| (found.certificates.as_ref().unwrap().len(), found.image_digests))
+}
+
+fn length<T>(list: &Option<Vec<T>>) -> usize {
+    list.as_ref().unwrap().len()
+}
+
+fn check_row(row: &Row, facts: &BootFacts) {
+    let path = row.path;
+    assert_eq!(facts.firmware_version.as_deref().unwrap_or_default(), row.firmware, "{path}");
+    let counts = [
+        length(&facts.option_roms),
+        length(&facts.applications),
+        length(&facts.files),
+        length(&facts.machine_owner_keys),
+    ];
+    assert_eq!(counts, row.counts, "{path}");
+    assert_eq!(facts.exit_boot_services, Some(row.exit_boot_services), "{path}");
+    assert_eq!(database(&facts.allowed), row.allowed, "{path}: db");
+    assert_eq!(database(&facts.forbidden), row.forbidden, "{path}: dbx");
+    assert_eq!(length(&facts.authorities), row.authorities, "{path}: authorities");
+    let sbat = facts.sbat_level.as_deref().and_then(|text| text.lines().next()).unwrap_or_default();
+    assert_eq!(sbat, row.sbat, "{path}");
+    let cmdline = facts
+        .kernel_cmdline
+        .as_ref()
+        .map(|line| data_encoding::HEXLOWER.encode(&HashAlg::Sha256.digest(line.as_bytes())[..4]));
+    assert_eq!(cmdline.unwrap_or_default(), row.cmdline, "{path}: {:?}", facts.kernel_cmdline);
+    assert_eq!((facts.debug_mode, facts.dma_unprotected), (Some(false), Some(false)), "{path}");
+}
+
+#[test]
+fn facts_of_every_real_log_are_what_another_program_counts() {
+    let Some(folder) = vectors("eventlog") else { return };
+    for row in ROWS {
+        let log = EventLog::parse(&vector_bytes(&folder.join(row.path))).unwrap();
+        check_row(row, &BootFacts::extract(&log, bank_named(row.bank), &ALL));
+    }
+    assert!(ROWS.len() >= 30);
+}
+
+#[test]
+fn applications_and_separators_of_every_real_log_are_as_expected() {
+    let Some(folder) = vectors("eventlog") else { return };
+    let expected = json(&folder.join("expected.json"));
+    for (path, item) in expected["logs"].as_object().unwrap() {
+        // A CCEL log numbers its registers otherwise.
+        if path.starts_with("go-eventlog/") || item["outcome"] != "complete" {
+            continue;
+        }
+        let log = EventLog::parse(&vector_bytes(&folder.join(path))).unwrap();
+        for (name, digests) in item["efi_boot_applications"].as_object().unwrap() {
+            let Some(bank) = HashAlg::ALL.into_iter().find(|alg| alg.name() == name) else { continue };
+            let facts = BootFacts::extract(&log, bank, &ALL);
+            let told: Vec<String> =
+                facts.applications.unwrap().iter().map(|one| data_encoding::HEXLOWER.encode(one)).collect();
+            let expect: Vec<&str> =
+                digests.as_array().unwrap().iter().map(|one| one.as_str().unwrap()).collect();
+            assert_eq!(told, expect, "{path} {name}");
+            for (pcr, values) in item["separators"].as_object().unwrap() {
+                let pcr: u32 = pcr.parse().unwrap();
+                let value = data_encoding::HEXLOWER.decode(values[0].as_str().unwrap().as_bytes()).unwrap();
+                let told = facts.separators.get(&pcr).map(<[u8; 4]>::as_slice);
+                assert_eq!(told, Some(value.as_slice()).filter(|_| pcr <= 7), "{path} PCR {pcr}");
+            }
+        }
+    }
+}
+
+/// A SHA-256 log in the making.
+#[derive(Clone)]
+pub(super) struct Log(Vec<u8>);
+
+impl Log {
+    pub(super) fn new() -> Self {
+        let mut data = b"Spec ID Event03\0".to_vec();
+        data.extend([0, 0, 0, 0, 0, 2, 0, 2, 1, 0, 0, 0, 0x0b, 0, 32, 0, 0]);
+        let mut log = [0u32, event_type::NO_ACTION].map(u32::to_le_bytes).concat();
+        log.extend([0; 20]);
+        log.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
+        log.extend(data);
+        Self(log)
+    }
+
+    pub(super) fn with(mut self, pcr: u32, kind: u32, data: &[u8], measured: &[u8]) -> Self {
+        self.0.extend([pcr, kind, 1].map(u32::to_le_bytes).concat());
+        self.0.extend(HashAlg::Sha256.id().to_le_bytes());
+        self.0.extend(HashAlg::Sha256.digest(measured));
+        self.0.extend(u32::try_from(data.len()).unwrap().to_le_bytes());
+        self.0.extend(data);
+        self
+    }
+
+    fn text(self, pcr: u32, text: &[u8]) -> Self {
+        self.with(pcr, event_type::EFI_ACTION, text, text)
+    }
+
+    fn variable(self, guid: &[u8; 16], name: &str, value: &[u8]) -> Self {
+        let data = variable_data(guid, name, value);
+        self.with(7, event_type::EFI_VARIABLE_DRIVER_CONFIG, &data, &data)
+    }
+
+    fn separator(self, pcr: u32) -> Self {
+        self.with(pcr, event_type::SEPARATOR, &[0; 4], &[0; 4])
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn facts(&self) -> BootFacts {
+        BootFacts::extract(&EventLog::parse(&self.0).unwrap(), HashAlg::Sha256, &ALL)
+    }
+}
+
+fn variable_data(guid: &[u8; 16], name: &str, value: &[u8]) -> Vec<u8> {
+    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let lengths = [name.len() / 2, value.len()].map(|len| u64::try_from(len).unwrap().to_le_bytes()).concat();
+    [guid.as_slice(), &lengths, &name, value].concat()
+}
+
+fn utf16_text(text: &str) -> Vec<u8> {
+    text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+}
+
+fn certificate(seed: u8) -> Vec<u8> {
+    [&[0x30, 0x82, 1, 0][..], &[seed; 256]].concat()
+}
+
+#[test]
+fn keys_are_told_before_the_separator_and_once() {
+    let owned = |seed| [&[7; 16][..], &certificate(seed)].concat();
+    let list = |kind: [u8; 16], entries: &[Vec<u8>]| {
+        let size = entries[0].len();
+        let header =
+            [28 + size * entries.len(), 0, size].map(|len| u32::try_from(len).unwrap().to_le_bytes());
+        [&kind[..], &header.concat(), &entries.concat()].concat()
+    };
+    let x509 =
+        [0xa1, 0x59, 0xc0, 0xa5, 0xe4, 0x94, 0xa7, 0x4a, 0x87, 0xb5, 0xab, 0x15, 0x5c, 0x2b, 0xf0, 0x72];
+    let two = [list(x509, &[owned(1)]), list(x509, &[owned(2), owned(3)])].concat();
+    let log = Log::new().variable(&IMAGE_SECURITY_DATABASE, "db", &two);
+    let told = log.clone().separator(7).facts().allowed.unwrap();
+    assert_eq!(told.digest, variable::sha256(&two));
+    assert_eq!(told.certificates, Some([1, 2, 3].map(|seed| variable::sha256(&certificate(seed))).to_vec()));
+    // Cut short, it is still a value and no list.
+    let cut = Log::new().variable(&IMAGE_SECURITY_DATABASE, "db", &two[..two.len() - 1]).separator(7).facts();
+    assert_eq!(cut.allowed.unwrap().certificates, None);
+    // More certificates than are told apart.
+    let many: Vec<Vec<u8>> =
+        (0..=MAX_CERTIFICATES).map(|n| [vec![0; 16], n.to_le_bytes().to_vec()].concat()).collect();
+    let many = Log::new().variable(&IMAGE_SECURITY_DATABASE, "db", &list(x509, &many)).separator(7).facts();
+    assert_eq!(many.allowed.unwrap().certificates, None);
+    // Twice, after the separator, under another vendor.
+    assert_eq!(log.variable(&IMAGE_SECURITY_DATABASE, "db", &two).separator(7).facts().allowed, None);
+    let late = Log::new().separator(7).variable(&IMAGE_SECURITY_DATABASE, "db", &two).facts();
+    assert_eq!(late.allowed, None);
+    let other = Log::new().variable(&EFI_GLOBAL_VARIABLE, "db", &two).separator(7).facts();
+    assert_eq!(other.allowed, None);
+}
+
+#[test]
+fn an_authority_that_cannot_be_read_makes_the_list_of_authorities_unknown() {
+    let owned = [&[7; 16][..], &certificate(1)].concat();
+    let log = Log::new().separator(7).variable(&IMAGE_SECURITY_DATABASE, "db", &owned);
+    assert_eq!(log.facts().authorities, Some(vec![variable::sha256(&certificate(1))]));
+    // The same record with one byte of its data changed: its digest still says that something was used.
+    let mut hidden = log.clone();
+    *hidden.0.last_mut().unwrap() ^= 1;
+    assert_eq!(hidden.facts().authorities, None);
+    // shim's own record with its defects, and the same defects under another name.
+    for (name, expect) in [("Shim", Some(vec![variable::sha256(&certificate(2))])), ("Shin", None)] {
+        let mut data = variable_data(&SHIM_LOCK, name, &certificate(2));
+        data.extend([1, 2, 3, 4, 5, 6]);
+        let measured = data[..data.len() - 1].to_vec();
+        let log = Log::new().separator(7).with(7, event_type::EFI_VARIABLE_AUTHORITY, &data, &measured);
+        assert_eq!(log.facts().authorities, expect, "{name}");
+    }
+}
+
+#[test]
+fn sbat_debugging_and_missing_protection_are_told() {
+    let log = Log::new().text(7, b"UEFI Debug Mode").text(7, b"DMA Protection Disabled").separator(7);
+    let log = log.variable(&SHIM_LOCK, "SbatLevel", b"sbat,1,2023012900\nshim,2\n");
+    let facts = log.facts();
+    assert_eq!((facts.debug_mode, facts.dma_unprotected), (Some(true), Some(true)));
+    assert_eq!(facts.sbat_level.as_deref(), Some("sbat,1,2023012900\nshim,2\n"));
+    // A second level can only come from whoever ran later.
+    assert_eq!(log.variable(&SHIM_LOCK, "SbatLevel", b"sbat,1,2030010100\n").facts().sbat_level, None);
+    // Renaming or emptying the record of debug mode hides nothing: it is known by its digest.
+    let hidden = Log::new().with(7, event_type::EVENT_TAG, b"", b"UEFI Debug Mode").separator(7);
+    assert_eq!(hidden.facts().debug_mode, Some(true));
+}
+
+#[test]
+fn the_command_line_is_the_only_text_that_begins_with_a_path() {
+    let grub = |log: Log, label: &str, text: &str| {
+        log.with(8, event_type::IPL, format!("{label}: {text}\0").as_bytes(), text.as_bytes())
+    };
+    let log = grub(Log::new(), "grub_cmd", "set default=0");
+    let log = grub(log, "kernel_cmdline", "/vmlinuz root=/dev/sda1 ro");
+    assert_eq!(log.facts().kernel_cmdline.as_deref(), Some("/vmlinuz root=/dev/sda1 ro"));
+    // Called a command, it is the command line all the same; a second one makes it doubtful.
+    let renamed = grub(Log::new(), "grub_cmd", "/vmlinuz root=/dev/sda1 ro");
+    assert!(renamed.facts().kernel_cmdline.is_some());
+    assert_eq!(grub(log.clone(), "grub_cmd", "/vmlinuz init=/bin/sh").facts().kernel_cmdline, None);
+    // A text that can't be read may be another one.
+    assert_eq!(log.clone().with(8, event_type::IPL, b"grub_cmd: x\0", b"y").facts().kernel_cmdline, None);
+    // RHEL 8 writes no colon and hashes the final zero.
+    let rhel = Log::new().with(8, event_type::IPL, b"grub_cmd set x\0", b"set x\0");
+    let rhel = rhel.with(8, event_type::IPL, b"grub_kernel_cmdline (hd0)/vmlinuz\0", b"(hd0)/vmlinuz");
+    assert_eq!(rhel.facts().kernel_cmdline.as_deref(), Some("(hd0)/vmlinuz"));
+}
+
+#[test]
+fn a_stub_may_repeat_its_command_line_and_not_change_it() {
+    let line = utf16_text("root=/dev/sda2 quiet");
+    let once = Log::new().with(12, event_type::IPL, &line, &line);
+    assert_eq!(once.facts().kernel_cmdline.as_deref(), Some("root=/dev/sda2 quiet"));
+    let twice = once.clone().with(12, event_type::IPL, &line, &line);
+    assert_eq!(twice.facts().kernel_cmdline, once.facts().kernel_cmdline);
+    let other = utf16_text("init=/bin/sh");
+    assert_eq!(once.clone().with(12, event_type::IPL, &other, &other).facts().kernel_cmdline, None);
+    assert_eq!(once.with(12, event_type::IPL, &other, b"something else").facts().kernel_cmdline, None);
+    // Old systemd-boot logs a byte less than it measures, in PCR 8.
+    let cut = Log::new().with(8, event_type::IPL, &line[..line.len() - 1], &line);
+    assert_eq!(cut.facts().kernel_cmdline.as_deref(), Some("root=/dev/sda2 quiet"));
+}
+
+#[test]
+fn sections_of_a_unified_kernel_image_are_told_once() {
+    let section = |log: Log, name: &str, contents: &[u8]| {
+        let log = log.with(11, event_type::IPL, b"", format!("{name}\0").as_bytes());
+        log.with(11, event_type::IPL, b"", contents)
+    };
+    let log = section(section(Log::new(), ".linux", b"kernel"), ".initrd", b"disk");
+    let facts = log.facts();
+    assert_eq!(facts.sections.get(".linux"), Some(&HashAlg::Sha256.digest(b"kernel")));
+    assert_eq!(facts.sections.get(".initrd"), Some(&HashAlg::Sha256.digest(b"disk")));
+    let twice = section(log, ".linux", b"another").facts();
+    assert_eq!(twice.sections.get(".linux"), None);
+    assert!(twice.sections.contains_key(".initrd"));
+}
+
+#[test]
+fn actions_are_no_applications_and_registers_that_are_not_covered_tell_nothing() {
+    let log = Log::new().text(4, b"Calling EFI Application from Boot Option").separator(4);
+    let log = log.with(4, event_type::EFI_BOOT_SERVICES_APPLICATION, b"path", b"shim");
+    // Called an action, an application stays one.
+    let log = log
+        .with(4, event_type::EFI_ACTION, b"grub", b"grub")
+        .text(5, b"Exit Boot Services Returned with Success");
+    let facts = log.facts();
+    assert_eq!(
+        facts.applications,
+        Some([b"shim", b"grub"].map(|name| HashAlg::Sha256.digest(name)).to_vec())
+    );
+    assert_eq!(facts.exit_boot_services, Some(true));
+    let narrow = BootFacts::extract(&EventLog::parse(log.bytes()).unwrap(), HashAlg::Sha256, &[7]);
+    assert_eq!((narrow.applications, narrow.exit_boot_services, narrow.files), (None, None, None));
+    assert_eq!(narrow.debug_mode, Some(false));
+}
+
+#[test]
+fn a_version_is_a_text_or_a_guid_and_the_first_measured_record() {
+    let version = |records: &[&[u8]]| {
+        let log =
+            records.iter().fold(Log::new(), |log, data| log.with(0, event_type::S_CRTM_VERSION, data, data));
+        log.facts().firmware_version
+    };
+    assert_eq!(version(&[&utf16_text("N40ET41W")]).as_deref(), Some("N40ET41W"));
+    assert_eq!(version(&[&[0x11; 16]]).as_deref(), Some("11111111-1111-1111-1111-111111111111"));
+    assert_eq!(version(&[b"GCE NonHostInfo\0\0\0", &utf16_text("later")]), None);
+    let before = Log::new().with(0, event_type::EFI_PLATFORM_FIRMWARE_BLOB, b"where", b"what");
+    let version = utf16_text("1.0");
+    let log = before.with(0, event_type::S_CRTM_VERSION, &version, &version);
+    assert_eq!(log.facts().firmware_version.as_deref(), Some("1.0"));
+}
