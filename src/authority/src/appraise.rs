@@ -9,7 +9,7 @@ use countersign_core::document::{Generation, ReferencesDocument};
 use countersign_core::leaf::LeafError;
 use countersign_core::leaf::decision::Appraisal;
 use countersign_core::leaf::host::Tier;
-use countersign_tpm::eventlog::facts::SecureBoot;
+use countersign_tpm::eventlog::facts::{BootFacts, SecureBoot};
 use countersign_tpm::quote::VerifiedQuote;
 
 /// AR4SI claims that are appraised (draft-ietf-rats-ar4si, 2.3).
@@ -66,8 +66,8 @@ impl References {
 pub struct Facts<'a> {
     /// The quote.
     pub quote: &'a VerifiedQuote,
-    /// Secure Boot as the boot log proves it.
-    pub secure_boot: SecureBoot,
+    /// What the boot log proves.
+    pub boot: &'a BootFacts,
     /// Whether the EK has a manufacturer's certificate; otherwise it was allow-listed.
     pub ek_certified: bool,
     /// References in force.
@@ -78,9 +78,10 @@ pub struct Facts<'a> {
 #[must_use]
 pub fn appraise(facts: &Facts<'_>) -> Appraisal {
     let reference_set = facts.references.and_then(|references| references.matching_set(facts.quote));
-    let configuration = match facts.secure_boot {
-        SecureBoot::On => Tier::Affirming,
-        SecureBoot::Off | SecureBoot::Empty | SecureBoot::Unknown => Tier::Warning,
+    let configuration = match facts.boot.secure_boot {
+        // Who debugs the firmware decides what Secure Boot says.
+        SecureBoot::On if facts.boot.debug_mode != Some(true) => Tier::Affirming,
+        SecureBoot::On | SecureBoot::Off | SecureBoot::Empty | SecureBoot::Unknown => Tier::Warning,
     };
     let executables = match (facts.references, reference_set) {
         (None, _) => Tier::None,

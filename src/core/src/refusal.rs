@@ -107,6 +107,7 @@ codes! {
     BootLogMalformed = "boot-log-malformed", Refusal, 403, "The boot log can't be parsed.";
     BootLogMismatch = "boot-log-mismatch", Refusal, 403, "The boot log doesn't replay to the quoted PCRs.";
     BootLogSeparator = "boot-log-separator", Refusal, 403, "A boot PCR doesn't have exactly one separator.";
+    VerifierPanicked = "verifier-panicked", Refusal, 403, "What was sent made its reader panic: it is refused, and an operator should be told.";
     ReferenceMismatch = "reference-mismatch", Refusal, 403, "The quoted PCRs match no active reference set.";
     PolicyAbsent = "policy-absent", Refusal, 403, "No policy is active.";
     PolicyDenied = "policy-denied", Refusal, 403, "No policy permits the request, or one forbids it.";

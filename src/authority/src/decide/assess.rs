@@ -10,6 +10,7 @@ use countersign_core::document::Settings;
 use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::host::HostState;
 use countersign_core::record::ChallengeStanding;
+use countersign_tpm::eventlog::VerifiedBootLog;
 
 pub(super) struct Assessment<'a> {
     pub(super) standing: ChallengeStanding,
@@ -73,13 +74,12 @@ fn judge<'a>(situation: &Situation<'a>) -> Result<Good<'a>, Finding> {
         Evidence::Quoted(quoted) => quoted,
     };
     check_counters(&situation.host.prior, &quoted.quote.clock())?;
-    let boot = quoted.boot.as_ref().map_err(Clone::clone)?;
-    let secure_boot = boot.facts().secure_boot();
+    let boot: &'a VerifiedBootLog = quoted.boot.as_ref().map_err(Clone::clone)?;
     let appraisal = appraise(&appraise::Facts {
         quote: &quoted.quote,
-        secure_boot,
+        boot: boot.facts(),
         ek_certified: situation.host.ek_certified,
         references: situation.references,
     });
-    Ok(Good { quoted, secure_boot, appraisal })
+    Ok(Good { quoted, boot, appraisal })
 }

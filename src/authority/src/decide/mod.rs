@@ -264,7 +264,8 @@ fn permitted(
     let verdict = policy.evaluate(&PolicyFacts {
         request: inputs.request.request(),
         appraisal: &good.appraisal,
-        secure_boot: secure_boot_fact(good.secure_boot),
+        secure_boot: secure_boot_fact(good.boot.facts().secure_boot),
+        boot: good.boot,
         firmware_version: good.quoted.quote.firmware_version(),
         host_key_kind: host.host_key_kind,
         ek_certified: host.ek_certified,

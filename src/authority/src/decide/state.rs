@@ -8,12 +8,12 @@ use countersign_core::leaf::decision::Appraisal;
 use countersign_core::leaf::host::{HostState, Tier};
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::attest::ClockInfo;
-use countersign_tpm::eventlog::facts::SecureBoot;
+use countersign_tpm::eventlog::VerifiedBootLog;
 
 /// Evidence that holds: the only source of facts for policy and artifact.
 pub(super) struct Good<'a> {
     pub(super) quoted: &'a Quoted,
-    pub(super) secure_boot: SecureBoot,
+    pub(super) boot: &'a VerifiedBootLog,
     pub(super) appraisal: Appraisal,
 }
 

@@ -113,6 +113,21 @@ fn after(prior: impl FnOnce(&mut HostState)) -> Outcome {
 }
 
 #[test]
+fn what_the_boot_log_proves_decides() {
+    let source = r#"permit (principal, action == Action::"exec", resource)
+        when { context.boot has cmdline && context.boot.cmdline == "/vmlinuz ro" };"#;
+    let decided = |line: &str| {
+        let mut world = World::empty();
+        world.activate(&document(&[("cmdline", source)]));
+        world.host.reboot(&BootOptions { kernel_command_line: line.to_owned(), ..BootOptions::default() });
+        let request = world.request();
+        code(&world.decide(&request))
+    };
+    assert_eq!(decided("/vmlinuz ro"), None);
+    assert_eq!(decided("/vmlinuz ro init=/bin/sh"), Some(RefusalCode::PolicyDenied));
+}
+
+#[test]
 fn counters_may_rise_and_not_fall() {
     assert_eq!(code(&after(|prior| prior.reset_count = 2)), Some(RefusalCode::QuoteResetRegressed));
     assert_eq!(code(&after(|prior| prior.restart_count = 1)), Some(RefusalCode::QuoteResetRegressed));
@@ -188,6 +203,9 @@ fn weak_endorsements_and_configurations_warn() {
     let insecure =
         affirmed(|world| world.host.reboot(&BootOptions { secure_boot: false, ..BootOptions::default() }));
     assert_eq!((insecure.tier, insecure.vector), (Tier::Warning, vec![(0, 2), (1, 32), (2, 2), (4, 2)]));
+    let debugged =
+        affirmed(|world| world.host.reboot(&BootOptions { debug_mode: true, ..BootOptions::default() }));
+    assert_eq!((debugged.tier, debugged.vector), (Tier::Warning, vec![(0, 2), (1, 32), (2, 2), (4, 2)]));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Evaluating a compiled policy over the facts of one request.
 
-use super::CompiledPolicy;
+use super::{CompiledPolicy, Slice, boot};
 use cedar_policy::{Context, Decision, Entities, Entity, EntityId, EntityUid, Request, RestrictedExpression};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::{Appraisal, Delegation};
 use countersign_core::leaf::host::HostKeyKind;
 use countersign_core::request;
+use countersign_tpm::eventlog::VerifiedBootLog;
 use std::collections::{HashMap, HashSet};
 
 /// What is known of Secure Boot.
@@ -40,6 +41,8 @@ pub struct PolicyFacts<'a> {
     pub appraisal: &'a Appraisal,
     /// Secure Boot as the boot log proves it.
     pub secure_boot: SecureBootFact,
+    /// What else the boot log proves.
+    pub boot: &'a VerifiedBootLog,
     /// TPMS_ATTEST.firmwareVersion.
     pub firmware_version: u64,
     /// How the host key is held.
@@ -75,7 +78,7 @@ impl CompiledPolicy {
         let Some(slice) = self.slices.iter().find(|slice| slice.action.id().unescaped() == family) else {
             return Verdict::Denied(Vec::new());
         };
-        let Some((request, entities)) = self.question(slice.action.clone(), facts) else {
+        let Some((request, entities)) = self.question(slice, facts) else {
             return Verdict::Failed(Vec::new());
         };
         let response = self.authorizer.is_authorized(&request, &slice.policies, &entities);
@@ -95,7 +98,8 @@ impl CompiledPolicy {
         }
     }
 
-    fn question(&self, action: EntityUid, facts: &PolicyFacts<'_>) -> Option<(Request, Entities)> {
+    fn question(&self, slice: &Slice, facts: &PolicyFacts<'_>) -> Option<(Request, Entities)> {
+        let action = slice.action.clone();
         let asked = facts.request;
         let uid = |name: &cedar_policy::EntityTypeName, id: &str| {
             EntityUid::from_type_name_and_id(name.clone(), EntityId::new(id))
@@ -107,7 +111,7 @@ impl CompiledPolicy {
         let attributes = HashMap::from([("path".to_owned(), text(path))]);
         let principal = Entity::new(runtime.clone(), attributes, HashSet::from([host])).ok()?;
         let entities = Entities::from_entities([principal], None).ok()?;
-        let context = Context::from_pairs(context(facts)).ok()?;
+        let context = Context::from_pairs(context(facts, slice.reads_boot)).ok()?;
         // The types are the schema's by construction; a test puts the same question with the schema.
         let request = Request::new(runtime, action, workload, context, None).ok()?;
         Some((request, entities))
@@ -120,20 +124,21 @@ fn failed_policy(error: &cedar_policy::AuthorizationError) -> String {
     }
 }
 
-fn text(value: &str) -> RestrictedExpression {
+pub(super) fn text(value: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(value.to_owned())
 }
 
 /// Cedar's Long is signed; every number here is bounded far below, except what saturates.
-fn long(value: u64) -> RestrictedExpression {
+pub(super) fn long(value: u64) -> RestrictedExpression {
     RestrictedExpression::new_long(i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> RestrictedExpression {
+pub(super) fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> RestrictedExpression {
     RestrictedExpression::new_set(values.into_iter().map(text))
 }
 
-pub(super) fn context(facts: &PolicyFacts<'_>) -> Vec<(String, RestrictedExpression)> {
+/// The context; `boot` is left out where no policy looks at it.
+pub(super) fn context(facts: &PolicyFacts<'_>, with_boot: bool) -> Vec<(String, RestrictedExpression)> {
     let asked = facts.request;
     let firmware =
         [("version_1", facts.firmware_version >> 32), ("version_2", facts.firmware_version & 0xffff_ffff)]
@@ -159,6 +164,8 @@ pub(super) fn context(facts: &PolicyFacts<'_>) -> Vec<(String, RestrictedExpress
     ];
     // Keys are distinct, so the record always exists; if not, policies that read it fail, which denies.
     pairs.extend(RestrictedExpression::new_record(firmware).ok().map(|record| ("firmware", record)));
+    pairs
+        .extend(Some(facts.boot).filter(|_| with_boot).and_then(boot::record).map(|record| ("boot", record)));
     pairs.extend(facts.appraisal.reference_set.as_deref().map(|name| ("reference_set", text(name))));
     pairs.extend(facts.root.map(|root| ("root", text(&root.to_hex()))));
     pairs.extend(asked.delegation.as_ref().and_then(delegation).map(|record| ("delegation", record)));

@@ -1,5 +1,6 @@
 //! Loading a policy document: parse, rename, validate strictly, slice by action.
 
+use super::reads::reads;
 use super::{CompiledPolicy, EntityTypes, FAMILIES, SCHEMA, Slice};
 use cedar_policy::{
     ActionConstraint, Authorizer, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema,
@@ -195,7 +196,8 @@ fn slice(family: &str, policies: &[(Policy, &str)]) -> Result<Slice, PolicyInval
         ActionConstraint::Eq(only) => only == action,
     };
     let policies = policy_set(policies.iter().map(|(policy, _)| policy).filter(bears))?;
-    Ok(Slice { action, policies })
+    let reads_boot = reads(policies.policies(), "boot");
+    Ok(Slice { action, policies, reads_boot })
 }
 
 fn entity_type(name: &str) -> Result<EntityTypeName, PolicyInvalid> {

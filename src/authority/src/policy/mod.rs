@@ -8,9 +8,11 @@
 //! An action name has a family, its part before the first dot. The schema declares one Cedar action per family, which closes the list of
 //! things that can be decided about, while `context.action` carries the whole name for policies that look closer.
 
+mod boot;
 mod cache;
 mod evaluate;
 mod load;
+mod reads;
 
 pub use cache::{PolicyCache, PolicyUnavailable};
 pub use evaluate::{PolicyFacts, SecureBootFact, Verdict};
@@ -40,6 +42,8 @@ pub struct CompiledPolicy {
 struct Slice {
     action: EntityUid,
     policies: PolicySet,
+    /// Whether one of them may look at `context.boot`.
+    reads_boot: bool,
 }
 
 struct EntityTypes {

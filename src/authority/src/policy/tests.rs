@@ -6,12 +6,15 @@ use super::{
     SourcePosition, Verdict,
 };
 use crate::appraise::unappraised;
-use crate::verify::kit::{Host, PERMIT, delegation, document};
+use crate::verify::Evidence;
+use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::Appraisal;
 use countersign_core::leaf::host::{HostKeyKind, Tier};
 use countersign_core::request::{Request, RequestDocument};
+use countersign_tpm::eventlog::VerifiedBootLog;
 use std::str::FromStr;
+use std::sync::{Arc, OnceLock};
 
 fn compiled(policies: &[(&str, &str)]) -> CompiledPolicy {
     CompiledPolicy::load(&document(policies)).unwrap()
@@ -32,11 +35,24 @@ fn ask(policy: &CompiledPolicy, change: impl FnOnce(&mut RequestDocument)) -> Ve
     policy.evaluate(&facts(&request, &affirmed()))
 }
 
+/// What the simulated boot proves.
+fn boot() -> &'static VerifiedBootLog {
+    static BOOT: OnceLock<Arc<VerifiedBootLog>> = OnceLock::new();
+    BOOT.get_or_init(|| {
+        let mut host = Host::new(1);
+        let call = host.call(NOW_MS, &[]);
+        let verified = host.verify(call).unwrap();
+        let Evidence::Quoted(quoted) = verified.judged().evidence() else { panic!("the quote holds") };
+        Arc::clone(quoted.boot.as_ref().unwrap())
+    })
+}
+
 fn facts<'a>(request: &'a Request, appraisal: &'a Appraisal) -> PolicyFacts<'a> {
     PolicyFacts {
         request,
         appraisal,
         secure_boot: SecureBootFact::On,
+        boot: boot(),
         firmware_version: 0x0007_0002_0000_0005,
         host_key_kind: HostKeyKind::Certified,
         ek_certified: true,
@@ -121,6 +137,60 @@ fn policies_see_host_lineage_and_delegation() {
 }
 
 #[test]
+fn policies_see_what_the_boot_log_proves() {
+    let proven = boot().facts();
+    let hex = |digest: &[u8]| data_encoding::HEXLOWER.encode(digest);
+    let loader = hex(&proven.applications.as_ref().unwrap()[0]);
+    let dbx = hex(&proven.forbidden.as_ref().unwrap().digest);
+    let kernel = hex(&proven.files.as_ref().unwrap()[0]);
+    let clauses = [
+        r#"context.boot.bank == "sha256" && context.boot.registers.contains(14)"#.to_owned(),
+        r#"context.boot has firmware && context.boot.firmware == "SIM-1.0""#.to_owned(),
+        format!(r#"context.boot has dbx && context.boot.dbx == "{dbx}""#),
+        format!(r#"context.boot has loader && context.boot.loader == "{loader}""#),
+        format!(r#"context.boot has applications && context.boot.applications.contains("{loader}")"#),
+        format!(r#"context.boot has files && context.boot.files.contains("{kernel}")"#),
+        "context.boot has option_roms && context.boot.option_roms.isEmpty()".to_owned(),
+        "context.boot has debug_mode && !context.boot.debug_mode".to_owned(),
+        "context.boot has exit_boot_services && context.boot.exit_boot_services".to_owned(),
+        r#"context.boot has cmdline && context.boot.cmdline like "/vmlinuz root=*" && !(context.boot.cmdline like "*init=*")"#.to_owned(),
+        // No unified kernel image, no shim that says anything, nothing from registers that aren't quoted.
+        "!(context.boot has kernel) && !(context.boot has sbat_level)".to_owned(),
+    ];
+    for clause in clauses {
+        let ask_for = |when: &str| {
+            let policy = format!("permit (principal, action, resource) when {{ {when} }};");
+            ask(&compiled(&[("boot", &policy)]), |_| {})
+        };
+        assert_eq!(ask_for(&clause), Verdict::Permitted(vec!["boot".to_owned()]), "{clause}");
+        assert_eq!(ask_for(&format!("!({clause})")), Verdict::Denied(Vec::new()), "{clause}");
+    }
+    // A fact that may be absent has to be asked for.
+    assert!(
+        invalid(&[("x", r#"permit (principal, action, resource) when { context.boot.loader == "" };"#)])
+            .policy
+            .is_some()
+    );
+}
+
+#[test]
+fn what_no_policy_reads_is_not_built() {
+    let read = |when: &str| {
+        let source = format!("permit (principal, action == Action::\"exec\", resource) when {{ {when} }};");
+        compiled(&[("one", &source)]).slices.map(|slice| slice.reads_boot)
+    };
+    assert_eq!(read("context.tier == \"warning\""), [false; 3]);
+    assert_eq!(read("principal.path == \"boot\""), [false; 3]);
+    assert_eq!(read("context.boot.bank == \"sha256\""), [true, false, false]);
+    assert_eq!(read(r#"context["b\u{6f}ot"].bank == "sha256""#), [true, false, false]);
+    assert_eq!(
+        read("context.depth > 1 || (if context.has_parent then true else context.boot has loader)"),
+        [true, false, false]
+    );
+    assert_eq!(read("context == context"), [true, false, false], "the context as a whole");
+}
+
+#[test]
 fn the_context_that_is_built_is_the_one_that_the_schema_declares() {
     let schema = cedar_policy::Schema::from_str(SCHEMA).unwrap();
     let mut document = Host::new(1).request("r-1");
@@ -138,7 +208,7 @@ fn the_context_that_is_built_is_the_one_that_the_schema_declares() {
                 uid(r#"Runtime::"r""#),
                 uid(&format!("Action::\"{family}\"")),
                 uid(r#"Workload::"w""#),
-                cedar_policy::Context::from_pairs(context(&facts)).unwrap(),
+                cedar_policy::Context::from_pairs(context(&facts, true)).unwrap(),
                 Some(&schema),
             )
             .unwrap();
@@ -210,7 +280,7 @@ fn the_cache_serves_a_digest_and_refuses_bytes_of_another() {
     assert!(cache.find(&digest).is_none());
     assert_eq!(cache.load(&Sha256Digest::ZERO, &document.encode()).unwrap_err(), PolicyUnavailable::Digest);
     let loaded = cache.load(&digest, &document.encode()).unwrap();
-    assert!(std::sync::Arc::ptr_eq(&loaded, &cache.find(&digest).unwrap()));
+    assert!(Arc::ptr_eq(&loaded, &cache.find(&digest).unwrap()));
     for n in 0..4 {
         let other = super::tests::document(&[(
             "n",

@@ -1,10 +1,13 @@
 //! Boot logs: fetched by digest, replayed once, compared with every quote.
 //!
 //! A log is tens of kilobytes and the same for every call between two boots. What it leads to depends on the log, the bank and the registers
-//! only, so that is cached; what is never cached is the comparison with the quote at hand.
+//! only, so that is cached; what is never cached is the comparison with the quote at hand. Registers that grow after boot may agree with the
+//! log in one quote and not in another; facts follow from those that agree, so a cached replay serves only quotes that agree in the same ones.
+//!
+//! The log is the largest hostile input and is parsed after the host's TPM was heard: a panic there is a finding, hence a logged denial.
 
 use super::call::{CallError, Subject};
-use super::{Finding, Quoted};
+use super::{Finding, Quoted, contained};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::record::EvidenceRecord;
 use countersign_core::refusal::RefusalCode;
@@ -50,13 +53,6 @@ struct Key {
     selected: Vec<u32>,
 }
 
-/// A log that replayed, and the values that it led to.
-#[derive(Debug)]
-struct Replayed {
-    values: Vec<(u32, Vec<u8>)>,
-    verified: Arc<VerifiedBootLog>,
-}
-
 /// Replays that held, least recently used dropped first. Failures aren't kept: they end in a denial, and a hostile log must not push
 /// others out.
 #[derive(Debug)]
@@ -67,7 +63,7 @@ pub struct BootLogCache {
 
 #[derive(Debug, Default)]
 struct Inner {
-    entries: HashMap<Key, (u64, Arc<Replayed>)>,
+    entries: HashMap<Key, (u64, Arc<VerifiedBootLog>)>,
     by_use: BTreeMap<u64, Key>,
     clock: u64,
 }
@@ -79,31 +75,34 @@ impl BootLogCache {
         Self { capacity, inner: Mutex::default() }
     }
 
-    fn find(&self, key: &Key) -> Option<Arc<Replayed>> {
+    fn find(&self, key: &Key) -> Option<Arc<VerifiedBootLog>> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.touch(key)
     }
 
-    fn keep(&self, key: Key, replayed: Arc<Replayed>) {
+    fn keep(&self, key: Key, verified: Arc<VerifiedBootLog>) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.insert(key, replayed, self.capacity);
+        inner.insert(key, verified, self.capacity);
     }
 }
 
 impl Inner {
-    fn touch(&mut self, key: &Key) -> Option<Arc<Replayed>> {
-        let (used, replayed) = self.entries.get_mut(key)?;
+    fn touch(&mut self, key: &Key) -> Option<Arc<VerifiedBootLog>> {
+        let (used, verified) = self.entries.get_mut(key)?;
         self.clock += 1;
         if let Some(key) = self.by_use.remove(used) {
             self.by_use.insert(self.clock, key);
         }
         *used = self.clock;
-        Some(Arc::clone(replayed))
+        Some(Arc::clone(verified))
     }
 
-    fn insert(&mut self, key: Key, replayed: Arc<Replayed>, capacity: usize) {
-        if capacity == 0 || self.touch(&key).is_some() {
+    fn insert(&mut self, key: Key, verified: Arc<VerifiedBootLog>, capacity: usize) {
+        if capacity == 0 {
             return;
+        }
+        if let Some((used, _)) = self.entries.remove(&key) {
+            self.by_use.remove(&used);
         }
         while self.entries.len() >= capacity {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
@@ -111,7 +110,7 @@ impl Inner {
         }
         self.clock += 1;
         self.by_use.insert(self.clock, key.clone());
-        self.entries.insert(key, (self.clock, replayed));
+        self.entries.insert(key, (self.clock, verified));
     }
 }
 
@@ -141,12 +140,19 @@ fn replay(
 ) -> Result<Result<Arc<VerifiedBootLog>, Finding>, CallError> {
     let selected = subject.settings.pcrs.clone();
     let key = Key { log: digest, bank: subject.settings.bank, selected };
-    if let Some(replayed) = subject.cache.find(&key) {
+    if let Some(verified) = subject.cache.find(&key) {
         // What was replayed before may never have been stored: an auditor must be able to replay it too.
         if !subject.source.holds(&digest)? {
             return Err(CallError::EvidenceNeeded(vec![digest]));
         }
-        return Ok(compare(&replayed, quote).map(|()| Arc::clone(&replayed.verified)));
+        match compare(&verified, quote) {
+            Compared::Same => return Ok(Ok(verified)),
+            Compared::Contradicted(pcr) => {
+                let detail = format!("the log doesn't lead to the quoted PCR {pcr}");
+                return Ok(Err(Finding::new(RefusalCode::BootLogMismatch, detail)));
+            }
+            Compared::OtherRegisters => {}
+        }
     }
     let Some(bytes) = subject.source.fetch(&digest)? else {
         return Err(CallError::EvidenceNeeded(vec![digest]));
@@ -154,24 +160,32 @@ fn replay(
     if sha256(&bytes) != digest {
         return Err(CallError::Source(SourceFault("a member doesn't hash to its name".to_owned())));
     }
-    Ok(replay_afresh(&bytes, quote, &key.selected).inspect(|verified| {
-        let covered = verified.covered();
-        let values =
-            quote.pcrs().filter(|(pcr, _)| covered.contains(pcr)).map(|(pcr, value)| (pcr, value.to_vec()));
-        let replayed = Replayed { values: values.collect(), verified: Arc::clone(verified) };
-        subject.cache.keep(key, Arc::new(replayed));
-    }))
+    let replayed = contained(|| replay_afresh(&bytes, quote, &key.selected)).unwrap_or_else(|| {
+        Err(Finding::new(RefusalCode::VerifierPanicked, "the boot log made its reader panic"))
+    });
+    Ok(replayed.inspect(|verified| subject.cache.keep(key, Arc::clone(verified))))
 }
 
-/// The cached values are what the log leads to; this quote has to say the same.
-fn compare(replayed: &Replayed, quote: &VerifiedQuote) -> Result<(), Finding> {
-    match replayed.values.iter().find(|(pcr, value)| quote.pcr(*pcr) != Some(value.as_slice())) {
-        None => Ok(()),
-        Some((pcr, _)) => Err(Finding::new(
-            RefusalCode::BootLogMismatch,
-            format!("the log doesn't lead to the quoted PCR {pcr}"),
-        )),
+/// How another quote stands to a replay.
+enum Compared {
+    /// It agrees where the first did, and only there: the same facts follow.
+    Same,
+    /// It contradicts the log in a register that the log has to explain.
+    Contradicted(u32),
+    /// It agrees in other registers that grow after boot.
+    OtherRegisters,
+}
+
+fn compare(verified: &VerifiedBootLog, quote: &VerifiedQuote) -> Compared {
+    let agrees = |pcr: u32, value: &[u8]| quote.pcr(pcr) == Some(value);
+    let mut led_to = verified.leads_to().iter();
+    if let Some((pcr, _)) =
+        led_to.clone().find(|(pcr, value)| EXPLAINED.contains(pcr) && !agrees(*pcr, value))
+    {
+        return Compared::Contradicted(*pcr);
     }
+    let same = led_to.all(|(pcr, value)| agrees(*pcr, value) == verified.covered().contains(pcr));
+    if same { Compared::Same } else { Compared::OtherRegisters }
 }
 
 fn replay_afresh(
@@ -179,6 +193,8 @@ fn replay_afresh(
     quote: &VerifiedQuote,
     selected: &[u32],
 ) -> Result<Arc<VerifiedBootLog>, Finding> {
+    #[cfg(test)]
+    assert_ne!(bytes, super::kit::PANICS, "told to panic");
     let log = EventLog::parse(bytes)
         .map_err(|error| Finding::new(RefusalCode::BootLogMalformed, error.to_string()))?;
     let verified = verify_replay(&log, quote, &explained_by_boot_log(selected)).map_err(|refusal| {

@@ -2,7 +2,7 @@
 
 use super::boot_log::{BootLogCache, BootLogSource, judge_boot_log};
 use super::quote::judge_quote;
-use super::{Endorsed, Evidence, Judged};
+use super::{Endorsed, Evidence, Judged, contained};
 use crate::challenge::ChallengeKeys;
 use countersign_core::challenge::{ChallengeBody, OpenedChallenge};
 use countersign_core::digest::{Sha256Digest, sha256};
@@ -13,7 +13,6 @@ use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{MAX_REQUESTS, RequestError, SignedRequest};
 use countersign_tpm::public::Public;
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Longest TPMS_ATTEST taken: a quote over every bank stays below 400 bytes.
@@ -97,7 +96,7 @@ pub enum CallError {
     /// The settings in force don't describe a quote.
     #[error("the active settings don't describe a quote")]
     Settings,
-    /// A panic was contained. Nothing was decided.
+    /// What was sent made its reader panic. Nothing was decided.
     #[error("a panic was contained")]
     Panicked,
 }
@@ -117,7 +116,8 @@ impl CallError {
             Self::QuoteNotAQuote => RefusalCode::QuoteNotAQuote,
             Self::EvidenceNeeded(_) => RefusalCode::EvidenceNeeded,
             Self::Source(_) => RefusalCode::LogUnavailable,
-            Self::Settings | Self::Panicked => RefusalCode::Internal,
+            Self::Settings => RefusalCode::Internal,
+            Self::Panicked => RefusalCode::VerifierPanicked,
         }
     }
 }
@@ -174,8 +174,7 @@ impl Verifier {
         keys: &ChallengeKeys,
         source: &dyn BootLogSource,
     ) -> Result<VerifiedCall, CallError> {
-        // Nothing shared is left half-changed by an unwinding: the cache swaps whole entries under its lock.
-        catch_unwind(AssertUnwindSafe(|| self.verify_unguarded(endorsed, call, settings, keys, source)))
+        contained(|| self.verify_unguarded(endorsed, call, settings, keys, source))
             .unwrap_or(Err(CallError::Panicked))
     }
 
@@ -262,10 +261,8 @@ pub(crate) fn judge_logged(
         return Err(CallError::ChallengeHostMismatch);
     }
     let (cache, source) = boot_logs;
-    catch_unwind(AssertUnwindSafe(|| {
-        judge(&Subject { origin, host, ak, settings, challenge, cache, source }, record)
-    }))
-    .unwrap_or(Err(CallError::Panicked))
+    contained(|| judge(&Subject { origin, host, ak, settings, challenge, cache, source }, record))
+        .unwrap_or(Err(CallError::Panicked))
 }
 
 /// What evidence is judged against.

@@ -335,8 +335,43 @@ fn a_fault_or_a_panic_of_ours_decides_nothing() {
             .code()
     };
     assert_eq!(verify(&Broken), RefusalCode::LogUnavailable);
-    assert_eq!(verify(&Panicking), RefusalCode::Internal);
-    assert_eq!(verify(&Panicking), RefusalCode::Internal);
+    assert_eq!(verify(&Panicking), RefusalCode::VerifierPanicked);
+    assert_eq!(verify(&Panicking), RefusalCode::VerifierPanicked);
+}
+
+#[test]
+fn a_boot_log_that_makes_its_reader_panic_is_a_denial() {
+    let panicked = code(|host, call| with_log(host, call, super::kit::PANICS));
+    assert_eq!(panicked, RefusalCode::VerifierPanicked);
+}
+
+#[test]
+fn facts_follow_from_the_quote_at_hand_and_not_from_the_one_that_was_cached() {
+    let mut host = Host::new(1);
+    host.settings.pcrs = vec![0, 1, 2, 3, 4, 5, 6, 7, 12];
+    // A stub's command line, in the log and in the TPM.
+    let line: Vec<u8> = "ro quiet\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let [digest, other] = [HashAlg::Sha256, HashAlg::Sha384].map(|bank| bank.digest(&line));
+    let head: Vec<u8> = [12_u32, 13, 2].into_iter().flat_map(u32::to_le_bytes).collect();
+    let len = u32::try_from(line.len()).unwrap().to_le_bytes();
+    let log = [host.boot.log(), &head, &[0x0b, 0], &digest, &[0x0c, 0], &other, &len, &line].concat();
+    host.members.held.insert(sha256(&log), Arc::from(log.as_slice()));
+    host.tpm.extend(HashAlg::Sha256, 12, &digest).unwrap();
+    let told = |host: &mut Host| {
+        let mut call = good(host);
+        call.boot_log = Some(sha256(&log));
+        let verified = host.verify(call).unwrap();
+        let super::Evidence::Quoted(quoted) = verified.judged().evidence() else { panic!("the quote holds") };
+        quoted.boot.as_ref().unwrap().facts().kernel_cmdline.clone()
+    };
+    assert_eq!(told(&mut host).as_deref(), Some("ro quiet"));
+    assert_eq!(told(&mut host).as_deref(), Some("ro quiet"));
+    assert_eq!(host.members.fetched.lock().unwrap().len(), 1);
+    // The running system extends the register: the log explains it no longer, and that is no refusal.
+    host.tpm.extend(HashAlg::Sha256, 12, &[9; 32]).unwrap();
+    assert_eq!(told(&mut host), None);
+    assert_eq!(told(&mut host), None);
+    assert_eq!(host.members.fetched.lock().unwrap().len(), 2);
 }
 
 #[test]
