@@ -2,8 +2,10 @@
 
 SIGNER ?= pkcs11
 CARGO  ?= cargo
+FUZZ_SECONDS ?= 3600
+FUZZ_SEED    ?= 1
 
-.PHONY: all packages build demo test lint docs bench clean
+.PHONY: all packages build demo test lint docs bench fuzz clean
 
 all: build
 
@@ -32,6 +34,11 @@ docs: packages
 bench: packages
 	$(CARGO) build --locked --release -p countersign --features bench
 	deploy/bench/run.sh
+
+# Random mutations without coverage feedback, on stable; docs/EVIDENCE.md says what that is worth. An hour over all targets by default.
+fuzz: packages
+	$(CARGO) build --locked --release -p countersign-tests --bin fuzz
+	"$${CARGO_TARGET_DIR:-target}"/release/fuzz $(FUZZ_SECONDS) $(FUZZ_SEED)
 
 clean:
 	$(CARGO) clean

@@ -3,6 +3,8 @@
 //! [`Deployment`] is a whole system made of real parts: swtpm, SoftHSM, the `countersign` binary as authority, agent, gateway and auditor, each a
 //! process of its own on loopback. A test drives it the way a person would: by commands, exit codes and files.
 
+pub mod fuzz;
+
 mod command;
 mod deployment;
 mod program;

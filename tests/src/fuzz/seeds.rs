@@ -1,0 +1,109 @@
+//! Seeds: bytes that mean something to one parser or another.
+//!
+//! Comes in: the repository's own vectors, a simulated boot and, where they are present, the real-world vectors. Goes out: distinct byte
+//! strings, the shorter ones first.
+
+use countersign_tpm::algorithm::HashAlg;
+use countersign_tpm::quote::PcrSelectionSpec;
+use countersign_tpm::simulated::SimulatedTpm;
+use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Longest file taken as a seed.
+const MAX_SEED: usize = 128 * 1024;
+
+/// All seeds.
+///
+/// # Panics
+/// When the repository's own vectors can't be read.
+#[must_use]
+pub fn seeds() -> Vec<Vec<u8>> {
+    let mut found: BTreeSet<Vec<u8>> = BTreeSet::new();
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors");
+    for path in files(&own) {
+        let Ok(text) = std::fs::read(&path) else { continue };
+        if let Ok(value) = serde_json::from_slice(&text) {
+            strings(&value, &mut found);
+        }
+    }
+    assert!(!found.is_empty(), "no vectors under {}", own.display());
+    found.extend(simulated());
+    if let Some(real) = real_vectors() {
+        for folder in ["eventlog", "quote", "ek-certs", "ek-roots", "ima"] {
+            let of_folder = files(&real.join(folder));
+            found.extend(of_folder.iter().filter_map(|path| decoded(path)));
+        }
+    }
+    let mut seeds: Vec<Vec<u8>> = found.into_iter().filter(|seed| seed.len() <= MAX_SEED).collect();
+    seeds.sort_by_key(Vec::len);
+    seeds
+}
+
+/// `VECTORS`, or `shared/vectors` beside the workspace.
+fn real_vectors() -> Option<PathBuf> {
+    std::env::var_os("VECTORS").map(PathBuf::from).filter(|path| path.is_dir()).or_else(|| {
+        let above = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().skip(2).take(3);
+        above.map(|folder| folder.join("shared/vectors")).find(|path| path.is_dir())
+    })
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A file, out of base64 where its name says so, or out of PEM.
+fn decoded(path: &Path) -> Option<Vec<u8>> {
+    let bytes = std::fs::read(path).ok()?;
+    let packed: Vec<u8> = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("b64") => bytes.clone(),
+        Some("pem") => {
+            let text = String::from_utf8_lossy(&bytes);
+            text.lines().filter(|line| !line.starts_with('-')).collect::<String>().into_bytes()
+        }
+        _ => return Some(bytes),
+    };
+    let packed: Vec<u8> = packed.into_iter().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    Some(data_encoding::BASE64.decode(&packed).unwrap_or(bytes))
+}
+
+/// Every text in a JSON document: the bytes of hexadecimal text, and the text itself.
+fn strings(value: &serde_json::Value, into: &mut BTreeSet<Vec<u8>>) {
+    match value {
+        serde_json::Value::String(text) => {
+            into.extend(data_encoding::HEXLOWER.decode(text.as_bytes()).ok());
+            into.insert(text.clone().into_bytes());
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| strings(item, into)),
+        serde_json::Value::Object(members) => members.values().for_each(|member| strings(member, into)),
+        _ => {}
+    }
+}
+
+#[expect(clippy::unwrap_used, reason = "a simulated TPM quotes registers that exist")]
+fn simulated() -> Vec<Vec<u8>> {
+    let mut tpm = SimulatedTpm::new(&mut |buffer: &mut [u8]| buffer.fill(0x29)).unwrap();
+    let boot = SimulatedBoot::new(&BootOptions { pad_to_bytes: 6_000, ..BootOptions::default() });
+    tpm.boot(&boot).unwrap();
+    let selection = PcrSelectionSpec::new(HashAlg::Sha256, &[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let quote = tpm.quote(&[7; 32], &selection).unwrap();
+    let certify = tpm.certify_host_key(&[8; 32]).unwrap();
+    vec![
+        boot.log().to_vec(),
+        quote.attest,
+        quote.signature,
+        certify.attest,
+        tpm.ak_public().bytes().to_vec(),
+        tpm.ek_public().bytes().to_vec(),
+        tpm.ek_public().spki_der(),
+    ]
+}

@@ -1,0 +1,184 @@
+//! The bodies. Each parses, and where parsing succeeded does what the product does next, so that later code sees hostile values too.
+
+use countersign_core::artifact::Receipt;
+use countersign_core::bundle::TrustBundle;
+use countersign_core::cbor::Decoder;
+use countersign_core::challenge::ChallengeBody;
+use countersign_core::checkpoint::HeadBody;
+use countersign_core::control::ControlState;
+use countersign_core::document::{PolicyDocument, ReferencesDocument};
+use countersign_core::key::{Algorithm, VerifyingKey};
+use countersign_core::leaf::Leaf;
+use countersign_core::leaf::decision::Decision;
+use countersign_core::leaf::host::{Enrolment, HostStateRecord};
+use countersign_core::note::SignedNote;
+use countersign_core::record::{EvidenceRecord, InputsRecord};
+use countersign_core::request::{Request, SignedRequest};
+use countersign_core::tlog_proof::TlogProof;
+use countersign_tpm::algorithm::HashAlg;
+use countersign_tpm::attest::Attest;
+use countersign_tpm::eventlog::{EventLog, MAX_EVENTS, MAX_LOG_BYTES, verify_replay};
+use countersign_tpm::key::PublicKey;
+use countersign_tpm::public::Public;
+use countersign_tpm::quote::VerifiedQuote;
+use countersign_tpm::signature::Signature;
+use countersign_tpm::simulated::SimulatedTpm;
+
+/// A TPM for each thread, for quotes to hold logs against.
+fn worn(values: &[(u32, Vec<u8>)]) -> Option<VerifiedQuote> {
+    thread_local! {
+        static TPM: Option<SimulatedTpm> = SimulatedTpm::new(&mut |buffer: &mut [u8]| buffer.fill(0x17)).ok();
+    }
+    TPM.with(|tpm| tpm.as_ref()?.worn(HashAlg::Sha256, values).ok())
+}
+
+/// A log against a quote of just the values that it leads to, so that facts are taken from it, and against one of other values.
+pub(super) fn boot_log(bytes: &[u8]) {
+    let Ok(log) = EventLog::parse(bytes) else { return };
+    assert!(log.bytes().len() <= MAX_LOG_BYTES && log.events().count() <= MAX_EVENTS);
+    let Ok(replay) = log.replay(HashAlg::Sha256) else { return };
+    let mut values: Vec<(u32, Vec<u8>)> = replay.pcrs().map(|(pcr, value)| (pcr, value.to_vec())).collect();
+    let pcrs: Vec<u32> = values.iter().map(|(pcr, _)| *pcr).collect();
+    if let Some(quote) = worn(&values) {
+        let _ = verify_replay(&log, &quote, &pcrs);
+    }
+    if let Some((_, value)) = values.first_mut() {
+        value.fill(7);
+    }
+    if let Some(quote) = worn(&values) {
+        assert!(
+            verify_replay(&log, &quote, &pcrs).is_err(),
+            "a value that the log doesn't lead to was taken"
+        );
+    }
+}
+
+/// The same behind a header that parses, so that mutations reach the events.
+pub(super) fn boot_log_agile(bytes: &[u8]) {
+    const HEADER: &[u8] =
+        b"\0\0\0\0\x03\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x25\0\0\0Spec ID Event03\0\
+        \0\0\0\0\0\x02\0\x02\x02\0\0\0\x0b\0\x20\0\x12\0\x20\0\0";
+    boot_log(&[HEADER, bytes].concat());
+}
+
+/// A canonical event log behind the two fields that tell its encoding.
+pub(super) fn cel_tlv(bytes: &[u8]) {
+    boot_log(&[b"\0\0\0\0\x01\x01\x01\0\0\0\x01\x04", bytes].concat());
+}
+
+/// A canonical event log in JSON: as it came, and in an array.
+pub(super) fn cel_json(bytes: &[u8]) {
+    boot_log(&[b"{", bytes].concat());
+    boot_log(&[b"[", bytes, b"]"].concat());
+}
+
+/// TPMS_ATTEST, and what is quoted with it.
+pub(super) fn attest(bytes: &[u8]) {
+    let _ = Attest::parse(bytes);
+}
+
+/// TPMT_PUBLIC and TPM2B_PUBLIC: what parses has a name.
+pub(super) fn public(bytes: &[u8]) {
+    for public in [Public::parse(bytes), Public::from_tpm2b(bytes)].into_iter().flatten() {
+        let _ = public.name();
+        let _ = countersign_tpm::public::require_attestation_key(&public);
+        let _ = countersign_tpm::ek::ueid(&public);
+    }
+}
+
+/// TPMT_SIGNATURE.
+pub(super) fn signature(bytes: &[u8]) {
+    let _ = Signature::parse(bytes);
+}
+
+/// A certificate as a TPM's NV memory or an operator has it, and a bare public key.
+pub(super) fn ek_certificate(bytes: &[u8]) {
+    let _ = countersign_tpm::ek::check_issuer(bytes);
+    let _ = PublicKey::from_spki_der(bytes);
+}
+
+/// One CBOR item, walked to its end.
+pub(super) fn cbor(bytes: &[u8]) {
+    let Ok(mut decoder) = Decoder::new(bytes) else { return };
+    let _ = decoder.kind();
+    let _ = decoder.item();
+    let _ = decoder.finish();
+}
+
+/// A request, alone and with a signature.
+pub(super) fn request(bytes: &[u8]) {
+    let _ = Request::parse(bytes);
+    let (signature, request) = bytes.split_at(bytes.len().min(64));
+    let _ = SignedRequest::verify(request.to_vec(), signature.to_vec(), Vec::new());
+}
+
+/// Bodies of the API.
+pub(super) fn calls(bytes: &[u8]) {
+    let _ = serde_json::from_slice::<countersign_core::api::ArtifactsCall>(bytes);
+    let _ = serde_json::from_slice::<countersign_core::api::EnrolmentBegin>(bytes);
+    let _ = serde_json::from_slice::<countersign_core::api::EnrolmentFinish>(bytes);
+}
+
+/// A leaf and the bodies that it may have.
+pub(super) fn leaf(bytes: &[u8]) {
+    let parsed = Leaf::parse(bytes);
+    let body = parsed.as_ref().map_or(bytes, |leaf| leaf.body.as_slice());
+    let _ = Decision::parse(body);
+    let _ = Enrolment::parse(body);
+    let _ = HostStateRecord::parse(body);
+}
+
+/// A control leaf, applied: on an error the state stays as it was.
+pub(super) fn control(bytes: &[u8]) {
+    let Ok(key) = VerifyingKey::from_raw(Algorithm::EdDsa, &ED25519_BASE) else { return };
+    let mut state = ControlState::genesis("fuzz.example/log", key);
+    let before = (state.number(), *state.digest());
+    if state.apply(bytes).is_err() {
+        assert_eq!(before, (state.number(), *state.digest()), "a refused leaf changed the state");
+    }
+}
+
+/// The base point of Ed25519 compressed: a public key like any other (RFC 8032, 5.1).
+const ED25519_BASE: [u8; 32] = {
+    let mut bytes = [0x66; 32];
+    bytes[0] = 0x58;
+    bytes
+};
+
+/// Records that an auditor reads, and challenges: what parses encodes to the same bytes.
+pub(super) fn records(bytes: &[u8]) {
+    if let Ok(record) = EvidenceRecord::parse(bytes) {
+        assert_eq!(record.encode(), bytes, "another encoding was taken");
+    }
+    if let Ok(record) = InputsRecord::parse(bytes) {
+        assert_eq!(record.encode(), bytes, "another encoding was taken");
+    }
+    let _ = ChallengeBody::read_unverified(bytes);
+    let _ = TrustBundle::verify(bytes);
+}
+
+/// Policy and references documents: what parses encodes to the same bytes.
+pub(super) fn documents(bytes: &[u8]) {
+    if let Ok(document) = PolicyDocument::parse(bytes) {
+        assert_eq!(document.encode(), bytes, "another encoding was taken");
+    }
+    if let Ok(document) = ReferencesDocument::parse(bytes) {
+        assert_eq!(document.encode(), bytes, "another encoding was taken");
+    }
+}
+
+/// Texts: receipts, notes, heads.
+pub(super) fn artifact(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = Receipt::parse(text);
+    let _ = TlogProof::parse(text);
+    let _ = SignedNote::parse(text);
+    let _ = HeadBody::parse(text);
+}
+
+/// Public keys in their forms.
+pub(super) fn keys(bytes: &[u8]) {
+    let _ = VerifyingKey::from_cose_key(bytes);
+    let _ = VerifyingKey::from_spki_der(bytes);
+    let _ = VerifyingKey::from_raw(Algorithm::EdDsa, bytes);
+}
