@@ -9,6 +9,7 @@
 //! Absent: anything that changes the authority's configuration. A policy and references are activated only where none are.
 
 mod enrol;
+mod evidence;
 mod fleet;
 mod floor;
 mod host;
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Prepare(PrepareArgs),
     /// Load a running authority and measure how it issues artifacts.
     Issue(IssueArgs),
+    /// Measure what verifying a quote and a boot log costs on one core.
+    Evidence(evidence::EvidenceArgs),
 }
 
 /// Arguments of `bench prepare`.
@@ -99,6 +102,7 @@ pub(crate) fn run(command: Command) -> Outcome {
     match command {
         Command::Prepare(args) => Ok(fleet::prepare(&args.out)?),
         Command::Issue(args) => Ok(run_issue(&args)?),
+        Command::Evidence(args) => Ok(evidence::run(&args)?),
     }
 }
 
@@ -138,7 +142,7 @@ mod tests {
         let fixed = ["bench", "issue", "--url", "https://localhost:1", "--profile", "p", "--fleet", "f"];
         match Cli::try_parse_from(fixed.iter().chain(extra))?.command {
             Command::Issue(args) => Ok(args),
-            Command::Prepare(_) => unreachable!("another command was given"),
+            Command::Prepare(_) | Command::Evidence(_) => unreachable!("another command was given"),
         }
     }
 
