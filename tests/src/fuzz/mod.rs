@@ -31,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "boot_log_agile", body: targets::boot_log_agile },
     Target { name: "cel_tlv", body: targets::cel_tlv },
     Target { name: "cel_json", body: targets::cel_json },
+    Target { name: "ima", body: targets::ima },
     Target { name: "attest", body: targets::attest },
     Target { name: "public", body: targets::public },
     Target { name: "signature", body: targets::signature },
