@@ -1,6 +1,9 @@
 //! The leaves that the requests of one call name as parents, and what stands above them: each read once, and not without end.
 
+use super::artifacts::read_fault;
+use super::problem::Refused;
 use crate::store::ReadFault;
+use countersign_core::refusal::RefusalCode;
 use std::collections::HashMap;
 
 /// Most look-ups of one call: four of the largest families that a decision looks at. The requests of a call mostly share theirs.
@@ -13,6 +16,15 @@ pub(super) enum LookupFault {
     Read(ReadFault),
     /// The call has used up its look-ups.
     TooMany,
+}
+
+impl From<LookupFault> for Refused {
+    fn from(fault: LookupFault) -> Self {
+        match fault {
+            LookupFault::Read(fault) => read_fault(fault),
+            LookupFault::TooMany => RefusalCode::LineageTooLarge.into(),
+        }
+    }
 }
 
 /// What was read for a call so far.
@@ -60,6 +72,6 @@ mod tests {
         }
         assert_eq!(reads, 10);
         let more = ancestors.leaf(0, |_| Ok(None));
-        assert!(matches!(more, Err(LookupFault::TooMany)));
+        assert_eq!(more.map_err(|fault| Refused::from(fault).code()), Err(RefusalCode::LineageTooLarge));
     }
 }

@@ -241,11 +241,7 @@ impl Draft<'_> {
     ) -> Result<decide::Outcome, Refused> {
         let reader = self.authority.reader();
         let parents = &request.request().parents;
-        let family =
-            Family::resolve(parents, |index| self.fetch(reader, index)).map_err(|fault| match fault {
-                LookupFault::Read(fault) => read_fault(fault),
-                LookupFault::TooMany => RefusalCode::LineageTooLarge.into(),
-            })?;
+        let family = Family::resolve(parents, |index| self.fetch(reader, index))?;
         let inputs = Inputs { situation: *situation, request, family: &family, request_id_reused };
         decide(&inputs).map_err(inconsistent)
     }

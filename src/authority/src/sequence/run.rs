@@ -143,7 +143,8 @@ impl Thread {
                         break;
                     }
                 }
-                Job::Wake => {}
+                // Taken out of the queue: whoever wakes from here on puts another one in.
+                Job::Wake => self.shared.woken.store(false, Ordering::SeqCst),
             }
             job = self.jobs.try_recv().ok();
         }
