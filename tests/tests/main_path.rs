@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use countersign_core::artifact::Receipt;
+use countersign_core::bundle::TrustBundle;
+use countersign_fixture::SoftHsm;
 use countersign_tests::{Deployment, Program, Ran, SignerKind};
 
 fn the_main_path(kind: SignerKind) {
@@ -67,11 +69,31 @@ fn the_main_path(kind: SignerKind) {
     deployment.exec("after", &argv).expect("run after the rotation");
     deployment.exec("parent", &argv).expect("run what was signed before the rotation");
     assert_eq!(program.runs(), 5);
+    the_first_key_is_compromised(&deployment, &argv, &child);
+    assert_eq!(program.runs(), 7);
 
     deployment.stop_agent();
     deployment.stop_authority();
     deployment.audit("verify").expect("audit verify");
     deployment.audit("replay").expect("audit replay");
+}
+
+/// The recovery key says so, with the parent's head as the last good one: of the artifacts of that key only those under it hold.
+fn the_first_key_is_compromised(deployment: &Deployment, argv: &[&str], child: &[&str]) {
+    let listed = deployment.admin(&["keys", "list", "--json"]).expect("keys");
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let key = listed["head"][0]["thumbprint"].as_str().unwrap();
+    let parent = Receipt::parse(&std::fs::read_to_string(deployment.path("parent")).unwrap()).unwrap();
+    let (size, module) = (parent.head().size.to_string(), SoftHsm::module().display().to_string());
+    let (pin, bundle) = (deployment.text("pin"), deployment.text("bundle-2.json"));
+    let place = ["--pkcs11-module", &module, "--recovery-token", "recovery", "--recovery-pin-file", &pin];
+    let said = ["keys", "compromise", "--key", key, "--last-good", &size, "--bundle-out", &bundle];
+    deployment.admin(&[&said[..], &place[..]].concat()).expect("compromise");
+    deployment.exec("parent", argv).expect("run what the last good head covers");
+    deployment.exec("child", child).refused("key-compromised");
+    deployment.exec("after", argv).expect("run what the new key signed");
+    let known = TrustBundle::verify(&std::fs::read(bundle).unwrap()).unwrap();
+    assert_eq!(known.statements().len(), 2);
 }
 
 #[test]

@@ -148,6 +148,7 @@ def formats():
     equal("activation data", tuple_hash("countersign-v1:activation", origin, bytes.fromhex(vectors["enrolment"]),
                                         bytes.fromhex(vectors["secret"])), vectors["activation_data"])
     challenges()
+    statements()
     control = bytes(32)
     for vector in load("formats/leaf.json")["leaves"]:
         found = leaf.parse_leaf(bytes.fromhex(vector["leaf"]))
@@ -161,6 +162,26 @@ def formats():
         counts["accepted"] += 1
     for name in ("evidence", "policy", "references"):
         equal(name, sha256(bytes.fromhex(vectors[name])), vectors[name + "_digest"])
+
+
+def statements():
+    """§10: both types, and what officers sign (§8.5, §8.9)."""
+    vectors = load("formats/statement.json")
+    recovery = Key("EdDSA", bytes.fromhex(vectors["recovery_key"]))
+    origin = "test.example/log"
+    for number, vector in enumerate(vectors["statements"], 1):
+        encoded, signature = bytes.fromhex(vector["statement"]), bytes.fromhex(vector["signature"])
+        found = bundle.verify_statement(encoded, signature, origin, recovery, number)
+        equal("type", found["type"], number)
+        refuse("another number", lambda: bundle.verify_statement(encoded, signature, origin, recovery, number + 1), "bundle-invalid")
+        refuse("another log", lambda: bundle.verify_statement(encoded, signature, "other/log", recovery, number), "origin-mismatch")
+        bad = bytes([signature[0] ^ 1]) + signature[1:]
+        refuse("another signature", lambda: bundle.verify_statement(encoded, bad, origin, recovery, number), "bundle-invalid")
+    key = Key("EdDSA", bytes.fromhex(vectors["key"]))
+    act = tuple_bytes("countersign-v1:key-introduction", origin, 1, cbor.encode(key.cose()), "pkcs11", bytes([1]) * 32)
+    equal("key introduction", act, vectors["key_introduction"])
+    equal("officer addition", tuple_bytes("countersign-v1:officer-addition", origin, "officer-2", key.thumbprint()),
+          vectors["officer_addition"])
 
 
 def challenges():

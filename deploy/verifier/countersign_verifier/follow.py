@@ -55,7 +55,10 @@ class Follower:
         demand(self.chain.digest == head.control, "control-mismatch", "the leaves don't give the head's control digest")
         signed = signers(head, set(before) | set(self.chain.known()))
         after = self.chain.active(head.control_number)
-        demand(any(key in after for key in signed), "head-unsigned", "no key active at the head's control number signed it")
+        compromised = any(self.chain.is_compromised(key) for key in signed)
+        demand(any(key in after for key in signed), "key-compromised" if compromised else "head-unsigned",
+               "no key active at the head's control number signed it")
+        before = self.chain.still_believed(before)
         demand(any(key in before for key in signed), "rotation-unsigned", "no key that was believed before signed it")
         self.head = head
         return leaves[count:]

@@ -25,7 +25,12 @@ def check_head(head, bundle, chain=None):
     active = chain.active(head.control_number)
     demand(head.control == chain.digests[head.control_number], "head-forked", "another control digest at this control number")
     signed = signers(head, chain.known())
-    demand(any(key in active for key in signed), "head-unsigned", "no key active at the head's control number signed it")
+    if any(key in active for key in signed):
+        return
+    # §8.5: nothing here links the head to the last good one, so only that one counts.
+    last_good = chain.last_good(signed)
+    demand(last_good, "head-unsigned", "no key active at the head's control number signed it")
+    demand(any(good.body == head.body for good in last_good), "key-compromised", "only a compromised key signed the head")
 
 
 def check_receipt(data, bundle, chain=None):

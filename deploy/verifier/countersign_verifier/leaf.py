@@ -95,22 +95,27 @@ def _decision(verdict):
     return check
 
 
+# §8.5: an officer's key and its signature over the act.
+approval = nullable(row(cose_key, data()))
+
+
 def _key(value):
     shape = record({
         1: ("event", one_of(1, 2, 3, 4, 5)), 2: ("purpose", one_of(1, 2)), 3: ("key", cose_key),
         4: ("possession", nullable(data(64))), 5: ("custody", nullable(row(text(1), digest))),
-        6: ("principal", nullable(digest)),
+        6: ("principal", nullable(digest)), 7: ("approval", approval),
     })
     found = shape(value)
     introduced = found["event"] == 1
     want((found["possession"] is not None) == introduced and (found["custody"] is not None) == introduced,
          "possession and custody stand in introductions and nowhere else")
+    want(introduced or found["approval"] is None, "an approval stands in introductions and nowhere else")
     return found
 
 
 def _principal(value):
     found = record({1: ("event", one_of(1, 2)), 2: ("kind", one_of(1, 2)), 3: ("thumbprint", digest), 4: ("name", text(1)),
-                    5: ("role", one_of(0, 1, 2, 3)), 6: ("by", nullable(digest))})(value)
+                    5: ("role", one_of(0, 1, 2, 3)), 6: ("by", nullable(digest)), 7: ("approval", approval)})(value)
     want((found["role"] == 0) == (found["kind"] == 2), "operators have a role and gateways have none")
     return found
 

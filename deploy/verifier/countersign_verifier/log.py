@@ -5,7 +5,6 @@ inputs, that each decision is the right one, is the authority's `audit replay`; 
 
 from dataclasses import dataclass
 
-from .bundle import verify_statement
 from .control import DEACTIVATED, HEAD, Chain
 from .hashing import TREES, Frontier
 from .head import signers
@@ -84,11 +83,6 @@ class Log:
 
     def _recovery(self, leaf, body):
         self.statements += 1
-        verify_statement(body["statement"], body["signature"], self.bundle.origin, self.bundle.recovery, self.statements)
-        pinned = self.bundle.statements
-        known = self.statements <= len(pinned)
-        demand(not known or pinned[self.statements - 1] == (body["statement"], body["signature"]), "bundle-invalid",
-               f"leaf {leaf.index}: another statement {self.statements} than the trust bundle's")
 
     def _key(self, leaf, body):
         if body["principal"] is None:
@@ -229,6 +223,9 @@ class Log:
             demand(head.roots[name] == tree.root(), "head-mismatch", f"{where}: another {name} root")
         demand((head.control_number, head.control) == (self.chain.number, self.chain.digest), "head-mismatch",
                f"{where}: another control number or digest")
+        for found in self.chain.compromises:
+            pinned = found["last_good"]
+            demand(pinned.size != head.size or pinned.body == head.body, "head-forked", f"{where} isn't the last good one of that size")
         demand(head.time_ms == self.time_ms or self.size == 0, "head-mismatch", f"{where}: another time than its last leaf")
         self.head = head
         if head.signatures:
@@ -237,9 +234,13 @@ class Log:
     def _check_signatures(self, head, where):
         signed = signers(head, self.chain.known())
         active = self.chain.active(head.control_number)
+        last_good = self.chain.last_good(signed)
+        if last_good and not any(key in active for key in signed):
+            # §8.5: as good as unsigned; a later head covers its leaves, or the log isn't under a signed head.
+            return
         demand(any(key in active for key in signed), "head-unsigned", f"{where}: no key active then signed it")
         for key, before in self.unwitnessed:
-            believed = before or self.bundle.head_keys
+            believed = self.chain.still_believed(before or self.bundle.head_keys)
             both = key in signed and any(old in signed for old in believed)
             demand(both, "rotation-unsigned", f"{where} is the first after an activation and lacks the old or the new key's signature")
         self.unwitnessed = []

@@ -32,6 +32,8 @@ CODES = {
     "control-mismatch": "The control leaves don't give the head's control digest.",
     "key-state-invalid": "A key leaf doesn't follow from the keys before it.",
     "possession-invalid": "A key leaf's proof of possession doesn't verify.",
+    "approval-invalid": "No security officer's own key approved a new key or officer.",
+    "key-compromised": "Only a compromised key signed the head, and it isn't that key's last good one.",
     "rotation-unsigned": "The first signed head after an activation lacks the old or the new key's signature.",
     "state-invalid": "A leaf doesn't follow from the leaves before it.",
     "narrowing-violated": "An allow decision widens what its parents delegated, or spends more than they had.",

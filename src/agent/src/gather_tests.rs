@@ -153,7 +153,7 @@ async fn one_request_of_bad_form_does_not_spoil_the_others() {
 async fn an_artifact_that_the_bundle_does_not_bear_out_is_not_handed_out() {
     let world = World::enrolled().await;
     let ours = request(&world.agent.identity.host, 1);
-    *world.authority.log.lock().unwrap() = crate::testing::MiniLog::new(signing_key());
+    *world.authority.log.lock().unwrap() = crate::testing::MiniLog::new(signing_key(), signing_key());
     let answers = bounded(&world.agent, &[&ours]).await.unwrap();
     assert_eq!(answers[0].as_ref().unwrap_err().code, RefusalCode::FeedInvalid);
 }

@@ -148,7 +148,7 @@ impl Judge {
         if head.control_seq != control.number() || head.control_digest != *control.digest() {
             return Err(chain("a head carries another chain"));
         }
-        verify_note_with(&note, &head.origin, &before)?;
+        verify_note_with(&note, &head.origin, &control.still_believed(&before))?;
         verify_head_signature(&note, &head, control)?;
         Ok(())
     }

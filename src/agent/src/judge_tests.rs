@@ -123,7 +123,7 @@ async fn a_chain_that_begins_with_another_key_than_the_bundles_is_not_believed()
     let ours = request("exec");
     let first = authority.log.lock().unwrap().signers[0].clone();
     let stranger = signing_key();
-    let mut log = crate::testing::MiniLog::new(stranger);
+    let mut log = crate::testing::MiniLog::new(stranger, signing_key());
     log.introduce(&first);
     log.key(KeyEvent::Activated, &first);
     log.signers.push(first);

@@ -12,7 +12,7 @@ use countersign_core::api::{
     DecisionDocument, Enrolled, EnrolmentBegin, EnrolmentFinish, EnrolmentOffer, EvidenceDocument, Feed,
 };
 use countersign_core::bundle::{
-    BundleDocument, Statement, StatementDocument, TrustBundle, statement_preimage,
+    BundleDocument, Initial, Says, Statement, StatementDocument, TrustBundle, statement_preimage,
 };
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::{JsonKey, VerifyingKey};
@@ -135,13 +135,17 @@ pub(crate) struct TestAuthority {
 
 impl TestAuthority {
     pub(crate) fn new() -> Arc<Self> {
-        let (recovery, head, ca) = (signing_key(), signing_key(), TestCa::new());
+        let (recovery, head, officer, ca) = (signing_key(), signing_key(), signing_key(), TestCa::new());
         let statement = Statement {
             number: 1,
             origin: Origin::parse(ORIGIN).unwrap(),
             time_ms: 1,
-            head_keys: vec![verifying(&head)],
-            ca_certificates: vec![ca.certificate.clone()],
+            says: Says::Initial(Initial {
+                head_keys: vec![verifying(&head)],
+                ca_certificates: vec![ca.certificate.clone()],
+                officers: vec![verifying(&officer).thumbprint()],
+                lease_secs: 30,
+            }),
         }
         .encode();
         let signature = recovery.sign(&statement_preimage(&statement)).to_bytes();
@@ -156,7 +160,7 @@ impl TestAuthority {
             }],
         };
         Arc::new(Self {
-            log: Mutex::new(MiniLog::new(head)),
+            log: Mutex::new(MiniLog::new(head, officer)),
             ca,
             bundle: serde_json::to_vec(&bundle).unwrap(),
             host: Mutex::new(None),

@@ -120,8 +120,14 @@ mod tests {
         let secret = ed25519_dalek_key();
         let empty = ControlState::genesis("test.example/log", secret);
         let kind = PrincipalKind::Operator(Role::Operator);
-        let added =
-            PrincipalRecord { added: true, kind, thumbprint: OFFICER, name: "o".to_owned(), by: None };
+        let added = PrincipalRecord {
+            added: true,
+            kind,
+            thumbprint: OFFICER,
+            name: "o".to_owned(),
+            by: None,
+            approval: None,
+        };
         let in_force = with(&empty, Kind::Principal, added.encode());
         let revocation = Revocation {
             subject: Subject::Principal(OFFICER),

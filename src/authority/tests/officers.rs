@@ -1,11 +1,26 @@
-//! Acts of several officers at once: what one has drafted against doesn't move unseen (PROTOCOL §8.6).
+//! Acts of officers: what one has drafted against doesn't move unseen (PROTOCOL §8.6); new keys and officers need an officer's own signature, and
+//! the recovery key's word is obeyed (§8.5, §8.9, §10).
 #[cfg(test)]
 mod support;
 
+use countersign_authority::config::Signer;
+use countersign_authority::custody::KeyStore;
+use countersign_client::Client;
 use countersign_core::api::B64;
-use countersign_core::api::admin::{CaptureCall, PolicyCall, PolicyValidateCall, ReferencesCall};
-use countersign_core::leaf::control::Role;
-use support::{code, policy, with_house};
+use countersign_core::api::admin::{
+    CaptureCall, CompromiseCall, OperatorCall, PolicyCall, PolicyValidateCall, PrepareKeyCall,
+    ReferencesCall, RotateCall,
+};
+use countersign_core::bundle::{Compromise, Says, Statement, statement_preimage};
+use countersign_core::checkpoint::HeadBody;
+use countersign_core::key::VerifyingKey;
+use countersign_core::leaf::control::{Role, officer_addition};
+use countersign_core::name::Origin;
+use countersign_core::note::SignedNote;
+use countersign_fixture::SoftHsm;
+use support::{
+    House, ORIGIN, approved, code, fresh_key, introduction, named_key, policy, sign, verifying, with_house,
+};
 
 #[cfg(test)]
 fn document(text: &str) -> B64 {
@@ -72,6 +87,179 @@ fn of_two_changes_at_once_against_one_epoch_one_is_appended() {
             assert_eq!(code(refused), "epoch-moved");
             assert_eq!(one.policy().await.unwrap().epoch, 1);
             house.serving.stop().await;
+        },
+    );
+}
+
+#[test]
+fn a_head_key_is_introduced_with_an_officers_own_signature_only() {
+    with_house(
+        "a_head_key_is_introduced_with_an_officers_own_signature_only",
+        |_| (),
+        async |house| {
+            let admin = house.admin();
+            let label = || PrepareKeyCall { label: "head-2".to_owned() };
+            let prepared = admin.prepare_key(&label()).await.unwrap();
+            let (thumbprint, act) = introduction(&prepared);
+            assert_eq!(admin.keys().await.unwrap().head.len(), 1, "nothing is in the log yet");
+            let rotate = |approval| RotateCall { thumbprint: thumbprint.clone(), approval };
+            // A stranger's signature, an operator's, an officer's over another act.
+            let operator = fresh_key();
+            let call = OperatorCall {
+                subject: named_key("operator-1", &operator),
+                role: Role::Operator,
+                approval: None,
+            };
+            admin.add_operator(&call).await.unwrap();
+            for approval in [
+                approved(&fresh_key(), &act),
+                approved(&operator, &act),
+                approved(&house.admin_key(), b"another act"),
+            ] {
+                assert_eq!(code(admin.rotate_key(&rotate(approval)).await), "approval-invalid");
+            }
+            let approval = || approved(&house.admin_key(), &act);
+            let other = RotateCall { thumbprint: "00".repeat(32), approval: approval() };
+            assert_eq!(code(admin.rotate_key(&other).await), "rotation-refused");
+            // Made again under the same label, it is the same key: a restart in between costs nothing.
+            assert_eq!(introduction(&admin.prepare_key(&label()).await.unwrap()).0, thumbprint);
+            let keys = admin.rotate_key(&rotate(approval())).await.unwrap();
+            assert_eq!(keys.head.len(), 2);
+            house.serving.stop().await;
+        },
+    );
+}
+
+#[test]
+fn a_security_officer_is_added_with_an_officers_own_signature_only() {
+    with_house(
+        "a_security_officer_is_added_with_an_officers_own_signature_only",
+        |_| (),
+        async |house| {
+            let admin = house.admin();
+            let key = fresh_key();
+            let act = officer_addition(ORIGIN, "officer-2", &verifying(&key).thumbprint());
+            let call =
+                |role, approval| OperatorCall { subject: named_key("officer-2", &key), role, approval };
+            for approval in
+                [None, Some(approved(&key, &act)), Some(approved(&house.admin_key(), b"another act"))]
+            {
+                let refused = admin.add_operator(&call(Role::SecurityOfficer, approval)).await;
+                assert_eq!(code(refused), "approval-invalid");
+            }
+            let approval = || Some(approved(&house.admin_key(), &act));
+            assert_eq!(code(admin.add_operator(&call(Role::Viewer, approval())).await), "malformed");
+            admin.add_operator(&call(Role::SecurityOfficer, approval())).await.unwrap();
+            house.serving.stop().await;
+        },
+    );
+}
+
+/// The first operator rotates, and the new key is active.
+#[cfg(test)]
+async fn rotated(house: &House) {
+    house.rotate("head-2").await.unwrap();
+    let began = std::time::Instant::now();
+    let states = || async {
+        let keys = house.admin().keys().await.unwrap();
+        keys.head.into_iter().map(|key| key.state).collect::<Vec<_>>()
+    };
+    while states().await != ["deactivated", "active"] {
+        assert!(began.elapsed().as_secs() < 60);
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// The newest head.
+#[cfg(test)]
+async fn newest(client: &Client) -> HeadBody {
+    HeadBody::parse(SignedNote::parse(&client.head().await.unwrap()).unwrap().text()).unwrap()
+}
+
+#[test]
+fn the_recovery_keys_word_against_a_head_key_is_held_against_the_log_and_recorded() {
+    let test = "the_recovery_keys_word_against_a_head_key_is_held_against_the_log_and_recorded";
+    with_house(
+        test,
+        |options| options.limits.lease_secs = 3,
+        async |house| {
+            let admin = house.admin();
+            let anyone = house.service(countersign_client::ClientIdentity::Anonymous);
+            let last_good = newest(&anyone).await;
+            let keys = admin.keys().await.unwrap();
+            assert_eq!(keys.statements, 1);
+            let first = VerifyingKey::try_from(keys.head[0].key.clone()).unwrap();
+            let place = Signer::Pkcs11 {
+                module: SoftHsm::module(),
+                token: "recovery".to_owned(),
+                pin_file: house.scratch.join("pin"),
+                head_key: "recovery".to_owned(),
+                ca_key: "recovery".to_owned(),
+            };
+            let mut recovery = KeyStore::new(&place).0.signer("recovery").unwrap();
+            let mut stated =
+                |number: u64, key: &VerifyingKey, last_good: &HeadBody, head_keys: Vec<VerifyingKey>| {
+                    let says = Says::Compromise(Compromise {
+                        key: key.clone(),
+                        last_good: last_good.clone(),
+                        head_keys,
+                    });
+                    let origin = Origin::parse(ORIGIN).unwrap();
+                    let statement = Statement { number, origin, time_ms: 1, says }.encode();
+                    let signature =
+                        recovery.sign(&statement_preimage(&statement)).unwrap().as_bytes().to_vec();
+                    CompromiseCall { statement: B64(statement), signature: B64(signature) }
+                };
+            let alone = stated(2, &first, &last_good, Vec::new());
+            assert_eq!(code(admin.compromise_key(&alone).await), "statement-invalid", "no other key signs");
+            rotated(&house).await;
+            let second = VerifyingKey::try_from(admin.keys().await.unwrap().head[1].key.clone()).unwrap();
+            let instead = || vec![second.clone()];
+            // By another key; out of number; of a head that never was; about a key that nobody knows; a successor that doesn't sign.
+            let good = stated(2, &first, &last_good, instead());
+            let forged = sign(&house.admin_key(), &statement_preimage(&good.statement.0));
+            let forged = CompromiseCall { statement: good.statement.clone(), signature: B64(forged) };
+            let stranger = verifying(&fresh_key());
+            let other_head = HeadBody { time_ms: last_good.time_ms + 1, ..last_good.clone() };
+            for bad in [
+                forged,
+                stated(3, &first, &last_good, instead()),
+                stated(1, &first, &last_good, instead()),
+                stated(2, &first, &other_head, instead()),
+                stated(2, &stranger, &last_good, instead()),
+                stated(2, &first, &last_good, vec![stranger.clone()]),
+                CompromiseCall { statement: B64(vec![1]), signature: good.signature.clone() },
+            ] {
+                assert_eq!(code(admin.compromise_key(&bad).await), "statement-invalid");
+            }
+            let keys = admin.compromise_key(&good).await.unwrap();
+            let states: Vec<&str> = keys.head.iter().map(|key| key.state.as_str()).collect();
+            assert_eq!((states.as_slice(), keys.statements), (&["compromised", "active"][..], 2));
+            assert_eq!(code(admin.compromise_key(&good).await), "statement-invalid", "twice");
+            // It is in the log, heads go on, and the log starts again.
+            assert!(newest(&anyone).await.size > last_good.size);
+            house.permit_all().await;
+            let config = house.config.clone();
+            house.serving.stop().await;
+            countersign_authority::serve::Serving::start(config).await.unwrap().stop().await;
+        },
+    );
+}
+
+#[test]
+fn an_authority_whose_heads_would_be_rarer_than_gateways_need_does_not_start() {
+    let test = "an_authority_whose_heads_would_be_rarer_than_gateways_need_does_not_start";
+    with_house(
+        test,
+        |_| (),
+        async |house| {
+            let mut config = house.config.clone();
+            house.serving.stop().await;
+            config.limits.lease_secs = 31;
+            let refused = countersign_authority::serve::Serving::start(config.clone()).await.err().unwrap();
+            assert!(refused.to_string().contains("publishes a lease of 30 s"), "{refused}");
+            config.limits.lease_secs = 10;
+            countersign_authority::serve::Serving::start(config).await.unwrap().stop().await;
         },
     );
 }

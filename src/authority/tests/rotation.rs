@@ -6,7 +6,7 @@ use countersign_authority::init::InitOptions;
 use countersign_authority::serve::Serving;
 use countersign_client::Client;
 use countersign_core::api::Acknowledgement;
-use countersign_core::api::admin::{Keys, RotateCall};
+use countersign_core::api::admin::Keys;
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
 use countersign_core::note::{NoteKey, SignedNote, verify};
@@ -76,10 +76,9 @@ fn a_new_key_waits_for_every_gateway_and_the_old_one_goes() {
         let one = house.service(house.gateway("gateway-1").await.0);
         let two = house.service(house.gateway("gateway-2").await.0);
         let admin = house.admin();
-        let rotate = |label: &str| RotateCall { label: label.to_owned() };
-        let keys = admin.rotate_key(&rotate("head-2")).await.unwrap();
+        let keys = house.rotate("head-2").await.unwrap();
         assert_eq!(states(&keys), ["active", "pre-activation"]);
-        assert_eq!(code(admin.rotate_key(&rotate("head-3")).await), "rotation-refused");
+        assert_eq!(code(house.rotate("head-3").await), "rotation-refused");
         acknowledge(&one).await;
         assert_eq!(host.artifacts(&["before"]).await.unwrap().decisions[0].verdict, "allow");
         assert_eq!(
@@ -93,7 +92,7 @@ fn a_new_key_waits_for_every_gateway_and_the_old_one_goes() {
         let control = follow(&house, &one).await;
         assert_eq!(control.head_keys().len(), 2);
         // A label that is taken is refused, and the rotation that it would have been leaves nothing behind.
-        assert_eq!(code(admin.rotate_key(&rotate("head-1")).await), "rotation-refused");
+        assert_eq!(code(house.rotate("head-1").await), "rotation-refused");
         assert_eq!(states(&admin.keys().await.unwrap()), ["deactivated", "active"]);
         // The key that signs now is found again through the log.
         let config = house.config.clone();
@@ -106,7 +105,7 @@ fn a_new_key_waits_for_every_gateway_and_the_old_one_goes() {
 fn a_rotation_goes_on_after_a_restart() {
     with_house("a_rotation_goes_on_after_a_restart", patient, async |mut house| {
         let (gateway, _) = house.gateway("gateway-1").await;
-        house.admin().rotate_key(&RotateCall { label: "head-2".to_owned() }).await.unwrap();
+        house.rotate("head-2").await.unwrap();
         let config = house.config.clone();
         house.serving.stop().await;
         house.serving = Serving::start(config).await.unwrap();
@@ -126,7 +125,7 @@ fn a_gateway_that_is_away_holds_a_new_key_up_no_longer_than_its_lease() {
     with_house("a_gateway_that_is_away_holds_a_new_key_up_no_longer_than_its_lease", short, async |house| {
         let gateway = house.service(house.gateway("gateway-1").await.0);
         let began = std::time::Instant::now();
-        house.admin().rotate_key(&RotateCall { label: "head-2".to_owned() }).await.unwrap();
+        house.rotate("head-2").await.unwrap();
         wait_for(&house.admin(), &["deactivated", "active"]).await;
         assert!(began.elapsed().as_secs() >= 4, "{:?}", began.elapsed());
         follow(&house, &gateway).await;

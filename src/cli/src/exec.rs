@@ -37,7 +37,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let client = client(&config.authority, &bundle).context("authority")?;
     let program = PathBuf::from(args.argv.first().context("a program is needed")?);
     let options = ExecOptions {
-        rules: config.rules,
+        rules: config.rules(&bundle).context("configuration")?,
         state_dir: config.state_dir,
         bundle,
         artifact: artifact(&args.artifact)?,

@@ -2,7 +2,10 @@
 
 use anyhow::Context;
 use countersign_client::{Client, ClientIdentity};
+use countersign_core::api::{ApprovalDocument, B64};
 use countersign_core::bundle::TrustBundle;
+use countersign_core::key::JsonKey;
+use countersign_gateway::holder::key::HolderKey;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +27,21 @@ pub(crate) struct Profile {
 pub(crate) struct Admin {
     pub(crate) client: Client,
     pub(crate) bundle: TrustBundle,
+    /// Where it is pinned.
+    pub(crate) bundle_path: PathBuf,
+    /// The operator's own key: it also signs approvals.
+    key: PathBuf,
+}
+
+impl Admin {
+    /// The operator's word for one exact act.
+    pub(crate) fn approve(&self, act: &[u8]) -> anyhow::Result<ApprovalDocument> {
+        let key = HolderKey::load(&self.key).with_context(|| self.key.display().to_string())?;
+        Ok(ApprovalDocument {
+            key: JsonKey::from(key.public().clone()),
+            signature: B64(key.sign(act).to_vec()),
+        })
+    }
 }
 
 /// Reads the profile and everything that it names.
@@ -31,11 +49,12 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Admin> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let profile: Profile = toml::from_str(&text).with_context(|| path.display().to_string())?;
     let beside = |file: &Path| path.parent().map_or_else(|| file.to_owned(), |folder| folder.join(file));
-    let bundle = bundle(&beside(&profile.trust_bundle))?;
+    let bundle_path = beside(&profile.trust_bundle);
+    let bundle = bundle(&bundle_path)?;
     let identity =
         ClientIdentity::Pem { certificates: beside(&profile.certificate), key: beside(&profile.key) };
     let client = Client::new(&profile.url, identity, bundle.ca_certificates())?;
-    Ok(Admin { client, bundle })
+    Ok(Admin { client, bundle, bundle_path, key: beside(&profile.key) })
 }
 
 /// Reads and verifies a pinned trust bundle.

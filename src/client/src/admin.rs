@@ -3,9 +3,9 @@
 use crate::service::success;
 use crate::{Client, ClientError};
 use countersign_core::api::admin::{
-    ActiveDocument, CaptureCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall, JoinTokenMade, Keys,
-    Leaves, OperatorCall, PolicyCall, PolicyValidateCall, PolicyValidated, Principals, ReferencesCall,
-    ReferencesCaptured, RevocationCall, RotateCall,
+    ActiveDocument, CaptureCall, CompromiseCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall,
+    JoinTokenMade, KeyPrepared, Keys, Leaves, OperatorCall, PolicyCall, PolicyValidateCall, PolicyValidated,
+    PrepareKeyCall, Principals, ReferencesCall, ReferencesCaptured, RevocationCall, RotateCall,
 };
 use countersign_core::api::{CertificateIssued, Recorded};
 use countersign_core::digest::Sha256Digest;
@@ -110,6 +110,16 @@ impl Client {
     /// `POST /v1/admin/operators`.
     pub async fn add_operator(&self, call: &OperatorCall) -> Result<CertificateIssued, ClientError> {
         self.post("/v1/admin/operators", call).await
+    }
+
+    /// `POST /v1/admin/keys/prepare`: a key in its token, for an officer to approve.
+    pub async fn prepare_key(&self, call: &PrepareKeyCall) -> Result<KeyPrepared, ClientError> {
+        self.post("/v1/admin/keys/prepare", call).await
+    }
+
+    /// `POST /v1/admin/keys/compromise`.
+    pub async fn compromise_key(&self, call: &CompromiseCall) -> Result<Keys, ClientError> {
+        self.post("/v1/admin/keys/compromise", call).await
     }
 
     /// `POST /v1/admin/keys/rotate`: answers when the new key is introduced; activation follows by itself.

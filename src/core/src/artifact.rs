@@ -26,6 +26,9 @@ pub enum ArtifactError {
     /// No active head key signed the head, or a known key's signature fails.
     #[error("the head isn't signed by an active head key")]
     Unsigned,
+    /// A compromised key alone signed the head, and it lies beyond that key's last good head.
+    #[error("only a compromised key signed the head, and it isn't covered by that key's last good head")]
+    Compromised,
     /// The head is of another log.
     #[error("the head is of another log")]
     Origin,
@@ -39,6 +42,7 @@ impl ArtifactError {
             Self::Malformed(_) => RefusalCode::ReceiptMalformed,
             Self::Inclusion => RefusalCode::InclusionInvalid,
             Self::Unsigned => RefusalCode::HeadUnsigned,
+            Self::Compromised => RefusalCode::KeyCompromised,
             Self::Origin => RefusalCode::OriginMismatch,
         }
     }
@@ -82,12 +86,13 @@ impl Receipt {
     }
 
     /// Checks that a head key active at the head's control number signed the head. The state must know that number, or be older and then count
-    /// what it knows: a gateway that is behind pulls first.
+    /// what it knows: a gateway that is behind pulls first. A head of a compromised key passes up to that key's last good head, and counts for nothing
+    /// until it is linked to it (PROTOCOL §8.5).
     pub fn verify_signature(self, control: &ControlState) -> Result<SignedReceipt, ArtifactError> {
         if self.head.origin != control.origin() {
             return Err(ArtifactError::Origin);
         }
-        verify_head_signature(&self.note, &self.head, control)?;
+        verify_head(&self.note, &self.head, control, |last_good| self.head.size <= last_good.size)?;
         Ok(SignedReceipt(self))
     }
 
@@ -122,7 +127,7 @@ impl Receipt {
     }
 }
 
-/// A receipt under a head that an active head key signed.
+/// A receipt under a head that an active head key signed, or a compromised one up to its last good head. Linking the head comes next.
 #[derive(Clone, Debug)]
 pub struct SignedReceipt(Receipt);
 
@@ -140,8 +145,31 @@ pub fn verify_head_signature(
     head: &HeadBody,
     control: &ControlState,
 ) -> Result<(), ArtifactError> {
+    // Nobody links this head to the last good one, so only that one itself counts.
+    verify_head(note, head, control, |last_good| last_good == head)
+}
+
+fn verify_head(
+    note: &SignedNote,
+    head: &HeadBody,
+    control: &ControlState,
+    covered: impl Fn(&HeadBody) -> bool,
+) -> Result<(), ArtifactError> {
     let keys: Vec<VerifyingKey> = control.head_keys_at(head.control_seq).cloned().collect();
-    verify_note_with(note, &head.origin, &keys)
+    let refused = match verify_note_with(note, &head.origin, &keys) {
+        Err(ArtifactError::Unsigned) => ArtifactError::Unsigned,
+        other => return other,
+    };
+    let mut verdict = Err(refused);
+    for (key, last_good) in control.compromised_at(head.control_seq) {
+        if verify_note_with(note, &head.origin, std::slice::from_ref(key)).is_ok() {
+            if covered(last_good) {
+                return Ok(());
+            }
+            verdict = Err(ArtifactError::Compromised);
+        }
+    }
+    verdict
 }
 
 /// The same with an explicit key list, for the first head under a trust bundle.

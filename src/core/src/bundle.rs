@@ -1,12 +1,13 @@
-//! The trust bundle and the statements of the recovery key (PROTOCOL §10): the one thing that a relying party pins.
+//! The trust bundle (PROTOCOL §10): the one thing that a relying party pins. It holds statements of the recovery key: the initial one, and later ones
+//! that the party knows of, whether or not anybody shows it a log that has them.
 
-use crate::cbor::{Decoder, encode_map};
+use crate::digest::Sha256Digest;
 use crate::key::{JsonKey, VerifyingKey};
 use crate::leaf::LeafError;
-use crate::leaf::field::read_key;
 use crate::name::{Origin, TrustDomain};
-use crate::tuple;
 use serde::{Deserialize, Serialize};
+
+pub use crate::statement::{Compromise, Initial, MAX_LEASE_SECS, Says, Statement, statement_preimage};
 
 /// Largest bundle that is read.
 pub const MAX_BUNDLE_LEN: usize = 256 * 1024;
@@ -65,81 +66,14 @@ pub struct StatementDocument {
     pub signature: String,
 }
 
-/// A statement of the recovery key. Version 1 of the protocol has the initial one only.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Statement {
-    /// From 1, without gaps.
-    pub number: u64,
-    /// Name of the log.
-    pub origin: Origin,
-    /// When it was made, ms.
-    pub time_ms: u64,
-    /// First head keys.
-    pub head_keys: Vec<VerifyingKey>,
-    /// CA certificates, DER.
-    pub ca_certificates: Vec<Vec<u8>>,
-}
-
-const INITIAL: u64 = 1;
-
-/// What the recovery key signs.
-#[must_use]
-pub fn statement_preimage(statement: &[u8]) -> Vec<u8> {
-    tuple::preimage("countersign-v1:recovery-statement", &[statement])
-}
-
-impl Statement {
-    /// The statement's bytes.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        encode_map(|map| {
-            map.entry(1).uint(self.number);
-            map.entry(2).text(self.origin.as_str());
-            map.entry(3).uint(INITIAL);
-            map.entry(4).uint(self.time_ms);
-            map.entry(5)
-                .array(|keys| self.head_keys.iter().for_each(|key| keys.item().bytes(&key.cose_key())));
-            map.entry(6).array(|list| self.ca_certificates.iter().for_each(|der| list.item().bytes(der)));
-        })
-    }
-
-    /// Parses exact statement bytes; the signature is the bundle's affair.
-    pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
-        let mut decoder = Decoder::new(bytes)?;
-        let d = &mut decoder;
-        d.map_of(6)?;
-        d.expect_key(1)?;
-        let number = d.uint()?;
-        d.expect_key(2)?;
-        let origin = Origin::parse(d.text()?).map_err(|_| LeafError::Value("origin"))?;
-        d.expect_key(3)?;
-        if d.uint()? != INITIAL {
-            return Err(LeafError::Value("statement type"));
-        }
-        d.expect_key(4)?;
-        let time_ms = d.uint()?;
-        d.expect_key(5)?;
-        let count = d.array()?;
-        let head_keys = (0..count).map(|_| read_key(d)).collect::<Result<Vec<_>, _>>()?;
-        d.expect_key(6)?;
-        let count = d.array()?;
-        let ca_certificates =
-            (0..count).map(|_| Ok(d.bytes()?.to_vec())).collect::<Result<Vec<_>, LeafError>>()?;
-        if head_keys.is_empty() || ca_certificates.is_empty() {
-            return Err(LeafError::Value("statement without keys"));
-        }
-        decoder.finish()?;
-        Ok(Self { number, origin, time_ms, head_keys, ca_certificates })
-    }
-}
-
 /// A bundle whose statements all verified under its recovery key.
 #[derive(Clone, Debug)]
 pub struct TrustBundle {
     origin: Origin,
     trust_domain: TrustDomain,
     recovery_key: VerifyingKey,
-    initial: Statement,
+    initial: Initial,
+    statements: Vec<(Vec<u8>, Statement)>,
 }
 
 impl TrustBundle {
@@ -157,7 +91,7 @@ impl TrustBundle {
             TrustDomain::parse(&document.trust_domain).map_err(|_| BundleError::Member("trust_domain"))?;
         let recovery_key = VerifyingKey::try_from(document.recovery_key.clone())
             .map_err(|_| BundleError::Member("recovery_key"))?;
-        let mut initial = None;
+        let mut statements = Vec::new();
         for (number, signed) in (1_u64..).zip(&document.statements) {
             let statement = decode(&signed.statement)?;
             let signature = decode(&signed.signature)?;
@@ -166,14 +100,16 @@ impl TrustBundle {
                 .map_err(|_| BundleError::Signature(number))?;
             let parsed =
                 Statement::parse(&statement).map_err(|source| BundleError::Statement { number, source })?;
-            // Version 1 has exactly one statement, the initial one.
-            if parsed.number != number || number != 1 || parsed.origin != origin {
+            let first = matches!(parsed.says, Says::Initial(_));
+            if parsed.number != number || first != (number == 1) || parsed.origin != origin {
                 return Err(BundleError::Sequence(number));
             }
-            initial = Some(parsed);
+            statements.push((statement, parsed));
         }
-        let initial = initial.ok_or(BundleError::Member("statements"))?;
-        Ok(Self { origin, trust_domain, recovery_key, initial })
+        let Some(Says::Initial(initial)) = statements.first().map(|(_, first)| first.says.clone()) else {
+            return Err(BundleError::Member("statements"));
+        };
+        Ok(Self { origin, trust_domain, recovery_key, initial, statements })
     }
 
     /// Name of the log.
@@ -198,6 +134,24 @@ impl TrustBundle {
     #[must_use]
     pub fn head_keys(&self) -> &[VerifyingKey] {
         &self.initial.head_keys
+    }
+
+    /// Key thumbprints of the security officers with which the log began.
+    #[must_use]
+    pub fn officers(&self) -> &[Sha256Digest] {
+        &self.initial.officers
+    }
+
+    /// The longest lease that a gateway may have, seconds.
+    #[must_use]
+    pub const fn lease_secs(&self) -> u64 {
+        self.initial.lease_secs
+    }
+
+    /// Every statement, exact bytes and meaning, in order.
+    #[must_use]
+    pub fn statements(&self) -> &[(Vec<u8>, Statement)] {
+        &self.statements
     }
 
     /// CA certificates for TLS, DER.

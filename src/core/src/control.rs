@@ -2,14 +2,16 @@
 //!
 //! Comes in: control leaves in order, from index 0 of the chain. Goes out: a [`ControlState`] at a control number, whose digest every signed head
 //! commits to. Gateways, auditors and the authority fold the same leaves with this same code. Refused: a leaf that isn't control, a gap, a key
-//! event out of order, an introduction without proof of possession, an epoch that isn't the next.
+//! event out of order, an introduction without proof of possession, a new key or officer without an officer's approval, a recovery statement that isn't
+//! the next, an epoch that isn't the next.
 
-use crate::bundle::{TrustBundle, statement_preimage};
+use crate::bundle::{Compromise, Initial, Says, Statement, TrustBundle, statement_preimage};
+use crate::checkpoint::HeadBody;
 use crate::digest::Sha256Digest;
 use crate::key::VerifyingKey;
 use crate::leaf::control::{
-    EpochRecord, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord, RecoveryRecord, Revocation,
-    Subject, key_possession,
+    Approval, EpochRecord, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord, RecoveryRecord,
+    Revocation, Role, Subject, key_introduction, key_possession, officer_addition,
 };
 use crate::leaf::{Kind, Leaf, LeafError, leaf_hash};
 use crate::tuple;
@@ -38,9 +40,24 @@ pub enum ControlError {
         /// Found.
         found: u64,
     },
-    /// A recovery statement that the recovery key didn't sign.
-    #[error("recovery statement isn't signed by the recovery key")]
+    /// A recovery statement that the recovery key didn't sign, that isn't the next one, or that isn't the one that the trust bundle holds.
+    #[error("recovery statement isn't signed by the recovery key, or isn't the next one")]
     Recovery,
+    /// A new key or security officer that no officer's own key approved and no recovery statement names.
+    #[error("no security officer approved the new key or officer")]
+    Approval,
+}
+
+impl ControlError {
+    /// The stable code, where the leaf itself is at fault.
+    #[must_use]
+    pub const fn code(&self) -> crate::refusal::RefusalCode {
+        match self {
+            Self::Approval => crate::refusal::RefusalCode::ApprovalInvalid,
+            Self::Recovery => crate::refusal::RefusalCode::StatementInvalid,
+            _ => crate::refusal::RefusalCode::FeedInvalid,
+        }
+    }
 }
 
 /// Link of the chain (PROTOCOL §5.4).
@@ -97,6 +114,43 @@ pub struct ControlState {
     references: Option<Sha256Digest>,
     revoked: BTreeSet<Subject>,
     principals: BTreeMap<Sha256Digest, Principal>,
+    /// What the recovery key said.
+    recovery: Recovery,
+    /// Keys that were revoked or removed once: they approve nothing any more, even when reinstated.
+    barred: BTreeSet<Sha256Digest>,
+}
+
+/// What the recovery key said, in the chain or in the trust bundle.
+#[derive(Clone, Debug, Default)]
+struct Recovery {
+    /// Statements that the chain has.
+    number: u64,
+    /// Exact statements of the trust bundle: those of the chain have to be the same.
+    pinned: Vec<Vec<u8>>,
+    /// Head keys that need no approval.
+    head_keys: Vec<VerifyingKey>,
+    /// Security officers that need none.
+    officers: BTreeSet<Sha256Digest>,
+    compromises: Vec<Compromise>,
+}
+
+impl Recovery {
+    fn take(&mut self, says: &Says) {
+        match says {
+            Says::Initial(Initial { head_keys, officers, .. }) => {
+                self.head_keys.extend_from_slice(head_keys);
+                self.officers.extend(officers);
+            }
+            Says::Compromise(compromise) => {
+                self.head_keys.extend_from_slice(&compromise.head_keys);
+                self.compromises.push(compromise.clone());
+            }
+        }
+    }
+
+    fn of(&self, key: &VerifyingKey) -> Option<&Compromise> {
+        self.compromises.iter().find(|compromise| compromise.key == *key)
+    }
 }
 
 impl ControlState {
@@ -114,13 +168,27 @@ impl ControlState {
             references: None,
             revoked: BTreeSet::new(),
             principals: BTreeMap::new(),
+            recovery: Recovery::default(),
+            barred: BTreeSet::new(),
         }
     }
 
     /// [`ControlState::genesis`] of a bundle.
     #[must_use]
     pub fn of_bundle(bundle: &TrustBundle) -> Self {
-        Self::genesis(bundle.origin().as_str(), bundle.recovery_key().clone())
+        let mut state = Self::genesis(bundle.origin().as_str(), bundle.recovery_key().clone());
+        for (bytes, statement) in bundle.statements() {
+            state.recovery.pinned.push(bytes.clone());
+            state.recovery.take(&statement.says);
+        }
+        state
+    }
+
+    /// The state in which the recovery key names these head keys: what an initial statement does, for logs without a bundle.
+    #[must_use]
+    pub fn naming(mut self, head_keys: &[VerifyingKey]) -> Self {
+        self.recovery.head_keys.extend_from_slice(head_keys);
+        self
     }
 
     /// Takes the next control leaf's exact bytes. On an error the state is as before.
@@ -142,26 +210,18 @@ impl ControlState {
             Kind::Revocation => {
                 let record = Revocation::parse(&leaf.body)?;
                 if record.revoke {
+                    if let Subject::Principal(thumbprint) = record.subject {
+                        self.barred.insert(thumbprint);
+                    }
                     self.revoked.insert(record.subject);
                 } else {
                     self.revoked.remove(&record.subject);
                 }
             }
             Kind::Principal => {
-                let record = PrincipalRecord::parse(&leaf.body)?;
-                if record.added {
-                    let principal = Principal { kind: record.kind, name: record.name };
-                    self.principals.insert(record.thumbprint, principal);
-                } else {
-                    self.principals.remove(&record.thumbprint);
-                }
+                self.apply_principal(PrincipalRecord::parse(&leaf.body)?)?;
             }
-            Kind::Recovery => {
-                let record = RecoveryRecord::parse(&leaf.body)?;
-                self.recovery_key
-                    .verify(&statement_preimage(&record.statement), &record.signature)
-                    .map_err(|_| ControlError::Recovery)?;
-            }
+            Kind::Recovery => self.apply_statement(&RecoveryRecord::parse(&leaf.body)?, number)?,
             other => return Err(ControlError::NotControl(other.name())),
         }
         let leaf_hash = leaf_hash(leaf_bytes);
@@ -178,11 +238,95 @@ impl ControlState {
         Ok(())
     }
 
-    fn apply_key(&mut self, record: &KeyRecord, number: u64) -> Result<(), ControlError> {
-        if let Some(introduction) = &record.introduction {
-            let preimage = key_possession(&self.origin, record.purpose, &record.key);
-            record.key.verify(&preimage, &introduction.possession).map_err(|_| ControlError::Possession)?;
+    fn apply_principal(&mut self, record: PrincipalRecord) -> Result<(), ControlError> {
+        if !record.added {
+            self.barred.insert(record.thumbprint);
+            self.principals.remove(&record.thumbprint);
+            return Ok(());
         }
+        self.require_addition(&record)?;
+        self.principals.insert(record.thumbprint, Principal { kind: record.kind, name: record.name });
+        Ok(())
+    }
+
+    /// PROTOCOL §8.9: who can approve keys isn't made by the head key alone.
+    pub fn require_addition(&self, record: &PrincipalRecord) -> Result<(), ControlError> {
+        let thumbprint = &record.thumbprint;
+        let named = self.recovery.officers.contains(thumbprint) && !self.barred.contains(thumbprint);
+        if record.kind != PrincipalKind::Operator(Role::SecurityOfficer) || named {
+            return Ok(());
+        }
+        let act = officer_addition(&self.origin, &record.name, thumbprint);
+        self.require_approval(record.approval.as_ref(), &act)
+    }
+
+    /// A signature over the act by the own key of an officer in force.
+    fn require_approval(&self, approval: Option<&Approval>, act: &[u8]) -> Result<(), ControlError> {
+        let approval = approval.ok_or(ControlError::Approval)?;
+        if !self.may_approve(&approval.key.thumbprint()) {
+            return Err(ControlError::Approval);
+        }
+        approval.key.verify(act, &approval.signature).map_err(|_| ControlError::Approval)
+    }
+
+    /// Whether this key's signature approves new keys and officers: a security officer's that was never revoked or removed.
+    #[must_use]
+    pub fn may_approve(&self, thumbprint: &Sha256Digest) -> bool {
+        let officer =
+            |principal: &Principal| principal.kind == PrincipalKind::Operator(Role::SecurityOfficer);
+        !self.barred.contains(thumbprint) && self.principal(thumbprint).is_some_and(officer)
+    }
+
+    /// PROTOCOL §10: numbered, verified by the recovery key alone.
+    fn apply_statement(&mut self, record: &RecoveryRecord, number: u64) -> Result<(), ControlError> {
+        self.recovery_key
+            .verify(&statement_preimage(&record.statement), &record.signature)
+            .map_err(|_| ControlError::Recovery)?;
+        let statement = Statement::parse(&record.statement)?;
+        let next = self.recovery.number + 1;
+        let first = matches!(statement.says, Says::Initial(_));
+        let pinned = usize::try_from(self.recovery.number).ok().and_then(|at| self.recovery.pinned.get(at));
+        let other = pinned.is_some_and(|pinned| *pinned != record.statement);
+        if statement.number != next
+            || first != (next == 1)
+            || statement.origin.as_str() != self.origin
+            || other
+        {
+            return Err(ControlError::Recovery);
+        }
+        if pinned.is_none() {
+            self.recovery.take(&statement.says);
+        }
+        self.recovery.number = next;
+        if let Says::Compromise(compromise) = &statement.says
+            && let Some(key) = self.head_keys.iter_mut().find(|known| known.key == compromise.key)
+        {
+            key.ended = Some(key.ended.unwrap_or(number));
+            key.compromised = true;
+        }
+        Ok(())
+    }
+
+    /// PROTOCOL §8.5: held by somebody, in custody, and wanted by an officer or by the recovery key.
+    pub fn require_introduction(&self, record: &KeyRecord) -> Result<(), ControlError> {
+        let Some(introduction) = &record.introduction else { return Ok(()) };
+        let (purpose, key) = (record.purpose, &record.key);
+        let preimage = key_possession(&self.origin, purpose, key);
+        key.verify(&preimage, &introduction.possession).map_err(|_| ControlError::Possession)?;
+        let named = match purpose {
+            KeyPurpose::Head => self.recovery.head_keys.contains(key),
+            // The first CA key comes before the first officer; relying parties pin its certificate, not this leaf.
+            KeyPurpose::Ca => self.principals.is_empty() && self.barred.is_empty(),
+        };
+        if named {
+            return Ok(());
+        }
+        let act = key_introduction(&self.origin, purpose, key, &introduction.backend, &introduction.custody);
+        self.require_approval(introduction.approval.as_ref(), &act)
+    }
+
+    fn apply_key(&mut self, record: &KeyRecord, number: u64) -> Result<(), ControlError> {
+        self.require_introduction(record)?;
         if record.purpose != KeyPurpose::Head {
             return Ok(());
         }
@@ -193,16 +337,13 @@ impl ControlState {
                 introduced: number,
                 activated: None,
                 ended: None,
-                compromised: false,
+                compromised: self.recovery.of(&record.key).is_some(),
             }),
             (KeyEvent::Activated, Some(key)) if key.activated.is_none() && key.ended.is_none() => {
                 key.activated = Some(number);
             }
             (KeyEvent::Deactivated, Some(key)) if key.ended.is_none() => key.ended = Some(number),
-            (KeyEvent::Compromised, Some(key)) if !key.compromised => {
-                key.ended = Some(key.ended.unwrap_or(number));
-                key.compromised = true;
-            }
+            // PROTOCOL §8.5: only the recovery key says so (`KeyEvent::Compromised` has no place in a chain).
             (KeyEvent::Destroyed, Some(key)) if key.ended.is_some() => {}
             _ => return Err(ControlError::KeyOrder),
         }
@@ -230,6 +371,31 @@ impl ControlState {
     /// Keys that may sign a head with this control number. A compromised key signs nothing any more.
     pub fn head_keys_at(&self, number: u64) -> impl Iterator<Item = &VerifyingKey> {
         self.head_keys.iter().filter(move |key| key.active_at(number) && !key.compromised).map(|key| &key.key)
+    }
+
+    /// Compromised keys that were active at this number, and the last good head of each.
+    pub fn compromised_at(&self, number: u64) -> impl Iterator<Item = (&VerifyingKey, &HeadBody)> {
+        let known = self.head_keys.iter().filter(move |key| key.active_at(number) && key.compromised);
+        known.filter_map(|known| self.recovery.of(&known.key)).map(|found| (&found.key, &found.last_good))
+    }
+
+    /// Compromises that the recovery key stated, in the chain or in the trust bundle.
+    #[must_use]
+    pub fn compromises(&self) -> &[Compromise] {
+        &self.recovery.compromises
+    }
+
+    /// Of keys that were believed before, those that still are; and those that a statement says to believe in a compromised one's stead.
+    #[must_use]
+    pub fn still_believed(&self, believed: &[VerifyingKey]) -> Vec<VerifyingKey> {
+        let left = believed.iter().filter(|key| self.recovery.of(key).is_none());
+        left.chain(self.recovery.compromises.iter().flat_map(|found| &found.head_keys)).cloned().collect()
+    }
+
+    /// Recovery statements that the chain has.
+    #[must_use]
+    pub const fn statements(&self) -> u64 {
+        self.recovery.number
     }
 
     /// Epoch in force; 0 before the first.

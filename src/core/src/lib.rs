@@ -19,5 +19,6 @@ pub mod note;
 pub mod record;
 pub mod refusal;
 pub mod request;
+pub mod statement;
 pub mod tlog_proof;
 pub mod tuple;

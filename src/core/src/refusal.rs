@@ -140,6 +140,8 @@ codes! {
     EvidenceAbsent = "evidence-absent", Misuse, 409, "The host has no good evidence to capture from.";
     RotationRefused = "rotation-refused", Misuse, 409, "Another rotation is under way, or the new key's custody can't be shown.";
     EpochMoved = "epoch-moved", Misuse, 409, "Policy or references changed since this change was drafted; look at what is active and draft again.";
+    ApprovalInvalid = "approval-invalid", Refusal, 403, "No security officer's own key signed this very act.";
+    StatementInvalid = "statement-invalid", Refusal, 403, "The recovery statement isn't signed by the recovery key, isn't the next, or doesn't fit the log.";
     ConflictingAct = "conflicting-act", Misuse, 409, "The object is already in that state, or the state has moved.";
     // Gateway.
     SnapshotMissing = "snapshot-missing", Fault, 503, "The gateway holds no verified snapshot of the authority.";
@@ -152,6 +154,7 @@ codes! {
     EvidenceBundleMismatch = "evidence-bundle-mismatch", Refusal, 422, "The decision doesn't follow from what the evidence bundle holds.";
     ReceiptMalformed = "receipt-malformed", Misuse, 400, "The artifact isn't a well-formed receipt.";
     HeadUnsigned = "head-unsigned", Refusal, 403, "No active head key signed the artifact's head.";
+    KeyCompromised = "key-compromised", Refusal, 403, "Only a compromised key signed the head, and it isn't covered by that key's last good head.";
     HeadUnlinked = "head-unlinked", Refusal, 403, "The artifact's head can't be joined to the gateway's newest head.";
     InclusionInvalid = "inclusion-invalid", Refusal, 403, "The artifact isn't in the log under its head.";
     NotAnAllow = "not-an-allow", Refusal, 403, "The leaf isn't an allow decision.";

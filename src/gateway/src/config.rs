@@ -2,6 +2,7 @@
 
 use crate::admit::Rules;
 use crate::exec::environment::{EnvironmentName, EnvironmentRefused};
+use countersign_core::bundle::TrustBundle;
 use countersign_core::name::Audience;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,6 @@ const MAX_CONFIG_LEN: u64 = 64 * 1024;
 pub const MIN_LEASE_SECS: u64 = 5;
 /// Longest lease: for so long a revocation may stay unnoticed by a gateway that is cut off.
 pub const MAX_LEASE_SECS: u64 = 86_400;
-/// Lease if none is stated.
-pub const DEFAULT_LEASE_SECS: u64 = 300;
 /// Most audiences of one gateway.
 const MAX_AUDIENCES: usize = 64;
 
@@ -37,6 +36,14 @@ pub enum ConfigError {
     /// A key whose value is out of its domain.
     #[error("configuration key {0} is out of its domain")]
     Value(&'static str),
+    /// A longer lease than the trust bundle allows: rotations and revocations count on the published one.
+    #[error("lease_secs is {configured}; the trust bundle allows at most {published}")]
+    Lease {
+        /// In the configuration.
+        configured: u64,
+        /// In the trust bundle.
+        published: u64,
+    },
     /// A variable that can't be passed on.
     #[error("exec.environment: {0}")]
     Environment(#[from] EnvironmentRefused),
@@ -47,17 +54,12 @@ pub enum ConfigError {
 struct Document {
     name: String,
     audiences: Vec<String>,
-    #[serde(default = "default_lease_secs")]
-    lease_secs: u64,
+    lease_secs: Option<u64>,
     state_dir: PathBuf,
     trust_bundle: PathBuf,
     authority: AuthorityConfig,
     #[serde(default)]
     exec: ExecDocument,
-}
-
-const fn default_lease_secs() -> u64 {
-    DEFAULT_LEASE_SECS
 }
 
 #[derive(Default, Deserialize)]
@@ -82,8 +84,12 @@ pub struct AuthorityConfig {
 /// A checked configuration.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
-    /// Name, audiences, lease.
-    pub rules: Rules,
+    /// Name in holder proofs.
+    pub name: String,
+    /// What it stands for.
+    pub audiences: Vec<Audience>,
+    /// A shorter lease than the published one, seconds.
+    pub lease_secs: Option<u64>,
     /// Memory of this gateway.
     pub state_dir: PathBuf,
     /// Pinned trust bundle, JSON.
@@ -121,7 +127,7 @@ impl GatewayConfig {
         }
         let audiences = document.audiences.iter().map(|text| Audience::parse(text));
         let audiences = audiences.collect::<Result<_, _>>().map_err(|_| ConfigError::Value("audiences"))?;
-        if !(MIN_LEASE_SECS..=MAX_LEASE_SECS).contains(&document.lease_secs) {
+        if document.lease_secs.is_some_and(|lease| !(MIN_LEASE_SECS..=MAX_LEASE_SECS).contains(&lease)) {
             return Err(ConfigError::Value("lease_secs"));
         }
         if !document.authority.url.starts_with("https://") {
@@ -129,18 +135,44 @@ impl GatewayConfig {
         }
         let environment = document.exec.environment.iter().map(|name| EnvironmentName::parse(name));
         Ok(Self {
-            rules: Rules { name, audiences, lease_ms: document.lease_secs * 1_000 },
+            name,
+            audiences,
+            lease_secs: document.lease_secs,
             state_dir: document.state_dir,
             trust_bundle: document.trust_bundle,
             authority: document.authority,
             environment: environment.collect::<Result<_, _>>()?,
         })
     }
+
+    /// What admissions are judged by. The lease is the published one, or a shorter one of the configuration: the authority waits for the published
+    /// one before it lets a new head key sign (PROTOCOL §10).
+    ///
+    /// # Errors
+    /// [`ConfigError::Lease`] if the configuration wants more than the trust bundle allows.
+    pub fn rules(&self, bundle: &TrustBundle) -> Result<Rules, ConfigError> {
+        let published = bundle.lease_secs();
+        let lease_secs = match self.lease_secs {
+            Some(configured) if configured > published => {
+                return Err(ConfigError::Lease { configured, published });
+            }
+            Some(configured) => configured,
+            None => published,
+        };
+        let (name, audiences) = (self.name.clone(), self.audiences.clone());
+        Ok(Rules { name, audiences, lease_ms: lease_secs.saturating_mul(1_000) })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use countersign_core::bundle::{
+        BundleDocument, Initial, Says, Statement, StatementDocument, statement_preimage,
+    };
+    use countersign_core::key::{JsonKey, VerifyingKey};
+    use countersign_core::name::Origin;
+    use ed25519_dalek::Signer as _;
 
     const GOOD: &str = r#"
 name = "build-gate"
@@ -161,12 +193,49 @@ environment = ["APP_MODE"]
     #[test]
     fn a_full_configuration_is_read() {
         let config = GatewayConfig::parse(GOOD).unwrap();
-        assert_eq!(config.rules.lease_ms, 60_000);
-        assert_eq!(config.rules.audiences[0].as_str(), "prod/exec");
+        assert_eq!(config.lease_secs, Some(60));
+        assert_eq!(config.audiences[0].as_str(), "prod/exec");
         assert_eq!(config.environment[0].as_str(), "APP_MODE");
         let without =
             GOOD.replace("lease_secs = 60\n", "").replace("[exec]\nenvironment = [\"APP_MODE\"]\n", "");
-        assert_eq!(GatewayConfig::parse(&without).unwrap().rules.lease_ms, 300_000);
+        assert_eq!(GatewayConfig::parse(&without).unwrap().lease_secs, None);
+    }
+
+    #[test]
+    fn the_lease_is_the_published_one_or_a_shorter_one() {
+        let recovery = ed25519_dalek::SigningKey::from_bytes(&[9; 32]);
+        let key = VerifyingKey::ed25519(recovery.verifying_key().as_bytes()).unwrap();
+        let statement = Statement {
+            number: 1,
+            origin: Origin::parse("test.example/log").unwrap(),
+            time_ms: 1,
+            says: Says::Initial(Initial {
+                head_keys: vec![key.clone()],
+                ca_certificates: vec![vec![0x30, 0]],
+                officers: Vec::new(),
+                lease_secs: 60,
+            }),
+        }
+        .encode();
+        let signature = recovery.sign(&statement_preimage(&statement)).to_bytes();
+        let text = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
+        let document = BundleDocument {
+            v: 1,
+            origin: "test.example/log".to_owned(),
+            trust_domain: "test.example".to_owned(),
+            recovery_key: JsonKey::from(key),
+            statements: vec![StatementDocument { statement: text(&statement), signature: text(&signature) }],
+        };
+        let bundle = TrustBundle::verify(&serde_json::to_vec(&document).unwrap()).unwrap();
+        let lease = |text: &str| {
+            let config = GatewayConfig::parse(&GOOD.replace("lease_secs = 60\n", text)).unwrap();
+            config.rules(&bundle).map(|rules| rules.lease_ms)
+        };
+        assert_eq!(lease("").unwrap(), 60_000, "the published one");
+        assert_eq!(lease("lease_secs = 60\n").unwrap(), 60_000);
+        assert_eq!(lease("lease_secs = 20\n").unwrap(), 20_000, "a shorter one");
+        let longer = lease("lease_secs = 61\n").unwrap_err();
+        assert!(matches!(longer, ConfigError::Lease { configured: 61, published: 60 }), "{longer}");
     }
 
     #[test]

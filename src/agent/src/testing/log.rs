@@ -4,7 +4,10 @@ use countersign_core::api::{B64, Feed};
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::control_digest;
 use countersign_core::digest::{Blake2b512Digest, Sha3_512Digest, Sha256Digest};
-use countersign_core::leaf::control::{Introduction, KeyEvent, KeyPurpose, KeyRecord, key_possession};
+use countersign_core::leaf::control::{
+    Approval, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord, Role,
+    key_introduction, key_possession,
+};
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::merkle::{NodeSource, Sha256Tree, inclusion_proof, root_of_leaf_hashes};
 use countersign_core::note::{NoteKey, SignedNote};
@@ -21,6 +24,7 @@ pub(crate) struct MiniLog {
     pub(crate) signers: Vec<SigningKey>,
     /// For each activation but the first: the head signed right after it.
     pub(crate) rotations: Vec<(usize, String)>,
+    officer: SigningKey,
 }
 
 struct Hashes(Vec<Sha256Digest>);
@@ -35,23 +39,37 @@ impl NodeSource<Sha256Tree> for Hashes {
 }
 
 impl MiniLog {
-    pub(crate) fn new(head: SigningKey) -> Self {
+    /// A log under a bundle that names this head key and this officer.
+    pub(crate) fn new(head: SigningKey, officer: SigningKey) -> Self {
         let mut log = Self {
             leaves: Vec::new(),
             control: Vec::new(),
             signers: vec![head.clone()],
             rotations: Vec::new(),
+            officer,
         };
         log.introduce(&head);
         log.key(KeyEvent::Activated, &head);
+        let officer = PrincipalRecord {
+            added: true,
+            kind: PrincipalKind::Operator(Role::SecurityOfficer),
+            thumbprint: verifying(&log.officer).thumbprint(),
+            name: "officer".to_owned(),
+            by: None,
+            approval: None,
+        };
+        log.control(Kind::Principal, officer.encode());
         log
     }
 
     pub(crate) fn introduce(&mut self, key: &SigningKey) {
         let public = verifying(key);
         let possession = key.sign(&key_possession(ORIGIN, KeyPurpose::Head, &public)).to_bytes().to_vec();
-        let introduction =
-            Some(Introduction { possession, backend: "test".to_owned(), custody: Sha256Digest::ZERO });
+        let (backend, custody) = ("test".to_owned(), Sha256Digest::ZERO);
+        let act = key_introduction(ORIGIN, KeyPurpose::Head, &public, &backend, &custody);
+        let signature = self.officer.sign(&act).to_bytes().to_vec();
+        let approval = Some(Approval { key: verifying(&self.officer), signature });
+        let introduction = Some(Introduction { possession, backend, custody, approval });
         self.control(
             Kind::Key,
             KeyRecord {

@@ -141,7 +141,9 @@ routes! {
     Post "/v1/admin/revocations", Admin, OPERATOR, [], Some("RevocationCall") => Answer::Json("Recorded"), admin::revocations::revoke, "Revoke; reinstating needs a security officer.";
     Post "/v1/admin/gateways", Admin, OFFICER, [], Some("GatewayCall") => Answer::Json("CertificateIssued"), admin::principals::add_gateway, "Certificate for a gateway's key.";
     Post "/v1/admin/operators", Admin, OFFICER, [], Some("OperatorCall") => Answer::Json("CertificateIssued"), admin::principals::add_operator, "Certificate for an operator's key.";
-    Post "/v1/admin/keys/rotate", Admin, OFFICER, [], Some("RotateCall") => Answer::Json("Keys"), admin::keys::rotate, "Introduce a new head key; activation follows by itself.";
+    Post "/v1/admin/keys/prepare", Admin, OFFICER, [], Some("PrepareKeyCall") => Answer::Json("KeyPrepared"), admin::keys::prepare, "Make a new head key in its token, for an officer to approve.";
+    Post "/v1/admin/keys/rotate", Admin, OFFICER, [], Some("RotateCall") => Answer::Json("Keys"), admin::keys::rotate, "Introduce the approved head key; activation follows by itself.";
+    Post "/v1/admin/keys/compromise", Admin, OFFICER, [], Some("CompromiseCall") => Answer::Json("Keys"), admin::keys::compromise, "Record the recovery key's word that a head key is compromised.";
 }
 
 /// The router of one listener.

@@ -7,7 +7,7 @@ use crate::store::project::{decision_tells_of_host, enrolled_state, merge_state,
 use crate::verify::VerifiedCall;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent};
 use countersign_core::bundle::{
-    BundleDocument, Statement, StatementDocument, TrustBundle, statement_preimage,
+    BundleDocument, Initial, Says, Statement, StatementDocument, TrustBundle, statement_preimage,
 };
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
@@ -15,8 +15,8 @@ use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::{PolicyDocument, Settings};
 use countersign_core::key::{JsonKey, VerifyingKey};
 use countersign_core::leaf::control::{
-    EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, RecoveryRecord, Revocation, Subject,
-    key_possession,
+    Approval, EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord,
+    RecoveryRecord, Revocation, Role, Subject, key_introduction, key_possession,
 };
 use countersign_core::leaf::decision::{LeafRef, Verdict};
 use countersign_core::leaf::host::{HostState, HostStateRecord};
@@ -31,6 +31,7 @@ use std::collections::HashMap;
 pub(super) const HEAD: u8 = 40;
 pub(super) const RECOVERY: u8 = 41;
 pub(super) const NEXT_HEAD: u8 = 42;
+pub(super) const OFFICER: u8 = 43;
 
 /// How an authority may lie when it decides.
 #[derive(Default)]
@@ -91,21 +92,39 @@ pub(super) fn bundle_of(origin: &Origin, head_key: VerifyingKey) -> (TrustBundle
         number: 1,
         origin: origin.clone(),
         time_ms: NOW_MS,
-        head_keys: vec![head_key],
-        ca_certificates: vec![vec![1]],
+        says: Says::Initial(Initial {
+            head_keys: vec![head_key],
+            ca_certificates: vec![vec![1]],
+            officers: vec![ed25519(OFFICER).1.thumbprint()],
+            lease_secs: 30,
+        }),
     }
     .encode();
     let signature = ed25519(RECOVERY).0.sign(&statement_preimage(&statement)).as_ref().to_vec();
+    let record = RecoveryRecord { statement, signature };
+    (bundle_with(origin, std::iter::once(&record)), record)
+}
+
+fn bundle_with<'a>(origin: &Origin, records: impl Iterator<Item = &'a RecoveryRecord>) -> TrustBundle {
     let text = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
+    let signed = |record: &RecoveryRecord| StatementDocument {
+        statement: text(&record.statement),
+        signature: text(&record.signature),
+    };
     let document = BundleDocument {
         v: 1,
         origin: origin.as_str().to_owned(),
         trust_domain: "example.org".to_owned(),
         recovery_key: JsonKey::from(ed25519(RECOVERY).1),
-        statements: vec![StatementDocument { statement: text(&statement), signature: text(&signature) }],
+        statements: records.map(signed).collect(),
     };
-    let bundle = TrustBundle::verify(&serde_json::to_vec(&document).unwrap()).unwrap();
-    (bundle, RecoveryRecord { statement, signature })
+    TrustBundle::verify(&serde_json::to_vec(&document).unwrap()).unwrap()
+}
+
+/// The bundle of these tests with one more statement.
+pub(super) fn extended(bundle: &TrustBundle, record: &RecoveryRecord) -> TrustBundle {
+    let (_, first) = bundle_of(bundle.origin(), bundle.head_keys()[0].clone());
+    bundle_with(bundle.origin(), [&first, record].into_iter())
 }
 
 pub(super) fn key_leaf(origin: &str, seed: u8, event: KeyEvent) -> (Kind, Vec<u8>) {
@@ -114,8 +133,27 @@ pub(super) fn key_leaf(origin: &str, seed: u8, event: KeyEvent) -> (Kind, Vec<u8
         possession: pair.sign(&key_possession(origin, KeyPurpose::Head, &key)).as_ref().to_vec(),
         backend: "test".to_owned(),
         custody: Sha256Digest::ZERO,
+        // The recovery statement names the first key.
+        approval: (seed != HEAD).then(|| {
+            let (officer, public) = ed25519(OFFICER);
+            let act = key_introduction(origin, KeyPurpose::Head, &key, "test", &Sha256Digest::ZERO);
+            Approval { key: public, signature: officer.sign(&act).as_ref().to_vec() }
+        }),
     });
     (Kind::Key, KeyRecord { event, purpose: KeyPurpose::Head, key, introduction, by: None }.encode())
+}
+
+/// The officer that the recovery statement names.
+pub(super) fn officer_leaf() -> (Kind, Vec<u8>) {
+    let record = PrincipalRecord {
+        added: true,
+        kind: PrincipalKind::Operator(Role::SecurityOfficer),
+        thumbprint: ed25519(OFFICER).1.thumbprint(),
+        name: "officer".to_owned(),
+        by: None,
+        approval: None,
+    };
+    (Kind::Principal, record.encode())
 }
 
 impl Log {

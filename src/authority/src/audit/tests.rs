@@ -1,15 +1,18 @@
 //! A small log with everything in it, every way to falsify it, and every way in which an authority could lie about a decision.
 
-use super::kit::{HEAD, Lie, Log, NEXT_HEAD, RECOVERY, bundle, bundle_of, code, key_leaf};
+use super::kit::{
+    HEAD, Lie, Log, NEXT_HEAD, RECOVERY, bundle, bundle_of, code, extended, key_leaf, officer_leaf,
+};
 use super::{FindingKind, MismatchKind, Missing, StoreLog, replay, verify};
 use crate::sequence::tests::support;
 use crate::sequence::{Append, Entry};
 use crate::sign::HeadKey as _;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519};
+use countersign_core::bundle::{Compromise, Says, Statement, statement_preimage};
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::Algorithm;
-use countersign_core::leaf::control::{EpochRecord, KeyEvent, Subject};
+use countersign_core::leaf::control::{EpochRecord, KeyEvent, RecoveryRecord, Subject};
 use countersign_core::leaf::decision::Verdict;
 use countersign_core::leaf::host::HostState;
 use countersign_core::leaf::record::{Heartbeat, HeartbeatReason};
@@ -364,7 +367,7 @@ fn signatures_are_of_active_keys_that_are_vouched_for() {
 fn rotated(signers: &[u8], after: &[u8]) -> Result<(), FindingKind> {
     let mut log = Log::with_policy();
     let origin = log.host.origin.as_str().to_owned();
-    log.append(vec![key_leaf(&origin, NEXT_HEAD, KeyEvent::Introduced)]);
+    log.append(vec![officer_leaf(), key_leaf(&origin, NEXT_HEAD, KeyEvent::Introduced)]);
     log.signers = signers.to_vec();
     log.append(vec![
         key_leaf(&origin, NEXT_HEAD, KeyEvent::Activated),
@@ -428,4 +431,60 @@ fn a_log_that_the_sequencer_wrote_into_a_store_verifies() {
     // Those decisions were made up by hand and name nothing that exists.
     let report = replay(&source, &bundle, &mut |_| {}).unwrap();
     assert_eq!((report.replayed, report.not_replayable.len()), (0, 3));
+}
+
+/// A log in which the first key was stolen after its third head, rotated, and stated as compromised.
+fn compromised(last_good: impl FnOnce(&mut HeadBody)) -> (Log, RecoveryRecord) {
+    let mut log = Log::with_policy();
+    let origin = log.host.origin.as_str().to_owned();
+    let mut pinned = HeadBody::parse(&log.heads[2].text).unwrap();
+    last_good(&mut pinned);
+    log.append(vec![officer_leaf(), key_leaf(&origin, NEXT_HEAD, KeyEvent::Introduced)]);
+    log.signers = vec![HEAD, NEXT_HEAD];
+    log.append(vec![key_leaf(&origin, NEXT_HEAD, KeyEvent::Activated)]);
+    let statement = Statement {
+        number: 2,
+        origin: log.host.origin.clone(),
+        time_ms: NOW_MS,
+        says: Says::Compromise(Compromise {
+            key: ed25519(HEAD).1,
+            last_good: pinned,
+            head_keys: vec![ed25519(NEXT_HEAD).1],
+        }),
+    }
+    .encode();
+    let signature = ed25519(RECOVERY).0.sign(&statement_preimage(&statement)).as_ref().to_vec();
+    log.signers = vec![NEXT_HEAD];
+    (log, RecoveryRecord { statement, signature })
+}
+
+#[test]
+fn a_log_with_a_compromised_key_verifies_with_and_without_the_statement_in_the_bundle() {
+    let (mut log, record) = compromised(|_| ());
+    let knowing = extended(&log.bundle, &record);
+    log.append(vec![(Kind::Recovery, record.encode())]);
+    let plain = verify(&log, &log.bundle, &mut |_| {}).unwrap();
+    assert_eq!(plain.signed_heads, plain.heads);
+    // Whoever knows beforehand counts of the stolen key's own heads only the last good one.
+    let known = verify(&log, &knowing, &mut |_| {}).unwrap();
+    assert!(known.signed_heads < known.heads);
+    assert_eq!(known.newest, plain.newest);
+}
+
+#[test]
+fn a_thiefs_fork_is_refused_by_who_knows_the_statement() {
+    let (log, record) = compromised(|_| ());
+    let knowing = extended(&log.bundle, &record);
+    let mut fork = Log::with_policy();
+    fork.append(vec![(Kind::Heartbeat, Heartbeat(HeartbeatReason::Idle).encode())]);
+    verify(&fork, &fork.bundle, &mut |_| {}).unwrap();
+    assert_eq!(verify(&fork, &knowing, &mut |_| {}).unwrap_err().kind, FindingKind::NewestUnsigned);
+}
+
+#[test]
+fn a_last_good_head_of_another_log_is_found() {
+    let (mut log, record) = compromised(|head| head.time_ms += 1);
+    log.append(vec![(Kind::Recovery, record.encode())]);
+    let finding = verify(&log, &log.bundle, &mut |_| {}).unwrap_err();
+    assert_eq!(finding.kind, FindingKind::LastGood);
 }

@@ -105,6 +105,9 @@ pub enum FindingKind {
     /// No signature of an active key that the heads before vouch for.
     #[error("no active head key that is vouched for has signed")]
     Unsigned,
+    /// A recovery statement names a last good head that this log doesn't have.
+    #[error("the last good head of a compromised key isn't a head of this log")]
+    LastGood,
     /// The newest head has no signature.
     #[error("the newest head isn't signed")]
     NewestUnsigned,
@@ -146,6 +149,7 @@ pub fn verify(
         }
         progress(walk.size);
     }
+    walk.check_last_good(source)?;
     if let Some((index, _)) = leaves.next().map_err(Finding::log)? {
         return Err(Finding::leaf(index, FindingKind::Uncovered));
     }
@@ -208,8 +212,9 @@ impl<'a> Walk<'a> {
         self.heads += 1;
         self.newest_signed = export.note.is_some();
         if let Some(note) = &export.note {
-            self.check_note(note, &export.text, &head).map_err(|kind| Finding::head(size, kind))?;
-            self.signed_heads += 1;
+            self.newest_signed =
+                self.check_note(note, &export.text, &head).map_err(|kind| Finding::head(size, kind))?;
+            self.signed_heads += u64::from(self.newest_signed);
         }
         Ok(())
     }
@@ -265,8 +270,9 @@ impl<'a> Walk<'a> {
     }
 
     /// PROTOCOL §6.3, §8.5: signed by a key active at the head's control number, by one that the signed heads before vouch for (the first
-    /// head after an activation is signed by both), and no signature of any known key fails.
-    fn check_note(&mut self, note: &str, text: &str, head: &HeadBody) -> Result<(), FindingKind> {
+    /// head after an activation is signed by both), and no signature of any known key fails. `false` if only a compromised key signed: such
+    /// a head is as good as unsigned, but for its key's last good one.
+    fn check_note(&mut self, note: &str, text: &str, head: &HeadBody) -> Result<bool, FindingKind> {
         let invalid = |error: note::NoteError| FindingKind::Signature(error.to_string());
         let note = SignedNote::parse(note).map_err(invalid)?;
         if note.text() != text {
@@ -286,10 +292,28 @@ impl<'a> Walk<'a> {
         })?;
         let signed_by = |key: &VerifyingKey| verified.signers().iter().any(|signer| signer.key() == key);
         let active: Vec<VerifyingKey> = self.control.head_keys_at(head.control_seq).cloned().collect();
-        if !active.iter().any(signed_by) || !self.vouched.iter().any(signed_by) {
+        if !active.iter().any(signed_by) {
+            let mut compromised = self.control.compromised_at(head.control_seq);
+            let found = compromised.find(|(key, _)| signed_by(key));
+            let (_, last_good) = found.ok_or(FindingKind::Unsigned)?;
+            return Ok(last_good == head);
+        }
+        if !self.control.still_believed(&self.vouched).iter().any(signed_by) {
             return Err(FindingKind::Unsigned);
         }
         self.vouched = active;
+        Ok(true)
+    }
+
+    /// PROTOCOL §8.5: the head that a compromise pins is one of this log's.
+    fn check_last_good(&self, source: &dyn LogSource) -> Result<(), Finding> {
+        for compromise in self.control.compromises() {
+            let size = compromise.last_good.size;
+            let found = source.heads(size, 1).map_err(Finding::log)?;
+            if found.first().is_none_or(|head| head.text != compromise.last_good.encode()) {
+                return Err(Finding::head(size, FindingKind::LastGood));
+            }
+        }
         Ok(())
     }
 

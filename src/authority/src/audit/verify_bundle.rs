@@ -165,7 +165,7 @@ impl Chain<'_> {
         if *self.state.digest() != head.control_digest {
             return Err(mismatch("the control leaves don't give the head's control digest"));
         }
-        verify_note_with(note, &head.origin, &self.believed)?;
+        verify_note_with(note, &head.origin, &self.state.still_believed(&self.believed))?;
         verify_head_signature(note, head, &self.state)?;
         self.believed = self.state.head_keys_at(head.control_seq).cloned().collect();
         self.size = head.size;

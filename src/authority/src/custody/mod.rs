@@ -257,6 +257,7 @@ pub fn introduce(
         possession: possession.as_bytes().to_vec(),
         backend: evidence.backend.name().to_owned(),
         custody: record.digest(),
+        approval: None,
     };
     let event = KeyEvent::Introduced;
     Ok((KeyRecord { event, purpose, key, introduction: Some(introduction), by }, record))

@@ -87,6 +87,8 @@ fn first_leaves(
         thumbprint: admin_key.thumbprint(),
         name: ADMIN_NAME.to_owned(),
         by: None,
+        // The recovery statement names the first officer.
+        approval: None,
     };
     let mut append = Append::of(vec![
         Entry::plain(Kind::Recovery, statement.encode()),

@@ -19,7 +19,7 @@ use crate::sign::MemoryFault;
 use crate::store::sqlite::OpenFault;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use countersign_core::bundle::{
-    BundleDocument, BundleError, Statement, StatementDocument, TrustBundle, statement_preimage,
+    BundleDocument, BundleError, Initial, Says, Statement, StatementDocument, TrustBundle, statement_preimage,
 };
 use countersign_core::key::{Algorithm, JsonKey, KeyError, VerifyingKey};
 use countersign_core::leaf::control::{KeyPurpose, KeyRecord, RecoveryRecord};
@@ -171,7 +171,14 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
     let head = new_key(&keys, &head, keys.head_algorithm(), KeyPurpose::Head, &options.origin, &mut undo)?;
     let mut ca = new_key(&keys, &ca, keys.ca_algorithm(), KeyPurpose::Ca, &options.origin, &mut undo)?;
     let ca_certificate = self_signed(&mut ca, now_ms / 1_000)?;
-    let (statement, bundle) = trust_bundle(options, recovery.as_mut(), &head, &ca_certificate, now_ms)?;
+    let (admin_pem, admin_key) = tls_key()?;
+    let initial = Initial {
+        head_keys: vec![head.record.key.clone()],
+        ca_certificates: vec![ca_certificate.clone()],
+        officers: vec![admin_key.thumbprint()],
+        lease_secs: options.limits.lease_secs,
+    };
+    let (statement, bundle) = trust_bundle(options, recovery.as_mut(), initial, now_ms)?;
     let write = |path: &Path, bytes: &[u8], mode, undo: &mut Undo| {
         undo.file(path);
         files::create(path, bytes, mode).map_err(|source| InitError::File { path: path.to_owned(), source })
@@ -185,7 +192,6 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
     write(&config.server_key_path(), server_pem.as_bytes(), 0o600, &mut undo)?;
     let chain = files::certificates_pem(&[&server, authority.certificate()]);
     write(&config.server_certificate_path(), chain.as_bytes(), 0o600, &mut undo)?;
-    let (admin_pem, admin_key) = tls_key()?;
     let lifetime = Duration::from_secs(u64::from(options.limits.certificate_days).saturating_mul(86_400));
     let admin = authority.client(ADMIN_NAME, &admin_key, now_ms / 1_000, lifetime)?;
     let made = Initialised {
@@ -291,16 +297,14 @@ fn self_signed(ca: &mut NewKey, now_secs: u64) -> Result<Vec<u8>, InitError> {
 fn trust_bundle(
     options: &InitOptions,
     recovery: &mut dyn Signer,
-    head: &NewKey,
-    ca_certificate: &[u8],
+    initial: Initial,
     now_ms: u64,
 ) -> Result<(RecoveryRecord, Vec<u8>), InitError> {
     let statement = Statement {
         number: 1,
         origin: options.origin.clone(),
         time_ms: now_ms,
-        head_keys: vec![head.record.key.clone()],
-        ca_certificates: vec![ca_certificate.to_vec()],
+        says: Says::Initial(initial),
     }
     .encode();
     let signature = recovery

@@ -249,7 +249,7 @@ impl Prepared {
 
     /// Whether a head key changes: its batch ends here, so that the old and the new key meet under one head (PROTOCOL §8.5).
     pub(super) fn changes_keys(&self) -> bool {
-        self.entries.iter().any(|entry| entry.kind == Kind::Key)
+        self.entries.iter().any(|entry| matches!(entry.kind, Kind::Key | Kind::Recovery))
     }
 
     /// Adds everything that has to be known to plan this.

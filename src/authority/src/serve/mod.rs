@@ -4,6 +4,7 @@
 //! everything in the reverse order. Absent: any decision; parts are asked, and their answers passed on.
 
 pub mod budgets;
+pub mod compromise;
 mod deadline;
 pub mod documents;
 pub mod endorsement;
@@ -80,6 +81,8 @@ pub struct Authority {
     remembered: Remembered,
     open_enrolments: OpenEnrolments,
     rotating: tokio::sync::Mutex<()>,
+    /// A head key that waits for an officer's approval. Lost with the process, and taken from the token again.
+    prepared: Mutex<Option<rotation::PreparedKey>>,
     connections: Mutex<Vec<Arc<AtomicUsize>>>,
 }
 
@@ -109,6 +112,12 @@ impl Authority {
     #[must_use]
     pub const fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The trust bundle that everybody pins.
+    #[must_use]
+    pub const fn bundle(&self) -> &TrustBundle {
+        &self.bundle
     }
 
     /// Name of the log.

@@ -1,4 +1,4 @@
-//! A new head key: introduced at once, activated when every gateway knows it, the old one retired after both have signed one head.
+//! A new head key: made in its token, introduced when an officer has approved it, activated when every gateway knows it, the old one retired after both have signed one head.
 //!
 //! The state of a rotation is the control chain alone: a head key that is introduced and neither activated nor ended waits; two active ones
 //! mean that the older is to go. So a restart at any point goes on where the chain stands (PROTOCOL §8.5, DESIGN "Keys").
@@ -10,12 +10,15 @@ use crate::api::problem::Refused;
 use crate::custody;
 use crate::sequence::Entry;
 use crate::sign::{CustodyKey, HeadKey as _};
+use countersign_core::api::B64;
+use countersign_core::api::admin::KeyPrepared;
 use countersign_core::control::{ControlState, HeadKey};
 use countersign_core::digest::Sha256Digest;
-use countersign_core::key::VerifyingKey;
-use countersign_core::leaf::control::{KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, Role};
+use countersign_core::key::{JsonKey, VerifyingKey};
+use countersign_core::leaf::control::{Approval, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, Role};
 use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::refusal::RefusalCode;
+use countersign_hsm::FaultClass;
 use countersign_hsm::worker::{SignerHandle, WorkerLimits};
 use std::sync::Arc;
 
@@ -30,33 +33,90 @@ fn refused(detail: impl Into<std::borrow::Cow<'static, str>>) -> Refused {
     Refused::new(RefusalCode::RotationRefused, detail)
 }
 
-/// Makes a key in the token, reads its custody back, and introduces it.
+/// A key in its token that isn't in the log: it waits for an officer's approval.
+pub(super) struct PreparedKey {
+    key: Arc<CustodyKey>,
+    record: KeyRecord,
+    custody: custody::CustodyRecord,
+}
+
+/// Makes a key in the token and reads its custody back. Nothing is appended: an officer looks at it first. A key that was made under this label
+/// and never introduced is taken again.
 ///
 /// # Errors
-/// `rotation-refused` while another rotation is under way, and when the device refuses; faults of the log.
-pub async fn introduce(authority: &Arc<Authority>, label: String, by: Sha256Digest) -> Result<(), Refused> {
+/// `rotation-refused` while another rotation is under way, and when the device refuses.
+pub async fn prepare(
+    authority: &Arc<Authority>,
+    label: String,
+    by: Sha256Digest,
+) -> Result<KeyPrepared, Refused> {
     let Ok(_one) = authority.rotating.try_lock() else {
         return Err(refused("another rotation is under way"));
     };
-    let control = authority.control();
-    if waiting(&control).is_some() || active(&control).count() > 1 {
-        return Err(refused("another rotation is under way"));
-    }
+    idle(&authority.control())?;
     let worker = Arc::clone(authority);
     let made = authority.run(move || make(&worker, &label, by).map_err(|fault| refused(fault.to_string())));
-    let (key, record, custody) = made.await?;
+    let prepared = made.await?;
+    let document = KeyPrepared {
+        key: JsonKey::from(prepared.record.key.clone()),
+        backend: prepared
+            .record
+            .introduction
+            .as_ref()
+            .map(|made| made.backend.clone())
+            .ok_or(RefusalCode::Internal)?,
+        custody: B64(prepared.custody.bytes().to_vec()),
+    };
+    *lock(&authority.prepared) = Some(prepared);
+    Ok(document)
+}
+
+/// Introduces the key that was prepared, with an officer's approval.
+///
+/// # Errors
+/// `rotation-refused` if no such key is prepared or another rotation is under way; `approval-invalid`; faults of the log.
+pub async fn introduce(
+    authority: &Arc<Authority>,
+    thumbprint: &Sha256Digest,
+    approval: Approval,
+    by: Sha256Digest,
+) -> Result<(), Refused> {
+    let Ok(_one) = authority.rotating.try_lock() else {
+        return Err(refused("another rotation is under way"));
+    };
+    let (key, record, custody) = {
+        let prepared = lock(&authority.prepared);
+        let found = prepared.as_ref().filter(|prepared| prepared.record.key.thumbprint() == *thumbprint);
+        let found = found.ok_or_else(|| refused("no such key is prepared"))?;
+        let mut record = KeyRecord { by: Some(by), ..found.record.clone() };
+        if let Some(introduction) = &mut record.introduction {
+            introduction.approval = Some(approval);
+        }
+        (Arc::clone(&found.key), record, found.custody.clone())
+    };
+    let admissible = |control: &ControlState| {
+        idle(control)?;
+        control.require_introduction(&record).map_err(|_| Refused::from(RefusalCode::ApprovalInvalid))
+    };
+    admissible(&authority.control())?;
     // On the ring before anything can make it active: the sequencer must never miss a key that has to sign.
     let handle: Arc<dyn crate::sign::HeadKey> = Arc::clone(&key) as _;
     authority.ring.add(&handle);
     lock(&authority.head_keys).push(key);
     act(authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
-        if waiting(control).is_some() {
-            return Err(refused("another rotation is under way"));
-        }
+        admissible(control)?;
         Ok(Draft::of(Entry::plain(Kind::Key, record.encode())).with_blob(custody.bytes()))
     })
     .await?;
+    *lock(&authority.prepared) = None;
     tracing::info!(key = %record.key.thumbprint(), "head key introduced");
+    Ok(())
+}
+
+fn idle(control: &ControlState) -> Result<(), Refused> {
+    if waiting(control).is_some() || active(control).count() > 1 {
+        return Err(refused("another rotation is under way"));
+    }
     Ok(())
 }
 
@@ -64,22 +124,28 @@ pub async fn introduce(authority: &Arc<Authority>, label: String, by: Sha256Dige
 enum MakeFault {
     #[error(transparent)]
     Device(#[from] countersign_hsm::SignFault),
+    #[error("the log knows a key of this label")]
+    Known,
     #[error("no thread for the new key: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-fn make(
-    authority: &Authority,
-    label: &str,
-    by: Sha256Digest,
-) -> Result<(Arc<CustodyKey>, KeyRecord, custody::CustodyRecord), MakeFault> {
+fn make(authority: &Authority, label: &str, by: Sha256Digest) -> Result<PreparedKey, MakeFault> {
     let keys = &authority.key_store;
-    keys.generate(label, keys.head_algorithm())?;
+    match keys.generate(label, keys.head_algorithm()) {
+        Ok(_) => {}
+        Err(fault) if fault.class() == FaultClass::KeyExists => {}
+        Err(fault) => return Err(fault.into()),
+    }
     let mut signer = keys.signer(label)?;
+    let known = authority.control().head_keys().iter().any(|known| known.key == *signer.public_key());
+    if known || signer.public_key() == authority.ca.signer().public_key() {
+        return Err(MakeFault::Known);
+    }
     let origin = authority.origin().as_str();
     let (record, custody) = custody::introduce(signer.as_mut(), label, KeyPurpose::Head, origin, Some(by))?;
     let handle = SignerHandle::start("head-signer", signer, WorkerLimits::default())?;
-    Ok((Arc::new(CustodyKey::new(handle)), record, custody))
+    Ok(PreparedKey { key: Arc::new(CustodyKey::new(handle)), record, custody })
 }
 
 fn active(control: &ControlState) -> impl Iterator<Item = &HeadKey> {
@@ -110,7 +176,7 @@ fn due(authority: &Authority, introduced: u64) -> Result<Option<Option<Sha256Dig
     let (_, bytes) = leaves.first().ok_or_else(internal)?;
     let leaf = Leaf::parse(bytes).map_err(|_| internal())?;
     let by = KeyRecord::parse(&leaf.body).map_err(|_| internal())?.by;
-    let wait_ms = authority.config().limits.lease_secs.saturating_mul(1_000).saturating_add(SKEW_MS);
+    let wait_ms = authority.bundle().lease_secs().saturating_mul(1_000).saturating_add(SKEW_MS);
     if authority.decision_time_ms() >= leaf.time_ms.saturating_add(wait_ms) {
         return Ok(Some(by));
     }

@@ -55,6 +55,16 @@ pub enum StartError {
     /// The trust bundle is of another log or trust domain than the configuration.
     #[error("the trust bundle and the configuration name different logs or trust domains")]
     OtherLog,
+    /// Heads would be made more rarely than the gateways need them.
+    #[error(
+        "limits.lease_secs is {configured}; the trust bundle publishes a lease of {published} s, and heads must not be rarer"
+    )]
+    Lease {
+        /// In the configuration.
+        configured: u64,
+        /// In the trust bundle.
+        published: u64,
+    },
     /// The roots of TPM manufacturers.
     #[error(transparent)]
     Roots(#[from] RootsError),
@@ -155,6 +165,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         remembered: Remembered::default(),
         open_enrolments: OpenEnrolments::new(limits.pending_enrolments),
         rotating: tokio::sync::Mutex::new(()),
+        prepared: Mutex::new(None),
         connections: Mutex::default(),
         bundle,
         config,
@@ -167,6 +178,10 @@ fn load_bundle(config: &Config) -> Result<TrustBundle, StartError> {
     let bundle = TrustBundle::verify(&bytes)?;
     if *bundle.origin() != config.origin || *bundle.trust_domain() != config.trust_domain {
         return Err(StartError::OtherLog);
+    }
+    let (configured, published) = (config.limits.lease_secs, bundle.lease_secs());
+    if configured > published {
+        return Err(StartError::Lease { configured, published });
     }
     Ok(bundle)
 }

@@ -13,16 +13,19 @@ use countersign_authority::init::{InitOptions, Initialised, Recovery, init};
 use countersign_authority::policy::SCHEMA;
 use countersign_authority::serve::Serving;
 use countersign_client::{Client, ClientError, ClientIdentity};
-use countersign_core::api::admin::{GatewayCall, JoinTokenCall, OperatorCall, PolicyCall};
+use countersign_core::api::admin::{
+    GatewayCall, JoinTokenCall, KeyPrepared, Keys, OperatorCall, PolicyCall, PrepareKeyCall, RotateCall,
+};
 use countersign_core::api::{
-    ArtifactsAnswer, ArtifactsCall, AttestationCall, B64, CertificateIssued, ChallengeOffer, EnrolmentBegin,
-    EnrolmentFinish, EnrolmentOffer, EvidenceDocument, NamedKey, PcrValue, SignedRequestDocument,
+    ApprovalDocument, ArtifactsAnswer, ArtifactsCall, AttestationCall, B64, CertificateIssued,
+    ChallengeOffer, EnrolmentBegin, EnrolmentFinish, EnrolmentOffer, EvidenceDocument, NamedKey, PcrValue,
+    SignedRequestDocument,
 };
 use countersign_core::bundle::TrustBundle;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::{PolicyDocument, Settings};
 use countersign_core::key::{Algorithm, JsonKey, VerifyingKey};
-use countersign_core::leaf::control::Role;
+use countersign_core::leaf::control::{KeyPurpose, Role, key_introduction, officer_addition};
 use countersign_core::name::{HostId, Origin, TrustDomain};
 use countersign_core::request::{activation_data, holder_preimage, qualifying_data, request_root};
 use countersign_fixture::SoftHsm;
@@ -33,7 +36,7 @@ use countersign_tpm::simulated::SimulatedTpm;
 use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
 use p256::ecdsa::SigningKey;
 use p256::ecdsa::signature::Signer as _;
-use p256::pkcs8::EncodePrivateKey;
+use p256::pkcs8::{DecodePrivateKey, EncodePrivateKey};
 use rcgen::{CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
 pub(crate) const PIN: &str = "correct-horse";
@@ -236,9 +239,25 @@ impl House {
     /// An operator with its certificate.
     pub(crate) async fn operator(&self, name: &str, role: Role) -> ClientIdentity {
         let key = fresh_key();
-        let call = OperatorCall { subject: named_key(name, &key), role };
+        let act = officer_addition(ORIGIN, name, &verifying(&key).thumbprint());
+        let approval = (role == Role::SecurityOfficer).then(|| approved(&self.admin_key(), &act));
+        let call = OperatorCall { subject: named_key(name, &key), role, approval };
         let issued = self.admin().add_operator(&call).await.unwrap();
         identity(&self.scratch, name, &key, &issued.certificates)
+    }
+
+    /// The first operator's own key.
+    pub(crate) fn admin_key(&self) -> SigningKey {
+        SigningKey::from_pkcs8_pem(&std::fs::read_to_string(&self.made.admin_key).unwrap()).unwrap()
+    }
+
+    /// A new head key, made and approved by the first operator.
+    pub(crate) async fn rotate(&self, label: &str) -> Result<Keys, ClientError> {
+        let admin = self.admin();
+        let prepared = admin.prepare_key(&PrepareKeyCall { label: label.to_owned() }).await?;
+        let (thumbprint, act) = introduction(&prepared);
+        let approval = approved(&self.admin_key(), &act);
+        admin.rotate_key(&RotateCall { thumbprint, approval }).await
     }
 
     /// A booted TPM that isn't enrolled.
@@ -277,6 +296,19 @@ impl House {
         let id = HostId::from_hex(&enrolled.host).unwrap();
         Ok(Host { machine, id, client, holder: fresh_key() })
     }
+}
+
+/// The thumbprint of a prepared key, and what an officer signs to approve it.
+pub(crate) fn introduction(prepared: &KeyPrepared) -> (String, Vec<u8>) {
+    let key = VerifyingKey::try_from(prepared.key.clone()).unwrap();
+    let custody = sha256(&prepared.custody.0);
+    let act = key_introduction(ORIGIN, KeyPurpose::Head, &key, &prepared.backend, &custody);
+    (key.thumbprint().to_hex(), act)
+}
+
+/// An officer's word for an act.
+pub(crate) fn approved(officer: &SigningKey, act: &[u8]) -> ApprovalDocument {
+    ApprovalDocument { key: JsonKey::from(verifying(officer)), signature: B64(sign(officer, act)) }
 }
 
 pub(crate) fn policy(source: &str) -> PolicyDocument {

@@ -6,8 +6,8 @@ use crate::output;
 use anyhow::Context as _;
 use countersign_core::api::admin::{GatewayCall, OperatorCall};
 use countersign_core::api::{B64, CertificateIssued, NamedKey};
-use countersign_core::key::{Algorithm, JsonKey};
-use countersign_core::leaf::control::Role;
+use countersign_core::key::{Algorithm, JsonKey, VerifyingKey};
+use countersign_core::leaf::control::{Role, officer_addition};
 use countersign_core::tuple;
 use countersign_gateway::holder::key::HolderKey;
 use std::path::{Path, PathBuf};
@@ -84,7 +84,12 @@ pub(super) async fn add_gateway(context: &Context, args: &GatewayArgs) -> Result
 
 pub(super) async fn add_operator(context: &Context, args: &OperatorArgs) -> Result<(), Failure> {
     let subject = named_key(context, &args.name, &args.out)?;
-    let issued = context.admin.client.add_operator(&OperatorCall { subject, role: args.role.into() }).await?;
+    let role = args.role.into();
+    let key = VerifyingKey::try_from(subject.key.clone()).map_err(anyhow::Error::new)?;
+    let origin = context.admin.bundle.origin().as_str();
+    let act = officer_addition(origin, &subject.name, &key.thumbprint());
+    let approval = (role == Role::SecurityOfficer).then(|| context.admin.approve(&act)).transpose()?;
+    let issued = context.admin.client.add_operator(&OperatorCall { subject, role, approval }).await?;
     keep(context, &args.name, &args.out, &issued)
 }
 

@@ -1,6 +1,7 @@
 //! Bodies of the admin listener (PROTOCOL §11.2).
 
-use super::{B64, NamedKey};
+use super::{ApprovalDocument, B64, NamedKey};
+use crate::key::JsonKey;
 use crate::leaf::control::Role;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -154,6 +155,10 @@ pub struct OperatorCall {
     pub subject: NamedKey,
     /// Role.
     pub role: Role,
+    /// With the role of a security officer, and only then: an officer's signature over `tuple("countersign-v1:officer-addition", origin, name,
+    /// key thumbprint)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalDocument>,
 }
 
 /// `POST /v1/admin/gateways`.
@@ -164,12 +169,45 @@ pub struct GatewayCall {
     pub subject: NamedKey,
 }
 
-/// `POST /v1/admin/keys/rotate`.
+/// `POST /v1/admin/keys/prepare`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrepareKeyCall {
+    /// Label of the key to make in the token.
+    pub label: String,
+}
+
+/// Answer to [`PrepareKeyCall`]: a key that is in its token and not in the log. An officer signs `tuple("countersign-v1:key-introduction", origin,
+/// purpose 1, COSE_Key, backend, SHA-256 of the custody record)`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyPrepared {
+    /// The key.
+    pub key: JsonKey,
+    /// Custody backend, such as `pkcs11`.
+    pub backend: String,
+    /// Custody record, as the device gave it.
+    pub custody: B64,
+}
+
+/// `POST /v1/admin/keys/rotate`: introduces the key that was prepared.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RotateCall {
-    /// Label of the key to make in the token.
-    pub label: String,
+    /// Thumbprint of the key, hex.
+    pub thumbprint: String,
+    /// An officer's word for it.
+    pub approval: ApprovalDocument,
+}
+
+/// `POST /v1/admin/keys/compromise`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompromiseCall {
+    /// Recovery statement of type 2, exact bytes.
+    pub statement: B64,
+    /// By the recovery key.
+    pub signature: B64,
 }
 
 /// A head key in `GET /v1/admin/keys`.
@@ -178,6 +216,8 @@ pub struct RotateCall {
 pub struct KeyDocument {
     /// Key thumbprint, hex.
     pub thumbprint: String,
+    /// The key.
+    pub key: JsonKey,
     /// `EdDSA` or `ES256`.
     pub alg: String,
     /// State word of NIST SP 800-57: pre-activation, active, deactivated, compromised.
@@ -198,6 +238,8 @@ pub struct KeyDocument {
 pub struct Keys {
     /// Head keys in order of introduction.
     pub head: Vec<KeyDocument>,
+    /// Number of the newest recovery statement.
+    pub statements: u64,
 }
 
 /// A host in `GET /v1/admin/hosts`.

@@ -341,6 +341,16 @@ pub struct CertificateIssued {
     pub receipt: String,
 }
 
+/// An officer's signature over one exact act (PROTOCOL §8.5, §8.9).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApprovalDocument {
+    /// The officer's key.
+    pub key: JsonKey,
+    /// By that key.
+    pub signature: B64,
+}
+
 /// A public key with a name, for certificates.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

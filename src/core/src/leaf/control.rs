@@ -52,6 +52,39 @@ pub struct Introduction {
     pub backend: String,
     /// SHA-256 of the custody record; the bytes are a blob.
     pub custody: Sha256Digest,
+    /// An officer's word for this very introduction; `None` only for keys that a recovery statement names, and for the first CA key.
+    pub approval: Option<Approval>,
+}
+
+/// An officer's signature, by the officer's own key, over one exact act. The head key alone can't make it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Approval {
+    /// The officer's key.
+    pub key: VerifyingKey,
+    /// By that key, over the bytes of the act.
+    pub signature: Vec<u8>,
+}
+
+impl Approval {
+    fn write(approval: Option<&Self>, slot: Slot<'_>) {
+        match approval {
+            Some(approval) => slot.array(|parts| {
+                parts.item().bytes(&approval.key.cose_key());
+                parts.item().bytes(&approval.signature);
+            }),
+            None => slot.null(),
+        }
+    }
+
+    fn read(decoder: &mut Decoder<'_>) -> Result<Option<Self>, LeafError> {
+        if decoder.kind()? == crate::cbor::Kind::Null {
+            decoder.null()?;
+            return Ok(None);
+        }
+        decoder.array_of(2)?;
+        let key = read_key(decoder)?;
+        Ok(Some(Self { key, signature: decoder.bytes()?.to_vec() }))
+    }
 }
 
 /// Body of a key leaf.
@@ -75,6 +108,36 @@ pub fn key_possession(origin: &str, purpose: KeyPurpose, key: &VerifyingKey) -> 
     tuple::preimage(
         "countersign-v1:key-possession",
         &[origin.as_bytes(), &purpose.number().to_be_bytes(), &key.cose_key()],
+    )
+}
+
+/// What an officer signs to approve the introduction of a key (PROTOCOL §8.5).
+#[must_use]
+pub fn key_introduction(
+    origin: &str,
+    purpose: KeyPurpose,
+    key: &VerifyingKey,
+    backend: &str,
+    custody: &Sha256Digest,
+) -> Vec<u8> {
+    tuple::preimage(
+        "countersign-v1:key-introduction",
+        &[
+            origin.as_bytes(),
+            &purpose.number().to_be_bytes(),
+            &key.cose_key(),
+            backend.as_bytes(),
+            custody.as_bytes(),
+        ],
+    )
+}
+
+/// What an officer signs to approve that another key becomes a security officer's (PROTOCOL §8.9).
+#[must_use]
+pub fn officer_addition(origin: &str, name: &str, thumbprint: &Sha256Digest) -> Vec<u8> {
+    tuple::preimage(
+        "countersign-v1:officer-addition",
+        &[origin.as_bytes(), name.as_bytes(), thumbprint.as_bytes()],
     )
 }
 
@@ -106,13 +169,15 @@ impl KeyRecord {
                 }
             }
             write_digest(map.entry(6), self.by.as_ref());
+            let approval = self.introduction.as_ref().and_then(|introduction| introduction.approval.as_ref());
+            Approval::write(approval, map.entry(7));
         })
     }
 
     /// Parses exact body bytes. An introduction without possession and custody, or another event with them, is refused.
     pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
         let mut decoder = Decoder::new(bytes)?;
-        decoder.map_of(6)?;
+        decoder.map_of(7)?;
         decoder.expect_key(1)?;
         let event = match decoder.uint()? {
             1 => KeyEvent::Introduced,
@@ -131,12 +196,13 @@ impl KeyRecord {
         decoder.expect_key(3)?;
         let key = read_key(&mut decoder)?;
         decoder.expect_key(4)?;
-        let introduction = if event == KeyEvent::Introduced {
+        let mut introduction = if event == KeyEvent::Introduced {
             let possession = decoder.bytes()?.to_vec();
             decoder.expect_key(5)?;
             decoder.array_of(2)?;
             let backend = decoder.text()?.to_owned();
-            Some(Introduction { possession, backend, custody: Sha256Digest::new(decoder.byte_array()?) })
+            let custody = Sha256Digest::new(decoder.byte_array()?);
+            Some(Introduction { possession, backend, custody, approval: None })
         } else {
             decoder.null()?;
             decoder.expect_key(5)?;
@@ -145,6 +211,14 @@ impl KeyRecord {
         };
         decoder.expect_key(6)?;
         let by = read_digest_or_null(&mut decoder)?;
+        decoder.expect_key(7)?;
+        match (Approval::read(&mut decoder)?, introduction.as_mut()) {
+            (approval, Some(introduction)) => introduction.approval = approval,
+            (None, None) => {}
+            (Some(_), None) => {
+                return Err(LeafError::Value("approval of another event than an introduction"));
+            }
+        }
         decoder.finish()?;
         Ok(Self { event, purpose, key, introduction, by })
     }
@@ -320,6 +394,8 @@ pub struct PrincipalRecord {
     pub name: String,
     /// Who asked; `None` at initialisation.
     pub by: Option<Sha256Digest>,
+    /// An officer's word for a new security officer; `None` for all else, and for officers that a recovery statement names.
+    pub approval: Option<Approval>,
 }
 
 impl PrincipalRecord {
@@ -339,13 +415,14 @@ impl PrincipalRecord {
             map.entry(4).text(&self.name);
             map.entry(5).uint(role);
             write_digest(map.entry(6), self.by.as_ref());
+            Approval::write(self.approval.as_ref(), map.entry(7));
         })
     }
 
     /// Parses exact body bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
         let mut decoder = Decoder::new(bytes)?;
-        decoder.map_of(6)?;
+        decoder.map_of(7)?;
         decoder.expect_key(1)?;
         let added = match decoder.uint()? {
             1 => true,
@@ -368,8 +445,10 @@ impl PrincipalRecord {
         };
         decoder.expect_key(6)?;
         let by = read_digest_or_null(&mut decoder)?;
+        decoder.expect_key(7)?;
+        let approval = Approval::read(&mut decoder)?;
         decoder.finish()?;
-        Ok(Self { added, kind, thumbprint, name, by })
+        Ok(Self { added, kind, thumbprint, name, by, approval })
     }
 }
 

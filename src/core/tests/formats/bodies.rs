@@ -1,10 +1,10 @@
 //! Every body and record has exactly one encoding: what its reader accepts, its writer gives back byte for byte, whatever bits were flipped.
 
-use crate::samples::{decision, digest, evidence, host, inputs, key, policy, references, state};
+use crate::samples::{decision, digest, evidence, host, inputs, key, policy, references, state, statements};
 use countersign_core::bundle::Statement;
 use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument};
 use countersign_core::leaf::control::{
-    EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord,
+    Approval, EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord,
     RecoveryRecord, Revocation, Role, Subject,
 };
 use countersign_core::leaf::decision::{Decision, Verdict};
@@ -82,7 +82,12 @@ fn hosts() {
 
 #[test]
 fn control_bodies() {
-    let introduction = Introduction { possession: vec![1; 64], backend: "pkcs11".into(), custody: digest(1) };
+    let introduction = Introduction {
+        possession: vec![1; 64],
+        backend: "pkcs11".into(),
+        custody: digest(1),
+        approval: Some(Approval { key: key(), signature: vec![4; 64] }),
+    };
     for (event, introduction) in [
         (KeyEvent::Introduced, Some(introduction)),
         (KeyEvent::Activated, None),
@@ -109,20 +114,19 @@ fn control_bodies() {
         PrincipalKind::Operator(Role::Operator),
         PrincipalKind::Operator(Role::SecurityOfficer),
     ] {
-        let record =
-            PrincipalRecord { added: true, kind, thumbprint: digest(4), name: "gate-1".into(), by: None };
-        one_encoding(&record, PrincipalRecord::encode, PrincipalRecord::parse);
+        for approval in [None, Some(Approval { key: key(), signature: vec![4; 64] })] {
+            let (thumbprint, name) = (digest(4), "gate-1".into());
+            let record = PrincipalRecord { added: true, kind, thumbprint, name, by: None, approval };
+            one_encoding(&record, PrincipalRecord::encode, PrincipalRecord::parse);
+        }
     }
     let recovery = RecoveryRecord { statement: vec![1, 2], signature: vec![3; 64] };
     one_encoding(&recovery, RecoveryRecord::encode, RecoveryRecord::parse);
-    let statement = Statement {
-        number: 1,
-        origin: Origin::parse("test.example/log").unwrap(),
-        time_ms: 5,
-        head_keys: vec![key()],
-        ca_certificates: vec![vec![0x30, 0]],
-    };
-    one_encoding(&statement, Statement::encode, Statement::parse);
+    for (number, says) in (1..).zip(statements()) {
+        let statement =
+            Statement { number, origin: Origin::parse("test.example/log").unwrap(), time_ms: 5, says };
+        one_encoding(&statement, Statement::encode, Statement::parse);
+    }
 }
 
 #[test]

@@ -6,15 +6,15 @@ use crate::samples::{decision, digest, host, state};
 use countersign_core::api::{B64, Feed, admin};
 use countersign_core::artifact::{Receipt, verify_note_with};
 use countersign_core::bundle::{
-    BundleDocument, Statement, StatementDocument, TrustBundle, statement_preimage,
+    BundleDocument, Initial, Says, Statement, StatementDocument, TrustBundle, statement_preimage,
 };
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::{JsonKey, VerifyingKey};
 use countersign_core::leaf::control::{
-    EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord,
-    RecoveryRecord, Revocation, Role, Subject, key_possession,
+    Approval, EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord,
+    RecoveryRecord, Revocation, Role, Subject, key_introduction, key_possession,
 };
 use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Lineage, PolicyClaim, Verdict};
 use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState, HostStateRecord};
@@ -77,8 +77,12 @@ impl Made {
             number: 1,
             origin: Origin::parse(ORIGIN).unwrap(),
             time_ms: START_MS,
-            head_keys: vec![public(HEADS[0])],
-            ca_certificates: vec![vec![0x30, 0]],
+            says: Says::Initial(Initial {
+                head_keys: vec![public(HEADS[0])],
+                ca_certificates: vec![vec![0x30, 0]],
+                officers: vec![public(OFFICER).thumbprint()],
+                lease_secs: 30,
+            }),
         };
         let statement = statement.encode();
         let signature = secret(RECOVERY).sign(&statement_preimage(&statement)).to_bytes().to_vec();
@@ -229,6 +233,11 @@ fn key_leaf(seed: u8, event: KeyEvent, by: Option<Sha256Digest>) -> (Kind, Vec<u
             .to_vec(),
         backend: "test".to_owned(),
         custody: digest(1),
+        // The recovery statement names the first key.
+        approval: (seed != HEADS[0]).then(|| {
+            let act = key_introduction(ORIGIN, KeyPurpose::Head, &public(seed), "test", &digest(1));
+            Approval { key: public(OFFICER), signature: secret(OFFICER).sign(&act).to_bytes().to_vec() }
+        }),
     });
     let record = KeyRecord { event, purpose: KeyPurpose::Head, key: public(seed), introduction, by };
     (Kind::Key, record.encode())
@@ -236,7 +245,9 @@ fn key_leaf(seed: u8, event: KeyEvent, by: Option<Sha256Digest>) -> (Kind, Vec<u
 
 fn principal(seed: u8, kind: PrincipalKind, name: &str, by: Option<Sha256Digest>) -> (Kind, Vec<u8>) {
     let thumbprint = public(seed).thumbprint();
-    (Kind::Principal, PrincipalRecord { added: true, kind, thumbprint, name: name.to_owned(), by }.encode())
+    // The recovery statement names the officer; nobody has to approve it.
+    let name = name.to_owned();
+    (Kind::Principal, PrincipalRecord { added: true, kind, thumbprint, name, by, approval: None }.encode())
 }
 
 fn host_state(version: u64) -> HostState {

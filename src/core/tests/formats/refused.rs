@@ -116,7 +116,8 @@ fn small_bodies() -> Vec<(&'static str, Vec<u8>)> {
                 map.entry(3).bytes(&digest);
             }),
         ),
-        ("key activated with a possession", activated_with_possession()),
+        ("key activated with a possession", activated_with(Some(&[0; 64]), None)),
+        ("key activated with an approval", activated_with(None, Some(&[0; 64]))),
     ]
 }
 
@@ -131,6 +132,7 @@ fn administrative_bodies() -> Vec<(&'static str, Vec<u8>)> {
             map.entry(4).text("gate-1");
             map.entry(5).uint(role);
             map.entry(6).null();
+            map.entry(7).null();
         })
     };
     let outcome = |result: u64, code: Option<&str>| {
@@ -174,14 +176,24 @@ fn administrative_bodies() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-fn activated_with_possession() -> Vec<u8> {
+fn activated_with(possession: Option<&[u8]>, approval: Option<&[u8]>) -> Vec<u8> {
     body(Kind::Key, |map| {
         map.entry(1).uint(2);
         map.entry(2).uint(1);
         map.entry(3).bytes(&public(HOLDER).cose_key());
-        map.entry(4).bytes(&[0; 64]);
+        match possession {
+            Some(signature) => map.entry(4).bytes(signature),
+            None => map.entry(4).null(),
+        }
         map.entry(5).null();
         map.entry(6).null();
+        match approval {
+            Some(signature) => map.entry(7).array(|parts| {
+                parts.item().bytes(&public(HOLDER).cose_key());
+                parts.item().bytes(signature);
+            }),
+            None => map.entry(7).null(),
+        }
     })
 }
 

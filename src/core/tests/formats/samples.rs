@@ -1,6 +1,8 @@
 //! One value of every format, shared by the tests of bodies and of vectors.
 
-use countersign_core::digest::Sha256Digest;
+use countersign_core::bundle::{Compromise, Initial, Says};
+use countersign_core::checkpoint::HeadBody;
+use countersign_core::digest::{Blake2b512Digest, Sha3_512Digest, Sha256Digest};
 use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument, Settings};
 use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::control::Subject;
@@ -112,6 +114,37 @@ pub(crate) fn inputs() -> InputsRecord {
         trust_domain: TrustDomain::parse("test.example").unwrap(),
         consents: vec![vec![3; 64]],
     }
+}
+
+/// One of each type.
+pub(crate) fn statements() -> [Says; 2] {
+    let initial = Initial {
+        head_keys: vec![key()],
+        ca_certificates: vec![vec![0x30, 0]],
+        officers: vec![digest(11)],
+        lease_secs: 30,
+    };
+    let compromise = Compromise { key: key(), last_good: head(), head_keys: vec![other_key()] };
+    [Says::Initial(initial), Says::Compromise(compromise)]
+}
+
+pub(crate) fn head() -> HeadBody {
+    HeadBody {
+        origin: "test.example/log".into(),
+        size: 17,
+        sha256_root: digest(1),
+        sha3_root: Sha3_512Digest::new([2; 64]),
+        blake2_root: Blake2b512Digest::new([3; 64]),
+        time_ms: 1_700_000_000_123,
+        prev: digest(4),
+        control_seq: 9,
+        control_digest: digest(7),
+    }
+}
+
+pub(crate) fn other_key() -> VerifyingKey {
+    let secret = ed25519_dalek::SigningKey::from_bytes(&[8; 32]);
+    VerifyingKey::ed25519(secret.verifying_key().as_bytes()).unwrap()
 }
 
 pub(crate) fn policy() -> PolicyDocument {

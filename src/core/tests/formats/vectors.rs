@@ -2,11 +2,16 @@
 //!
 //! `UPDATE_VECTORS=1 cargo test -p countersign-core --test formats` rewrites them after a deliberate change of a format.
 
-use crate::samples::{decision, digest, evidence, host, inputs, policy, references, state};
+use crate::samples::{
+    decision, digest, evidence, host, inputs, other_key, policy, references, state, statements,
+};
+use countersign_core::bundle::{Statement, statement_preimage};
 use countersign_core::challenge::{ChallengeBody, OpenedChallenge};
 use countersign_core::control::control_digest;
+use countersign_core::leaf::control::{KeyPurpose, key_introduction, officer_addition};
 use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
+use countersign_core::name::Origin;
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{
     SignedRequest, activation_data, argv_digest, delegation_preimage, holder_preimage, qualifying_data,
@@ -131,6 +136,28 @@ fn leaves_and_decisions() {
         })
         .collect();
     published("leaf.json", json!({ "leaves": leaves }));
+}
+
+#[test]
+fn recovery_statements() {
+    let recovery = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);
+    let origin = || Origin::parse("test.example/log").unwrap();
+    let statements = (1..).zip(statements()).map(|(number, says)| {
+        let bytes = Statement { number, origin: origin(), time_ms: 1_700_000_000_123, says }.encode();
+        let signature = recovery.sign(&statement_preimage(&bytes)).to_bytes();
+        json!({ "statement": hex(&bytes), "signature": hex(&signature) })
+    });
+    let custody = digest(1);
+    published(
+        "statement.json",
+        json!({
+            "recovery_key": hex(recovery.verifying_key().as_bytes()),
+            "statements": statements.collect::<Vec<_>>(),
+            "key_introduction": hex(&key_introduction("test.example/log", KeyPurpose::Head, &other_key(), "pkcs11", &custody)),
+            "officer_addition": hex(&officer_addition("test.example/log", "officer-2", &other_key().thumbprint())),
+            "key": hex(other_key().raw()),
+        }),
+    );
 }
 
 #[test]

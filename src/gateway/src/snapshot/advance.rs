@@ -9,8 +9,8 @@ use super::heads::HeadMemory;
 use super::{HeldHead, Snapshot};
 use crate::clock::{CLOCK_LEEWAY_MS, ClockReading};
 use countersign_core::api::{B64, Feed};
-use countersign_core::artifact::verify_note_with;
-use countersign_core::bundle::TrustBundle;
+use countersign_core::artifact::{ArtifactError, verify_head_signature, verify_note_with};
+use countersign_core::bundle::{Compromise, TrustBundle};
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlError;
 use countersign_core::digest::Sha256Digest;
@@ -49,6 +49,9 @@ pub enum AdvanceRefused {
     /// The chain doesn't begin with the trust bundle's head keys.
     #[error("the log doesn't begin with the head keys of the trust bundle")]
     BundleKeys,
+    /// Only a compromised key signed the head.
+    #[error("only a compromised key signed the head")]
+    Compromised,
     /// No key active at the head's control number signed it.
     #[error("no active head key signed the head")]
     Unsigned,
@@ -92,6 +95,8 @@ impl AdvanceRefused {
         match self {
             Self::Origin => RefusalCode::OriginMismatch,
             Self::Unsigned | Self::Discontinuous => RefusalCode::HeadUnsigned,
+            Self::Compromised => RefusalCode::KeyCompromised,
+            Self::Control(error) => error.code(),
             Self::Forked { .. } => RefusalCode::HeadForked,
             Self::Future { .. } => RefusalCode::HeadInFuture,
             _ => RefusalCode::FeedInvalid,
@@ -212,11 +217,21 @@ impl Walk<'_> {
         }
         // Signed by a key active after the leaves, and by a key that was believed before them.
         let active: Vec<VerifyingKey> = self.chain.state().head_keys_at(body.control_seq).cloned().collect();
-        verify_note_with(&note, self.origin, &active).map_err(|_| AdvanceRefused::Unsigned)?;
-        verify_note_with(&note, self.origin, &self.believed).map_err(|_| AdvanceRefused::Discontinuous)?;
+        verify_head_signature(&note, &body, self.chain.state()).map_err(|error| match error {
+            ArtifactError::Compromised => AdvanceRefused::Compromised,
+            _ => AdvanceRefused::Unsigned,
+        })?;
+        // PROTOCOL §8.5: what the recovery key said, here or in the trust bundle, comes before what was believed.
+        let believed = self.chain.state().still_believed(&self.believed);
+        verify_note_with(&note, self.origin, &believed).map_err(|_| AdvanceRefused::Discontinuous)?;
         // Only what is signed can be evidence of a fork (PROTOCOL §6.2).
         let digest = body.digest();
         if !same_chain || self.remembered.contradicts(body.size, &digest) {
+            return Err(AdvanceRefused::Forked { size: body.size, note: text.to_owned() });
+        }
+        let other_last_good =
+            |found: &Compromise| self.remembered.contradicts(found.last_good.size, &found.last_good.digest());
+        if self.chain.state().compromises().iter().any(other_last_good) {
             return Err(AdvanceRefused::Forked { size: body.size, note: text.to_owned() });
         }
         let (held_size, held_time_ms) = self.held;

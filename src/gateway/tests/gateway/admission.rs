@@ -369,3 +369,46 @@ fn artifacts_from_before_a_rotation_are_admitted_until_they_expire() {
     let stranger = first(&world.authority, &world.now);
     assert!(stranger.control().head_keys().iter().all(|known| known.key != public(&key(3))));
 }
+
+#[test]
+fn artifacts_of_a_compromised_key_hold_up_to_its_last_good_head() {
+    let mut world = World::new();
+    let good = world.artifact.clone();
+    let good_proof = world.proof.clone();
+    let pinned = world.authority.heads.len() - 1;
+    // What the key signed after it was stolen, in the honest log and in the thief's.
+    let mut thief = world.authority.clone();
+    world.present(|_| ());
+    world.pull();
+    assert_eq!(world.code(), None);
+    let (late, late_proof) = (world.artifact.clone(), world.proof.clone());
+    world.authority.rotate(&key(2));
+    world.authority.sign();
+    let record = world.authority.compromise(2, &key(1), pinned, &[key(2)]);
+    world.authority.append(Kind::Recovery, record.encode());
+    world.authority.sign();
+    world.pull();
+    assert_eq!(world.code(), Some(RefusalCode::KeyCompromised), "beyond the last good head");
+    (world.artifact, world.proof) = (good, good_proof);
+    assert_eq!(world.code(), None, "under the last good head");
+    // A leaf that was made while the key was stolen counts again under a head of its successor.
+    let leaf = world.authority.receipt(TlogProof::parse(&late).unwrap().index);
+    (world.artifact, world.proof) = (leaf, late_proof);
+    assert_eq!(world.code(), None);
+    // The thief's forks: larger than the last good head, of its size, and smaller.
+    let index = thief.allow(&decision(&thief, &world.holder, START_MS));
+    thief.sign();
+    world.artifact = thief.receipt(index);
+    assert_eq!(world.code(), Some(RefusalCode::KeyCompromised));
+    let mut small = Authority::new(START_MS);
+    let index = small.allow(&decision(&small, &world.holder, START_MS));
+    small.sign();
+    world.artifact = small.receipt(index);
+    assert_eq!(world.code(), Some(RefusalCode::HeadUnlinked));
+    while small.size() < world.authority.heads[pinned].0.size {
+        small.heartbeat();
+    }
+    small.sign();
+    world.artifact = small.receipt(index);
+    assert_eq!(world.code(), Some(RefusalCode::HeadForked));
+}

@@ -2,14 +2,15 @@
 
 use countersign_core::api::{B64, Feed};
 use countersign_core::bundle::{
-    BundleDocument, Statement, StatementDocument, TrustBundle, statement_preimage,
+    BundleDocument, Compromise, Initial, Says, Statement, StatementDocument, TrustBundle, statement_preimage,
 };
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::{JsonKey, VerifyingKey};
 use countersign_core::leaf::control::{
-    Introduction, KeyEvent, KeyPurpose, KeyRecord, RecoveryRecord, Revocation, Subject, key_possession,
+    Approval, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord, RecoveryRecord,
+    Revocation, Role, Subject, key_introduction, key_possession,
 };
 use countersign_core::leaf::decision::Decision;
 use countersign_core::leaf::record::{Heartbeat, HeartbeatReason};
@@ -63,6 +64,15 @@ pub(crate) fn key(seed: u8) -> SigningKey {
     SigningKey::from_bytes(&[seed; 32])
 }
 
+/// The officer of these tests.
+pub(crate) const OFFICER: u8 = 201;
+
+/// An officer's word for a new head key.
+pub(crate) fn approval(origin: &str, new: &SigningKey, officer: &SigningKey) -> Approval {
+    let act = key_introduction(origin, KeyPurpose::Head, &public(new), "test", &sha256(b"custody"));
+    Approval { key: public(officer), signature: officer.sign(&act).to_bytes().to_vec() }
+}
+
 pub(crate) fn public(key: &SigningKey) -> VerifyingKey {
     VerifyingKey::ed25519(key.verifying_key().as_bytes()).unwrap()
 }
@@ -87,9 +97,14 @@ impl Authority {
         let statement = Statement {
             number: 1,
             origin: Origin::parse(origin).unwrap(),
-            time_ms,
-            head_keys: vec![public(&signer)],
-            ca_certificates: vec![vec![0x30, 0]],
+            // The same for every log of these tests, so that bundles can be exchanged.
+            time_ms: 1,
+            says: Says::Initial(Initial {
+                head_keys: vec![public(&signer)],
+                ca_certificates: vec![vec![0x30, 0]],
+                officers: vec![public(&key(OFFICER)).thumbprint()],
+                lease_secs: 300,
+            }),
         }
         .encode();
         let signature = recovery.sign(&statement_preimage(&statement)).to_bytes().to_vec();
@@ -165,12 +180,64 @@ impl Authority {
 
     pub(crate) fn introduce(&mut self, new: &SigningKey) {
         let possession = new.sign(&key_possession(&self.origin, KeyPurpose::Head, &public(new)));
+        // The recovery statement names the first; an officer signs for every other.
+        if *new != key(1) && !self.state.may_approve(&public(&key(OFFICER)).thumbprint()) {
+            self.officer(&key(OFFICER), None);
+        }
+        let approval = (*new != key(1)).then(|| approval(&self.origin, new, &key(OFFICER)));
         let introduction = Introduction {
             possession: possession.to_bytes().to_vec(),
             backend: "test".to_owned(),
             custody: sha256(b"custody"),
+            approval,
         };
         self.key_leaf(new, KeyEvent::Introduced, Some(introduction));
+    }
+
+    /// Adds a security officer.
+    pub(crate) fn officer(&mut self, officer: &SigningKey, approval: Option<Approval>) {
+        let record = PrincipalRecord {
+            added: true,
+            kind: PrincipalKind::Operator(Role::SecurityOfficer),
+            thumbprint: public(officer).thumbprint(),
+            name: "officer".to_owned(),
+            by: None,
+            approval,
+        };
+        self.append(Kind::Principal, record.encode());
+    }
+
+    /// The recovery key's word that `compromised` is in other hands, with the head of this position as its last good one.
+    pub(crate) fn compromise(
+        &self,
+        number: u64,
+        compromised: &SigningKey,
+        head: usize,
+        instead: &[SigningKey],
+    ) -> RecoveryRecord {
+        let statement = Statement {
+            number,
+            origin: Origin::parse(&self.origin).unwrap(),
+            time_ms: self.time_ms,
+            says: Says::Compromise(Compromise {
+                key: public(compromised),
+                last_good: self.heads[head].0.clone(),
+                head_keys: instead.iter().map(public).collect(),
+            }),
+        }
+        .encode();
+        let signature = key(200).sign(&statement_preimage(&statement)).to_bytes().to_vec();
+        RecoveryRecord { statement, signature }
+    }
+
+    /// The trust bundle with another statement of the recovery key.
+    pub(crate) fn bundle_with(&self, record: &RecoveryRecord) -> TrustBundle {
+        let b64 = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
+        let mut document: BundleDocument = serde_json::from_slice(&self.bundle).unwrap();
+        document
+            .statements
+            .push(StatementDocument { statement: b64(&record.statement), signature: b64(&record.signature) });
+        TrustBundle::verify(&serde_json::to_vec(&document).unwrap()).unwrap()
     }
 
     pub(crate) fn key_event(&mut self, key: &SigningKey, event: KeyEvent) {

@@ -1,10 +1,12 @@
 //! Following the log: what moves a snapshot forward, and what doesn't (PROTOCOL §13.1).
 
-use crate::authority::{Authority, key, public, signed};
+use crate::authority::{Authority, OFFICER, approval, key, public, signed};
 use crate::world::{START_MS, at, first};
 use countersign_core::api::{B64, Feed};
+use countersign_core::control::ControlError;
 use countersign_core::digest::sha256;
-use countersign_core::leaf::control::KeyEvent;
+use countersign_core::leaf::control::{Introduction, KeyEvent, KeyRecord, RecoveryRecord};
+use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::refusal::RefusalCode;
 use countersign_gateway::clock::ClockReading;
 use countersign_gateway::snapshot::Snapshot;
@@ -144,7 +146,7 @@ fn control_leaves_must_be_complete_in_order_and_no_more() {
     assert_eq!(changed(|feed| feed.control.swap(0, 1)), AdvanceRefused::ControlOrder);
     assert_eq!(changed(|feed| feed.control[2] = feed.control[1].clone()), AdvanceRefused::ControlOrder);
     let salted = changed(|feed| {
-        let mut leaf = countersign_core::leaf::Leaf::parse(&feed.control[2].0).unwrap();
+        let mut leaf = Leaf::parse(&feed.control[2].0).unwrap();
         leaf.salt = [0xee; 16];
         feed.control[2] = B64(leaf.encode().unwrap());
     });
@@ -234,19 +236,143 @@ fn a_new_key_isnt_believed_without_a_head_of_the_old_one() {
 
 #[test]
 fn a_key_that_ended_signs_no_more() {
-    for event in [KeyEvent::Deactivated, KeyEvent::Compromised] {
-        let mut authority = Authority::new(START_MS);
-        let held = first(&authority, &now());
-        authority.rotate(&key(2));
-        authority.sign();
-        authority.key_event(&key(1), event);
-        authority.sign();
-        advance(&held, &feed_for(&authority, &held)).unwrap();
-        authority.signers = vec![key(1)];
-        authority.heartbeat();
-        authority.sign();
-        assert_eq!(advance(&held, &feed_for(&authority, &held)).unwrap_err(), AdvanceRefused::Unsigned);
+    let mut authority = Authority::new(START_MS);
+    let held = first(&authority, &now());
+    authority.rotate(&key(2));
+    authority.sign();
+    authority.key_event(&key(1), KeyEvent::Deactivated);
+    authority.sign();
+    advance(&held, &feed_for(&authority, &held)).unwrap();
+    authority.signers = vec![key(1)];
+    authority.heartbeat();
+    authority.sign();
+    assert_eq!(advance(&held, &feed_for(&authority, &held)).unwrap_err(), AdvanceRefused::Unsigned);
+}
+
+/// The feed of a rotation in which the leaf that introduces the new key is another one.
+fn introduced(change: impl FnOnce(&mut Introduction)) -> Result<(), AdvanceRefused> {
+    let mut authority = Authority::new(START_MS);
+    let held = first(&authority, &now());
+    authority.rotate(&key(2));
+    authority.sign();
+    let mut feed = feed_for(&authority, &held);
+    let introduces = |leaf: &&mut B64| {
+        let leaf = Leaf::parse(&leaf.0).unwrap();
+        leaf.kind == Kind::Key && KeyRecord::parse(&leaf.body).unwrap().introduction.is_some()
+    };
+    let leaf = feed.control.iter_mut().find(introduces).unwrap();
+    let mut parsed = Leaf::parse(&leaf.0).unwrap();
+    let mut record = KeyRecord::parse(&parsed.body).unwrap();
+    change(record.introduction.as_mut().unwrap());
+    parsed.body = record.encode();
+    leaf.0 = parsed.encode().unwrap();
+    advance(&held, &feed).map(drop)
+}
+
+#[test]
+fn a_key_that_no_officer_approved_is_not_believed_whatever_the_old_key_signed() {
+    let approval = |officer: u8, new: u8| approval(crate::authority::ORIGIN, &key(new), &key(officer));
+    let refused = Err(AdvanceRefused::Control(ControlError::Approval));
+    assert_eq!(AdvanceRefused::Control(ControlError::Approval).code(), RefusalCode::ApprovalInvalid);
+    // The thief of the head key has no officer's key; the old approval of another key doesn't help, nor does the head key itself.
+    assert_eq!(introduced(|introduction| introduction.approval = None), refused);
+    assert_eq!(introduced(|introduction| introduction.approval = Some(approval(66, 2))), refused);
+    assert_eq!(introduced(|introduction| introduction.approval = Some(approval(1, 2))), refused);
+    assert_eq!(introduced(|introduction| introduction.approval = Some(approval(OFFICER, 3))), refused);
+    assert_eq!(introduced(|introduction| introduction.custody = sha256(b"software")), refused);
+    // As it was, it is believed.
+    assert_eq!(introduced(|_| ()), Ok(()));
+}
+
+/// An honest log in which key 1 was stolen after its second head: rotated to key 2, then stated as compromised. And the thief's fork of it.
+fn stolen() -> (Authority, Authority, RecoveryRecord) {
+    let mut authority = Authority::new(START_MS);
+    authority.heartbeat();
+    authority.sign();
+    let mut thief = authority.clone();
+    authority.heartbeat();
+    authority.sign();
+    authority.rotate(&key(2));
+    authority.sign();
+    let record = authority.compromise(2, &key(1), 1, &[key(2)]);
+    for _ in 0..9 {
+        thief.heartbeat();
+        thief.sign();
     }
+    (authority, thief, record)
+}
+
+#[test]
+fn after_the_recovery_keys_word_a_thiefs_heads_are_refused_whatever_their_size() {
+    let (mut authority, mut thief, record) = stolen();
+    let before = first(&authority, &now());
+    authority.append(Kind::Recovery, record.encode());
+    authority.sign();
+    let held = advance(&before, &feed_for(&authority, &before)).unwrap();
+    assert_eq!(held.control().compromises().len(), 1);
+    // Larger than anything of the honest log, with its own control chain, later than it.
+    thief.time_ms = authority.time_ms;
+    thief.sign();
+    let mut feed = thief.feed(0, 0);
+    feed.control.clear();
+    assert_eq!(held.advance(&feed, &now(), &now()).unwrap_err(), AdvanceRefused::Compromised);
+    assert_eq!(AdvanceRefused::Compromised.code(), RefusalCode::KeyCompromised);
+    // The honest log goes on.
+    authority.heartbeat();
+    authority.sign();
+    advance(&held, &feed_for(&authority, &held)).unwrap();
+}
+
+#[test]
+fn a_bundle_with_the_statement_refuses_the_thief_before_any_log_has_it() {
+    let (mut authority, thief, record) = stolen();
+    let bundle = authority.bundle_with(&record);
+    let begin = |log: &Authority| Snapshot::first(&bundle, &log.feed(0, 0), &now(), &now());
+    assert_eq!(begin(&thief).unwrap_err(), AdvanceRefused::Compromised);
+    // Without it, a gateway that begins now can't know.
+    Snapshot::first(&thief.bundle(), &thief.feed(0, 0), &now(), &now()).unwrap();
+    // The honest log is followed past the stolen key, since the statement names its successor.
+    begin(&authority).unwrap();
+    authority.append(Kind::Recovery, record.encode());
+    authority.sign();
+    let held = begin(&authority).unwrap().snapshot;
+    assert_eq!(held.control().statements(), 2);
+    // What the log says has to be what the bundle says.
+    let mut other = stolen().0;
+    let another = other.compromise(2, &key(1), 0, &[key(2)]);
+    other.append(Kind::Recovery, another.encode());
+    other.sign();
+    let refused = begin(&other).unwrap_err();
+    assert_eq!(refused, AdvanceRefused::Control(ControlError::Recovery));
+    assert_eq!(refused.code(), RefusalCode::StatementInvalid);
+}
+
+#[test]
+fn a_gateway_that_followed_the_thief_finds_out() {
+    let (mut authority, thief, record) = stolen();
+    // Another head of the pinned size than the one that this gateway saw.
+    let mut fooled = first(&thief, &now());
+    authority.append(Kind::Recovery, record.encode());
+    authority.sign();
+    let feed = authority.feed(fooled.head().body().size.min(authority.size()), fooled.control().number());
+    let refused = fooled.advance(&feed, &now(), &now()).unwrap_err();
+    assert!(matches!(refused.code(), RefusalCode::HeadForked | RefusalCode::FeedInvalid), "{refused}");
+    let mut other = Authority::new(START_MS);
+    other.sign();
+    other.allow(&crate::world::decision(
+        &other,
+        &countersign_gateway::holder::key::HolderKey::generate(countersign_core::key::Algorithm::EdDsa)
+            .unwrap(),
+        START_MS,
+    ));
+    other.sign();
+    fooled = first(&other, &now());
+    other.rotate(&key(2));
+    other.sign();
+    other.append(Kind::Recovery, record.encode());
+    other.sign();
+    let refused = advance(&fooled, &feed_for(&other, &fooled)).unwrap_err();
+    assert_eq!(refused.code(), RefusalCode::HeadForked, "the pinned head isn't the one that was seen");
 }
 
 #[test]

@@ -140,8 +140,8 @@ async fn pages_are_joined_and_rotations_with_them() {
         }
     });
     let ready = door.ready(None).await.unwrap();
-    assert_eq!(ready.snapshot.unwrap().control().number(), 18);
-    assert_eq!(door.feeds(), 9);
+    assert_eq!(ready.snapshot.unwrap().control().number(), 19);
+    assert_eq!(door.feeds(), 10);
 }
 
 #[tokio::test]

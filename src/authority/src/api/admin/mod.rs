@@ -12,13 +12,21 @@ pub mod tokens;
 use super::artifacts::receipt_text;
 use super::problem::Refused;
 use crate::store::Receipts;
-use countersign_core::api::Recorded;
+use countersign_core::api::{ApprovalDocument, Recorded};
+use countersign_core::key::VerifyingKey;
+use countersign_core::leaf::control::Approval;
 use countersign_core::refusal::RefusalCode;
 
 /// The receipt of an act's only leaf, or of its last.
 fn recorded(receipts: &Receipts) -> Result<Recorded, Refused> {
     let leaf = receipts.leaves.last().ok_or(RefusalCode::Internal)?;
     Ok(Recorded { index: leaf.index, receipt: receipt_text(leaf, &receipts.head) })
+}
+
+/// An approval as leaves carry it; whether it counts is the control state's question.
+fn approval(document: ApprovalDocument) -> Result<Approval, Refused> {
+    let key = VerifyingKey::try_from(document.key).map_err(|error| malformed(error.to_string()))?;
+    Ok(Approval { key, signature: document.signature.0 })
 }
 
 fn malformed(what: impl Into<std::borrow::Cow<'static, str>>) -> Refused {

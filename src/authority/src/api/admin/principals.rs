@@ -3,7 +3,7 @@
 //! A key proves that it is held before it gets a name. The same key may be added again under the same name and role, which renews its
 //! certificate; anything else about a known key is a conflict.
 
-use super::{malformed, recorded};
+use super::{approval, malformed, recorded};
 use crate::acts::{Draft, Mandate, act};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
@@ -16,7 +16,7 @@ use countersign_core::api::{CertificateIssued, NamedKey};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::Kind;
-use countersign_core::leaf::control::{PrincipalKind, PrincipalRecord, Role, Subject};
+use countersign_core::leaf::control::{Approval, PrincipalKind, PrincipalRecord, Role, Subject};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::tuple;
 use std::collections::HashMap;
@@ -60,20 +60,25 @@ pub(in crate::api) async fn list(authority: Arc<Authority>, _call: Call) -> Resu
 pub(in crate::api) async fn add_gateway(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
     let by = call.caller.principal()?;
     let document: GatewayCall = call.document()?;
-    add(&authority, &document.subject, PrincipalKind::Gateway, by).await
+    add(&authority, &document.subject, PrincipalKind::Gateway, None, by).await
 }
 
 /// `POST /v1/admin/operators`.
 pub(in crate::api) async fn add_operator(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
     let by = call.caller.principal()?;
     let document: OperatorCall = call.document()?;
-    add(&authority, &document.subject, PrincipalKind::Operator(document.role), by).await
+    let approved = document.approval.map(approval).transpose()?;
+    if approved.is_some() && document.role != Role::SecurityOfficer {
+        return Err(malformed("only a security officer takes an approval"));
+    }
+    add(&authority, &document.subject, PrincipalKind::Operator(document.role), approved, by).await
 }
 
 async fn add(
     authority: &Arc<Authority>,
     subject: &NamedKey,
     kind: PrincipalKind,
+    approved: Option<Approval>,
     by: Sha256Digest,
 ) -> Result<Response, Refused> {
     let name = &subject.name;
@@ -106,7 +111,12 @@ async fn add(
         if control.is_revoked(&Subject::Principal(thumbprint)) {
             return conflict("the key is revoked");
         }
-        let record = PrincipalRecord { added: true, kind, thumbprint, name: name.clone(), by: Some(by) };
+        let approval = approved.clone();
+        let record =
+            PrincipalRecord { added: true, kind, thumbprint, name: name.clone(), by: Some(by), approval };
+        control.require_addition(&record).map_err(|_| {
+            Refused::new(RefusalCode::ApprovalInvalid, "a security officer signs for another")
+        })?;
         Ok(Draft::of(Entry::plain(Kind::Principal, record.encode())))
     });
     let receipt = recorded(&receipts.await?)?.receipt;

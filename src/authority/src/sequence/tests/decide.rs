@@ -15,8 +15,7 @@ use super::super::{
     SequenceFault, Spend,
 };
 use super::support::{
-    Call, EVIDENCE, Log, NOW, Rig, SoftwareKey, enrol, enrolment, epoch, host, introduce, key_event, state,
-    token,
+    Call, EVIDENCE, Log, NOW, Rig, enrol, enrolment, epoch, host, introduce, key_event, state, token,
 };
 use crate::store::{SpentId, receipts_for};
 
@@ -324,7 +323,7 @@ fn a_control_leaf_that_does_not_follow_refuses_its_append_alone() {
 #[test]
 fn the_first_head_after_an_activation_is_signed_by_the_old_and_the_new_key() {
     let (rig, log) = Rig::begun();
-    let new = SoftwareKey::new(countersign_core::key::Algorithm::Es256);
+    let new = std::sync::Arc::clone(&rig.spare[1]);
     rig.ring.add(&(new.clone() as std::sync::Arc<dyn crate::sign::HeadKey>));
     log.appended(Append::of(vec![introduce(&new)]));
     assert_eq!(log.sequencer.signed_head().unwrap().note().matches('\u{2014}').count(), 1);

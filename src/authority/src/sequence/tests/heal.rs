@@ -190,7 +190,7 @@ fn an_empty_log_gets_no_heartbeat() {
 #[test]
 fn one_of_two_active_keys_is_enough_after_they_have_met() {
     let (rig, log) = Rig::begun();
-    let second = SoftwareKey::new(Algorithm::Es256);
+    let second = Arc::clone(&rig.spare[1]);
     rig.ring.add(&(Arc::clone(&second) as Arc<dyn HeadKey>));
     second.away.store(true, Ordering::SeqCst);
     let rotate = Append::of(vec![introduce(&second), key_event(&second, KeyEvent::Activated)]);
@@ -210,7 +210,7 @@ fn one_of_two_active_keys_is_enough_after_they_have_met() {
 #[test]
 fn an_active_key_that_is_not_at_hand_is_waited_for() {
     let (rig, log) = Rig::begun();
-    let second = SoftwareKey::new(Algorithm::EdDsa);
+    let second = Arc::clone(&rig.spare[0]);
     let rotate = Append::of(vec![introduce(&second), key_event(&second, KeyEvent::Activated)]);
     assert_eq!(log.submit(rotate), Err(SequenceFault::SignerUnavailable));
     log.wait_for(Health::SignerDown);
@@ -222,7 +222,7 @@ fn an_active_key_that_is_not_at_hand_is_waited_for() {
 #[test]
 fn a_head_that_no_key_may_sign_is_not_signed() {
     let (rig, log) = Rig::begun();
-    let ended = Append::of(vec![key_event(&rig.key, KeyEvent::Compromised)]);
+    let ended = Append::of(vec![key_event(&rig.key, KeyEvent::Deactivated)]);
     assert_eq!(log.submit(ended), Err(SequenceFault::SignerUnavailable));
     log.wait_for(Health::SignerDown);
     assert_eq!(log.submit(enrol(1)), Err(SequenceFault::SignerUnavailable));

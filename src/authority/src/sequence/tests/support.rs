@@ -120,8 +120,12 @@ impl HeadKey for SoftwareKey {
 /// The leaves that publish a head key and make it sign.
 pub(crate) fn introduce(key: &SoftwareKey) -> Entry {
     let possession = key.raw_sign(&key_possession(origin().as_str(), KeyPurpose::Head, &key.public)).to_vec();
-    let introduction =
-        Introduction { possession, backend: "test".to_owned(), custody: Sha256Digest::new([7; 32]) };
+    let introduction = Introduction {
+        possession,
+        backend: "test".to_owned(),
+        custody: Sha256Digest::new([7; 32]),
+        approval: None,
+    };
     key_entry(key, KeyEvent::Introduced, Some(introduction))
 }
 
@@ -328,6 +332,8 @@ pub(crate) struct Rig {
     pub(crate) clock: Arc<DrivenClock>,
     pub(crate) recovery: VerifyingKey,
     pub(crate) key: Arc<SoftwareKey>,
+    /// A key of either algorithm for rotations; the recovery key names them too, so nobody has to approve them.
+    pub(crate) spare: [Arc<SoftwareKey>; 2],
     pub(crate) ring: KeyRing,
     pub(crate) failpoints: Arc<FailOnce>,
     pub(crate) limits: SequencerLimits,
@@ -352,6 +358,7 @@ impl Rig {
             recovery: host_key(200),
             ring: KeyRing::new(vec![Arc::clone(&key) as Arc<dyn HeadKey>]),
             key,
+            spare: [Algorithm::EdDsa, Algorithm::Es256].map(SoftwareKey::new),
             failpoints: Arc::default(),
             limits: SequencerLimits { probe_every: Duration::from_millis(10), ..SequencerLimits::default() },
         }
@@ -380,7 +387,8 @@ impl Rig {
     }
 
     pub(crate) fn genesis(&self) -> ControlState {
-        ControlState::genesis(origin().as_str(), self.recovery.clone())
+        let keys = [&self.key, &self.spare[0], &self.spare[1]].map(|key| key.public.clone());
+        ControlState::genesis(origin().as_str(), self.recovery.clone()).naming(&keys)
     }
 
     pub(crate) fn arm(&self, point: WritePoint, what: Injected) {
