@@ -4,7 +4,7 @@
 //! that are open.
 
 use super::problem::Refused;
-use super::routes::{Needs, Route};
+use super::route::{Needs, Route};
 use super::{Call, Caller};
 use crate::serve::Authority;
 use crate::serve::listener::Peer;
