@@ -196,15 +196,41 @@ fn retry_after(error: &EnrolError) -> Option<Duration> {
     }
 }
 
+/// The clock that renewal goes by: a port, so that tests can drive days.
+pub(crate) trait RenewalClock: Send + Sync {
+    /// Now, ms since the Unix epoch.
+    fn now_ms(&self) -> u64;
+
+    /// Waits, or lets the driven time pass.
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send;
+}
+
+/// The system's clock.
+pub(crate) struct SystemClock;
+
+impl RenewalClock for SystemClock {
+    fn now_ms(&self) -> u64 {
+        now_ms()
+    }
+
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send {
+        tokio::time::sleep(time)
+    }
+}
+
 /// Renews before half of each certificate's lifetime is over. Returns when the authority refuses: what a refusal means is for people, and asking
 /// again by itself would only hide it.
-pub(crate) async fn renew<A: AuthorityApi>(agent: Arc<Agent<A>>, mut credential: Credential) {
+pub(crate) async fn renew<A: AuthorityApi>(
+    agent: Arc<Agent<A>>,
+    mut credential: Credential,
+    clock: impl RenewalClock,
+) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_MOST);
     let mut due = credential.renew_at_ms(fraction());
     loop {
-        let left = Duration::from_millis(due.saturating_sub(now_ms()));
+        let left = Duration::from_millis(due.saturating_sub(clock.now_ms()));
         if !left.is_zero() {
-            tokio::time::sleep(left.min(LONGEST_SLEEP)).await;
+            clock.sleep(left.min(LONGEST_SLEEP)).await;
             continue;
         }
         match agent.enrol(None).await {
@@ -226,7 +252,7 @@ pub(crate) async fn renew<A: AuthorityApi>(agent: Arc<Agent<A>>, mut credential:
             Err(error) => {
                 let wait = backoff.step(retry_after(&error));
                 tracing::warn!(error = %error, wait_ms = wait.as_millis(), "the certificate isn't renewed yet");
-                tokio::time::sleep(wait).await;
+                clock.sleep(wait).await;
             }
         }
     }

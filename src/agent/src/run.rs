@@ -24,7 +24,7 @@ use crate::attest::attest;
 use crate::authority::{AuthorityApi, CallError};
 use crate::config::{Config, ConfigError};
 use crate::device::{DeviceFault, OpenDevice};
-use crate::enrol::{EnrolError, renew};
+use crate::enrol::{EnrolError, SystemClock, renew};
 use crate::evidence::BootLogFile;
 use crate::gather::gatherer;
 use crate::host_tpm::HostTpmOpener;
@@ -269,7 +269,7 @@ async fn running<A: AuthorityApi>(
     loops.spawn(named("attestation", attest(Arc::clone(agent), interval)));
     loops.spawn(named("gathering", gathered.serve(Arc::clone(agent))));
     // Renewal may end: the authority has the last word on it, and the status tells.
-    let renewal = tokio::spawn(renew(Arc::clone(agent), credential));
+    let renewal = tokio::spawn(renew(Arc::clone(agent), credential, SystemClock));
     notify(&[NotifyState::Ready]);
     tracing::info!(host = %agent.identity.host, socket = %config.socket.display(), rules = agent.rules.len(), "serving");
     let result = tokio::select! {
@@ -314,9 +314,10 @@ fn notify(state: &[NotifyState]) {
 
 fn enrol_error(error: EnrolError) -> AgentError {
     match &error {
-        EnrolError::Call(CallError::Refused { code: RefusalCode::JoinTokenInvalid, .. }) => {
-            AgentError::TokenNeeded(error)
-        }
+        EnrolError::Call(CallError::Refused {
+            code: RefusalCode::JoinTokenInvalid | RefusalCode::KeysChanged,
+            ..
+        }) => AgentError::TokenNeeded(error),
         EnrolError::Call(CallError::Refused { code: RefusalCode::HostRevoked, .. }) => {
             AgentError::Revoked(error)
         }

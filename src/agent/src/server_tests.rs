@@ -13,6 +13,7 @@ use ed25519_dalek::Signer as _;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::enrol::{RenewalClock, SystemClock};
 use crate::local::{Arguments, PrepareCall, Workload};
 use crate::local_client::{LocalClientError, prepare, status, submit};
 use crate::run::{AgentError, serve};
@@ -265,13 +266,56 @@ async fn renewal_goes_on_through_faults_and_stops_at_a_refusal() {
     let world = World::enrolled().await;
     let due = crate::identity::Credential { certificates: Vec::new(), not_before_ms: 0, not_after_ms: 1 };
     world.authority.faults.lock().unwrap().push_back(refusal(RefusalCode::HostRevoked, Vec::new()));
-    crate::enrol::renew(Arc::clone(&world.agent), due.clone()).await;
+    crate::enrol::renew(Arc::clone(&world.agent), due.clone(), SystemClock).await;
     assert_eq!(world.agent.status.lock().unwrap().renewal.as_deref(), Some("host-revoked"));
     // Without a refusal it is renewed, and the next renewal is far away.
-    let renewing = tokio::spawn(crate::enrol::renew(Arc::clone(&world.agent), due));
+    let renewing = tokio::spawn(crate::enrol::renew(Arc::clone(&world.agent), due, SystemClock));
     until(|| world.agent.status.lock().unwrap().renewal.is_none()).await;
     assert!(!renewing.is_finished());
     renewing.abort();
+}
+
+/// A clock on which waiting is what makes time pass.
+#[derive(Clone)]
+struct Driven(Arc<std::sync::atomic::AtomicU64>);
+
+impl RenewalClock for Driven {
+    fn now_ms(&self) -> u64 {
+        self.0.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
+    async fn sleep(&self, time: Duration) {
+        let passed = u64::try_from(time.as_millis()).unwrap();
+        self.0.fetch_add(passed, std::sync::atomic::Ordering::SeqCst);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_of_a_week_is_renewed_half_a_week_before_its_end_and_asked_for_again_in_time() {
+    const DAY_MS: u64 = 86_400_000;
+    let start = 1_790_000_000_000;
+    let week = crate::identity::Credential {
+        certificates: Vec::new(),
+        not_before_ms: start,
+        not_after_ms: start + 7 * DAY_MS,
+    };
+    for absent in [0, 12] {
+        let world = World::enrolled().await;
+        {
+            // So often nobody answers; then a refusal ends the loop, so that the time of that try can be read.
+            let mut faults = world.authority.faults.lock().unwrap();
+            faults.extend((0..absent).map(|_| refusal(RefusalCode::Overloaded, Vec::new())));
+            faults.push_back(refusal(RefusalCode::HostRevoked, Vec::new()));
+        }
+        let clock = Driven(Arc::new(start.into()));
+        crate::enrol::renew(Arc::clone(&world.agent), week.clone(), clock.clone()).await;
+        assert_eq!(world.agent.status.lock().unwrap().renewal.as_deref(), Some("host-revoked"));
+        let asked = clock.now_ms() - start;
+        let earliest = 7 * DAY_MS * 4 / 10;
+        let latest = 7 * DAY_MS / 2 + if absent == 0 { 60_000 } else { DAY_MS };
+        assert!((earliest..=latest).contains(&asked), "{asked}");
+    }
 }
 
 #[tokio::test]

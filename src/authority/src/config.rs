@@ -275,7 +275,9 @@ pub struct Limits {
     pub lease_secs: u64,
     /// A newest head older than this means not ready, seconds.
     pub ready_head_secs: u64,
-    /// Lifetime of host, gateway and operator certificates, days. Renewal is the same call as enrolment.
+    /// Lifetime of host certificates, days. Agents renew before half of it is over, by the same call as enrolment.
+    pub host_certificate_days: u32,
+    /// Lifetime of gateway and operator certificates, days. They are renewed by adding the same key again.
     pub certificate_days: u32,
 }
 
@@ -312,6 +314,7 @@ impl Default for Limits {
             challenge_key_secs: 3_600,
             lease_secs: 30,
             ready_head_secs: 30,
+            host_certificate_days: 7,
             certificate_days: 365,
         }
     }
@@ -389,6 +392,7 @@ impl Config {
             usize::try_from(limits.source_enrolments_per_sec.min(limits.source_enrolments_burst))
                 .unwrap_or(0),
             usize::try_from(limits.enrolments_per_sec.min(limits.certificate_days)).unwrap_or(0),
+            usize::try_from(limits.host_certificate_days).unwrap_or(0),
         ];
         let times = [
             limits.handshake_secs,
@@ -569,6 +573,7 @@ pin_file = "pin"
         assert!(missing.to_string().contains("missing field `trust_domain`"), "{missing}");
         for bad in [
             "queue = 0",
+            "host_certificate_days = 0",
             "body_bytes = 1",
             "lease_secs = 1",
             "challenge_secs = 7200",

@@ -5,11 +5,15 @@ mod support;
 use countersign_client::ClientIdentity;
 use countersign_core::api::B64;
 use countersign_core::api::admin::{JoinTokenCall, RevocationCall, SubjectDocument};
+use countersign_core::digest::sha256;
 use countersign_core::leaf::host::{Admission, Enrolment};
 use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::tlog_proof::TlogProof;
 use countersign_tpm::simulated::SimulatedTpm;
+use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
 use support::{House, Machine, Manufacturer, code, with_house};
+use x509_cert::Certificate;
+use x509_cert::der::Decode;
 
 /// Flips bits of TPMA_OBJECT in a TPMT_PUBLIC (bytes 4 to 7).
 #[cfg(test)]
@@ -225,7 +229,7 @@ fn a_known_ek_with_new_keys_needs_a_token_and_a_host_key_has_one_owner() {
             let token = house.token().await;
             let offer = house.begin(&machine(20), Some(&token)).await.unwrap();
             let before = house.finish("before", machine(20), &offer).await.unwrap();
-            assert_eq!(code(house.begin(&machine(40), None).await), "join-token-invalid");
+            assert_eq!(code(house.begin(&machine(40), None).await), "keys-changed");
             let token = house.token().await;
             let offer = house.begin(&machine(40), Some(&token)).await.unwrap();
             let after = house.finish("after", machine(40), &offer).await.unwrap();
@@ -351,4 +355,72 @@ fn one_source_neither_begins_nor_finishes_without_end() {
         assert!(codes.len() >= 5 && codes.iter().all(|code| code == "rate-limited"), "{codes:?}");
         house.serving.stop().await;
     });
+}
+
+/// A TPM whose endorsement key is the same for every `keys`, and whose AK and host key aren't.
+#[cfg(test)]
+fn machine_with(maker: &Manufacturer, keys: u8) -> Machine {
+    let mut next = vec![keys + 1, keys, 9];
+    let mut tpm = SimulatedTpm::new(&mut |buffer: &mut [u8]| buffer.fill(next.pop().unwrap())).unwrap();
+    let boot = SimulatedBoot::new(&BootOptions::default());
+    tpm.boot(&boot).unwrap();
+    let ek_certificate = maker.certify(&tpm);
+    Machine { tpm, boot, ek_certificate }
+}
+
+#[test]
+fn an_allow_listed_tpm_enrols_and_renews_without_a_token_and_changes_keys_with_one_only() {
+    let test = "an_allow_listed_tpm_enrols_and_renews_without_a_token_and_changes_keys_with_one_only";
+    let list = |options: &mut countersign_authority::init::InitOptions| {
+        let tpm = machine_with(&Manufacturer::new(), 20).tpm;
+        options.enrolment.ek_allow = vec![sha256(&tpm.ek_public().spki_der()).to_hex()];
+    };
+    with_house(test, list, async |house| {
+        let machine = machine_with(&house.maker, 20);
+        let offer = house.begin(&machine, None).await.unwrap();
+        let host = house.finish("host", machine, &offer).await.unwrap();
+        assert_eq!(enrolment_of(&house, &host).await.0.admission, Admission::Preregistered);
+        // The same keys renew.
+        let offer = house.begin(&host.machine, None).await.unwrap();
+        let host = house.finish("host", host.machine, &offer).await.unwrap();
+        assert_eq!(enrolment_of(&house, &host).await.0.admission, Admission::Reenrolment);
+        // Whoever can reach the TPM makes keys of his own, and doesn't become the host by it.
+        let other = machine_with(&house.maker, 40);
+        assert_eq!(other.id(), host.id);
+        assert_eq!(code(house.begin(&other, None).await), "keys-changed");
+        assert_eq!(code(house.begin(&other, Some("no such token")).await), "join-token-invalid");
+        host.client.challenge().await.unwrap();
+        let token = house.token().await;
+        let offer = house.begin(&other, Some(&token)).await.unwrap();
+        let changed = house.finish("changed", other, &offer).await.unwrap();
+        let record = enrolment_of(&house, &changed).await.0;
+        assert_eq!((record.admission, record.version), (Admission::JoinToken, 2));
+        assert_eq!(code(host.client.challenge().await), "unauthenticated", "the old host key");
+        house.serving.stop().await;
+    });
+}
+
+#[test]
+fn a_host_certificate_lasts_a_week_and_others_longer() {
+    with_house(
+        "a_host_certificate_lasts_a_week_and_others_longer",
+        |_| (),
+        async |house| {
+            let days = |der: &[u8]| {
+                let certificate = Certificate::from_der(der).unwrap();
+                let validity = certificate.tbs_certificate().validity();
+                let lasts = validity.not_after.to_unix_duration() - validity.not_before.to_unix_duration();
+                lasts.as_secs() / 86_400
+            };
+            let machine = house.machine();
+            let token = house.token().await;
+            let offer = house.begin(&machine, Some(&token)).await.unwrap();
+            let anyone = house.service(ClientIdentity::Anonymous);
+            let enrolled = anyone.finish_enrolment(&offer.enrolment, &machine.finish(&offer)).await.unwrap();
+            assert_eq!(days(&enrolled.certificates[0].0), 7);
+            let (_, issued) = house.gateway("gateway-1").await;
+            assert_eq!(days(&issued.certificates[0].0), 365);
+            house.serving.stop().await;
+        },
+    );
 }

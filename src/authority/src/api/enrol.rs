@@ -2,7 +2,7 @@
 //!
 //! Comes in: public areas and an EK certificate, then the secret that only the TPM could decrypt. Goes out: a credential, then a certificate.
 //! Refused, each with its code: an EK that no trusted manufacturer certified and nobody allow-listed, keys with other attributes than their
-//! role demands, a key that belongs to another host, a join token that is unknown or used, a wrong secret, a certification of another key.
+//! role demands, a key that belongs to another host, other keys of an enrolled EK without a token, a join token that is unknown or used, a wrong secret, a certification of another key.
 //!
 //! A begun enrolment dies on its first use, before anything is compared, so that nobody gets a second guess.
 
@@ -158,8 +158,9 @@ pub(super) async fn finish(authority: Arc<Authority>, call: Call) -> Result<Resp
                 let leaf = receipts.leaves.first().ok_or(RefusalCode::Internal)?;
                 let receipt = receipt_text(leaf, &receipts.head);
                 // The leaf is under a signed head: only now is there a certificate. If the CA can't sign, the host comes again; it is known.
+                let days = authority.config().limits.host_certificate_days;
                 let certificates = authority
-                    .certify_client(proven.keys.host.to_hex(), proven.keys.verifying.clone())
+                    .certify_client(proven.keys.host.to_hex(), proven.keys.verifying.clone(), days)
                     .await?;
                 return json(&Enrolled { host: proven.keys.host.to_hex(), certificates, receipt });
             }
@@ -276,10 +277,13 @@ impl Standing {
             }
             None => (Guard::HostAbsent(keys.host), 1),
         };
-        let admission = if pending.preregistered {
+        // The allow-list speaks for a TPM, not for whoever can reach it: other keys of a TPM that is enrolled need an operator's word, a token.
+        let admission = if pending.preregistered && row.is_none() {
             Admission::Preregistered
         } else {
-            let token = pending.token.ok_or(RefusalCode::JoinTokenInvalid)?;
+            let unasked =
+                if row.is_some() { RefusalCode::KeysChanged } else { RefusalCode::JoinTokenInvalid };
+            let token = pending.token.ok_or(unasked)?;
             let token = reader.join_token(&Sha256Digest::new(token)).map_err(read_fault)?;
             let usable = |expires_ms: u64| authority.now_ms() <= expires_ms;
             if !token.is_some_and(|row| row.spent_by.is_none() && usable(row.expires_ms)) {

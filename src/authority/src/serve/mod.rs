@@ -499,7 +499,7 @@ impl Authority {
             .map_err(sequence_fault)
     }
 
-    /// A certificate for a client's key and the CA's own, DER. The CA key signs on a worker thread.
+    /// A certificate for a client's key, for so many days, and the CA's own, DER. The CA key signs on a worker thread.
     ///
     /// # Errors
     /// `signer-unavailable` when the CA key can't sign.
@@ -507,11 +507,11 @@ impl Authority {
         self: &Arc<Self>,
         name: String,
         key: VerifyingKey,
+        days: u32,
     ) -> Result<Vec<B64>, Refused> {
         let worker = Arc::clone(self);
         self.run(move || {
-            let days = u64::from(worker.config.limits.certificate_days);
-            let lifetime = Duration::from_secs(days.saturating_mul(86_400));
+            let lifetime = Duration::from_secs(u64::from(days).saturating_mul(86_400));
             let der = worker.ca.client(&name, &key, worker.now_ms() / 1_000, lifetime).map_err(|fault| {
                 tracing::error!(%fault, "the CA can't sign");
                 Refused::from(RefusalCode::SignerUnavailable)

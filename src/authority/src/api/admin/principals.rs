@@ -120,7 +120,8 @@ async fn add(
         Ok(Draft::of(Entry::plain(Kind::Principal, record.encode())))
     });
     let receipt = recorded(&receipts.await?)?.receipt;
-    let certificates = authority.certify_client(name.clone(), key).await?;
+    let days = authority.config().limits.certificate_days;
+    let certificates = authority.certify_client(name.clone(), key, days).await?;
     json(&CertificateIssued { certificates, thumbprint: thumbprint.to_hex(), receipt })
 }
 
