@@ -13,7 +13,7 @@ target=${CARGO_TARGET_DIR:-$root/target}
 bin=${BIN:-$target/release}
 results=${RESULTS:-$target/bench}
 seconds=${SECONDS_MEASURED:-20}
-hosts=${HOSTS:-64}
+hosts=${HOSTS:-128}
 slow_hosts=${SLOW_HOSTS:-1500}
 work=$(mktemp -d "${TMPDIR:-/tmp}/countersign-bench.XXXXXX")
 chmod 700 "$work"
