@@ -14,7 +14,7 @@ bin=${BIN:-$target/release}
 results=${RESULTS:-$target/bench}
 seconds=${SECONDS_MEASURED:-20}
 hosts=${HOSTS:-128}
-slow_hosts=${SLOW_HOSTS:-1500}
+slow_hosts=${SLOW_HOSTS:-1000}
 work=$(mktemp -d "${TMPDIR:-/tmp}/countersign-bench.XXXXXX")
 chmod 700 "$work"
 mkdir -p "$results"
