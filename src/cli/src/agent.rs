@@ -16,7 +16,8 @@ pub(crate) enum Command {
         #[arg(long, default_value = "/etc/countersign/agent.toml")]
         config: PathBuf,
         /// Single-use join token; not needed to renew.
-        #[arg(long, env = "COUNTERSIGN_TOKEN", hide_env_values = true)]
+        // Tokens are base64url: one in sixty-four begins with a hyphen.
+        #[arg(long, env = "COUNTERSIGN_TOKEN", hide_env_values = true, allow_hyphen_values = true)]
         token: Option<String>,
     },
     /// Serve this host's runtimes.
@@ -84,5 +85,26 @@ fn failure(error: AgentError) -> Failure {
     match error.code() {
         Some(code) => Failure::refused(code, error.to_string()),
         None => Failure::Error(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Command;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    #[test]
+    fn a_token_may_begin_with_a_hyphen() {
+        let line = Line::try_parse_from(["agent", "enrol", "--token", "-6f-token"]).ok();
+        let Some(Command::Enrol { token, .. }) = line.map(|line| line.command) else {
+            panic!("the line isn't taken");
+        };
+        assert_eq!(token.as_deref(), Some("-6f-token"));
     }
 }
