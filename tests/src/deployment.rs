@@ -332,7 +332,7 @@ impl Deployment {
             "agent.toml",
             &format!(
                 "authority = \"https://127.0.0.1:{}\"\ntrust_bundle = {:?}\nstate_dir = {:?}\ntcti = {:?}\nek_profile = \"rsa2048\"\n\
-                 ek_intermediates = [{:?}]\nboot_log = {:?}\nsocket = {:?}\n\n[[runtime]]\nuid = {}\nname = \"test/worker\"\n\
+                 ek_intermediates = [{:?}]\nboot_log = {:?}\nima_list = {:?}\nsocket = {:?}\n\n[[runtime]]\nuid = {}\nname = \"test/worker\"\n\
                  actions = [\"exec\", \"call\"]\naudiences = [\"gate-1\"]\nmax_ttl_secs = 120\nmay_delegate = true\n",
                 self.service_port,
                 self.text("authority/trust-bundle.json"),
@@ -340,6 +340,7 @@ impl Deployment {
                 self.tpm.tcti(),
                 self.text("ek-issuer.pem"),
                 self.text("boot.log"),
+                self.text("ima.list"),
                 self.text("agent.sock"),
                 nix::unistd::getuid(),
             ),

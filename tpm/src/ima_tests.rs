@@ -360,7 +360,7 @@ fn padded_sha1_of_old_kernels_is_noted_and_taken_only_by_a_policy_that_says_so()
         host.tpm.extend(BANK, PCR, &[sha1, vec![0; 12]].concat()).unwrap();
     }
     let quote = host.quote_of(BANK, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
-    refused(appraise(&quote, None, &whole(host.ima.bytes()), &compiled(&draft)), "ima-padded-sha1");
+    refused(appraise(&quote, None, &whole(host.ima.bytes()), &compiled(&draft)), "ima-padded");
     draft.settings.accept_padded_sha1 = true;
     let good = appraise(&quote, None, &whole(host.ima.bytes()), &compiled(&draft)).unwrap();
     assert_eq!(good.state().rule, Rule::PaddedSha1);

@@ -18,8 +18,15 @@ MISMATCH = "evidence-bundle-mismatch"
 INCOMPLETE = "evidence-bundle-incomplete"
 
 registers = array(row(uint(most=31), data(most=64)), 1, 24)
-references_shape = table(text(1), array(record({1: ("bank", uint(most=65535)), 2: ("pcrs", registers)}), 1))
+reference_sets = table(text(1), array(record({1: ("bank", uint(most=65535)), 2: ("pcrs", registers)}), 1))
 challenge_shape = row(data(8), data(33), uint(), data(32), data(16))
+
+
+def references_shape(value):
+    """Sets by name, and under 0 the IMA policy (§8.2)."""
+    found = dict(value) if type(value) is dict else value
+    ima = data(32)(found.pop(0)) if type(found) is dict and 0 in found else None
+    return reference_sets(found), ima
 
 
 def policy_settings(document):
@@ -145,6 +152,7 @@ def _bears_out(leaf, chain, trust, parts, challenge_head):
     demand(evidence["boot_log"] is not None, MISMATCH, "no boot log is named")
     check_boot_log(parts.member("boot log", evidence["boot_log"]), evidence)
     _host_state(body, evidence, quote)
+    _ima(inputs, evidence, parts)
     _references(body, inputs, evidence, parts)
     _family(leaf, request, inputs, asked, chain, parts)
 
@@ -161,10 +169,21 @@ def _host_state(body, evidence, quote):
     demand(same, MISMATCH, "the host's state isn't what was quoted")
 
 
+def _ima(inputs, evidence, parts):
+    """What an appraisal of the IMA list starts from has to be there; the appraisal itself is the engine's."""
+    if evidence.get("ima") is not None and evidence["ima"][2] != sha256(b""):
+        parts.member("list of IMA entries", evidence["ima"][2])
+    if inputs["host_state"].get("ima") is not None:
+        parts.member("prior state of the IMA appraisal", inputs["host_state"]["ima"])
+
+
 def _references(body, inputs, evidence, parts):
     matched = None
     if inputs["references"] is not None:
-        document = judge_bytes(references_shape, parts.member("references document", inputs["references"]), CODE, "references")
+        encoded = parts.member("references document", inputs["references"])
+        document, ima = judge_bytes(references_shape, encoded, CODE, "references")
+        if ima is not None:
+            parts.member("IMA policy", ima)
         quoted = dict(evidence["pcrs"])
         for name in sorted(document, key=str.encode):
             generations = document[name]

@@ -59,7 +59,7 @@ host_state = record({
     1: ("version", uint()), 2: ("reset_count", uint(most=U32)), 3: ("restart_count", uint(most=U32)), 4: ("clock_ms", uint()),
     5: ("firmware_version", uint()), 6: ("boot_log", nullable(digest)), 7: ("pcrs", nullable(digest)),
     8: ("trusted_until_ms", uint()), 9: ("tier", tier), 10: ("evidence", nullable(digest)),
-})
+}, {11: ("ima", digest)})
 
 lineage = record({1: ("parents", array(leaf_name, 0, 8)), 3: ("depth", uint())}, {2: ("root", leaf_name)})
 
@@ -71,7 +71,7 @@ def _decision(verdict):
         -65537: ("verdict", one_of(verdict)), -65539: ("request", digest), -65540: ("workload", digest),
         -65541: ("action", action), -65542: ("arguments", digest), -65543: ("lineage", lineage),
         -65546: ("evidence", digest),
-        -65547: ("appraisal", record({1: ("tier", tier), 2: ("vector", table(one_of(0, 1, 2, 4), tier))},
+        -65547: ("appraisal", record({1: ("tier", tier), 2: ("vector", table(one_of(0, 1, 2, 3, 4), tier))},
                                      {3: ("reference_set", text(1))})),
         -65548: ("host_state", host_state), -65549: ("inputs", digest),
         -65550: ("asserted", strictly_rising(array(text(1)))), -65551: ("engine", text(1)), -65552: ("control", uint()),
@@ -163,7 +163,7 @@ evidence_record = record({
     1: ("challenge", data(most=160)), 2: ("attest", data(most=2048)), 3: ("signature", data(most=1024)), 4: ("bank", uint(most=65535)),
     5: ("pcrs", array(row(uint(most=(1 << 32) - 1), data(most=64)), 0, 24)), 6: ("boot_log", nullable(digest)),
     7: ("requests", array(digest, 0, 256)),
-})
+}, {8: ("ima", row(uint(), uint(most=65535), digest))})
 
 
 @dataclass(frozen=True)

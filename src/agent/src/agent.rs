@@ -1,6 +1,6 @@
 //! What every part of the running agent shares, and the two ways to act on a challenge.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use countersign_core::api::{
@@ -12,7 +12,7 @@ use countersign_core::request::SignedRequest;
 
 use crate::authority::{AuthorityApi, CallError};
 use crate::config::RuntimeRule;
-use crate::evidence::{BootLogFile, Evidence, EvidenceError};
+use crate::evidence::{Evidence, EvidenceError, Logs};
 use crate::identity::HostIdentity;
 use crate::judge::Judge;
 use crate::local::StatusDocument;
@@ -62,7 +62,9 @@ pub(crate) struct Agent<A> {
     pub(crate) judge: Judge,
     pub(crate) identity: HostIdentity,
     pub(crate) state: StateDir,
-    pub(crate) boot_log: Arc<BootLogFile>,
+    pub(crate) logs: Logs,
+    /// Held from challenge to answer while entries of the IMA list are sent: what one call adds, the next must not send again.
+    pub(crate) in_step: tokio::sync::Mutex<()>,
     pub(crate) ek_intermediates: Vec<Vec<u8>>,
     pub(crate) rules: Vec<RuntimeRule>,
     pub(crate) status: Mutex<StatusDocument>,
@@ -77,13 +79,17 @@ impl<A: AuthorityApi> Agent<A> {
     async fn evidence(&self, requests: &[Sha256Digest]) -> Result<(B64, Evidence), ExchangeError> {
         let offer = self.api.challenge().await?;
         let origin = self.judge.bundle().origin().as_str();
-        let boot_log = Arc::clone(&self.boot_log);
-        let evidence = Evidence::collect(&self.tpm, boot_log, origin, &offer, requests).await?;
+        let evidence = Evidence::collect(&self.tpm, self.logs.clone(), origin, &offer, requests).await?;
         Ok((offer.challenge, evidence))
+    }
+
+    fn learn<'a>(&self, codes: impl Iterator<Item = &'a String>) {
+        codes.for_each(|code| self.logs.ima.learn(code));
     }
 
     /// One attestation without requests (PROTOCOL §9.3).
     pub(crate) async fn attest(&self) -> Result<AttestationAnswer, ExchangeError> {
+        let _in_step = self.in_step.lock().await;
         let (challenge, evidence) = self.evidence(&[]).await?;
         let mut call = AttestationCall { challenge, evidence: evidence.document.clone() };
         let mut answer = self.api.attestation(&call).await;
@@ -91,7 +97,9 @@ impl<A: AuthorityApi> Agent<A> {
             call.evidence = full;
             answer = self.api.attestation(&call).await;
         }
-        Ok(answer?)
+        let answer = answer?;
+        self.learn(answer.code.iter());
+        Ok(answer)
     }
 
     /// One call for these requests, with one quote for all.
@@ -100,6 +108,7 @@ impl<A: AuthorityApi> Agent<A> {
         requests: &[&SignedRequest],
     ) -> Result<ArtifactsAnswer, ExchangeError> {
         let digests: Vec<Sha256Digest> = requests.iter().map(|request| *request.digest()).collect();
+        let _in_step = self.in_step.lock().await;
         let (challenge, evidence) = self.evidence(&digests).await?;
         let documents = requests.iter().map(|request| SignedRequestDocument {
             request: B64(request.bytes().to_vec()),
@@ -113,7 +122,9 @@ impl<A: AuthorityApi> Agent<A> {
             call.evidence = full;
             answer = self.api.artifacts(&call).await;
         }
-        Ok(answer?)
+        let answer = answer?;
+        self.learn(answer.decisions.iter().filter_map(|decision| decision.code.as_ref()));
+        Ok(answer)
     }
 }
 

@@ -107,6 +107,7 @@ mod tests {
                 clock_ms: 0,
                 firmware_version: 0,
                 boot_log: None,
+                ima: None,
                 pcr_digest: None,
                 trusted_until_ms: until,
                 tier: countersign_core::leaf::host::Tier::None,

@@ -114,6 +114,8 @@ pub struct Config {
     pub ek_intermediates: Vec<PathBuf>,
     /// The firmware's event log.
     pub boot_log: PathBuf,
+    /// The kernel's IMA list, binary; read only if the authority wants entries of it.
+    pub ima_list: PathBuf,
     /// Socket for local runtimes.
     pub socket: PathBuf,
     /// Its mode.
@@ -140,6 +142,8 @@ struct ConfigFile {
     ek_intermediates: Vec<PathBuf>,
     #[serde(default = "default_boot_log")]
     boot_log: PathBuf,
+    #[serde(default = "default_ima_list")]
+    ima_list: PathBuf,
     #[serde(default = "default_socket")]
     socket: PathBuf,
     #[serde(default = "default_socket_mode")]
@@ -181,6 +185,10 @@ fn default_tcti() -> String {
 
 fn default_boot_log() -> PathBuf {
     "/sys/kernel/security/tpm0/binary_bios_measurements".into()
+}
+
+fn default_ima_list() -> PathBuf {
+    "/sys/kernel/security/ima/binary_runtime_measurements".into()
 }
 
 fn default_socket() -> PathBuf {
@@ -239,6 +247,7 @@ impl Config {
             ek_profile: file.ek_profile,
             ek_intermediates: file.ek_intermediates,
             boot_log: file.boot_log,
+            ima_list: file.ima_list,
             socket: file.socket,
             socket_mode,
             attest_interval_secs: file.attest_interval_secs,

@@ -19,6 +19,7 @@ use countersign_tpm::eventlog::MAX_LOG_BYTES;
 use countersign_tpm::quote::PcrSelectionSpec;
 use data_encoding::HEXLOWER;
 
+use crate::ima::{ImaFile, ImaPart};
 use crate::refused::Refused;
 use crate::tpm::{TpmError, TpmWorker};
 
@@ -109,26 +110,38 @@ impl BootLogFile {
 pub(crate) struct Evidence {
     pub(crate) document: EvidenceDocument,
     boot_log: Option<Arc<BootLog>>,
+    ima: Option<Arc<ImaPart>>,
+}
+
+/// Files that evidence is made of beside the quote.
+#[derive(Clone)]
+pub(crate) struct Logs {
+    pub(crate) boot_log: Arc<BootLogFile>,
+    pub(crate) ima: Arc<ImaFile>,
 }
 
 impl Evidence {
-    /// Quotes. The boot log is read on the TPM's thread, since both may block.
+    /// Quotes. The logs are read on the TPM's thread, since all of it may block; the IMA list after the quote, and only if it is wanted. New
+    /// entries of it are sent at once: the authority can't have them.
     pub(crate) async fn collect(
         worker: &TpmWorker,
-        file: Arc<BootLogFile>,
+        logs: Logs,
         origin: &str,
         offer: &ChallengeOffer,
         requests: &[Sha256Digest],
     ) -> Result<Self, EvidenceError> {
         let selection = selection(offer)?;
         let qualifying = qualifying_data(origin, &offer.challenge.0, &request_root(requests));
+        let wanted = offer.ima_entries;
         let made = worker
             .call(move |device| {
-                let boot_log = file.current();
-                Ok((device.quote(&qualifying, &selection)?, boot_log))
+                let boot_log = logs.boot_log.current();
+                let quoted = device.quote(&qualifying, &selection)?;
+                Ok((quoted, boot_log, wanted.and_then(|known| logs.ima.since(known))))
             })
             .await?;
-        let (quoted, boot_log) = made;
+        let (quoted, boot_log, ima) = made;
+        let ima = ima.map(Arc::new);
         let value =
             |(index, value): &(u32, Vec<u8>)| PcrValue { index: *index, value: HEXLOWER.encode(value) };
         let document = EvidenceDocument {
@@ -137,9 +150,10 @@ impl Evidence {
             bank: offer.bank,
             pcrs: quoted.pcrs.iter().map(value).collect(),
             boot_log: boot_log.as_ref().map(|log| log.digest.to_hex()),
-            members: Vec::new(),
+            ima: ima.as_ref().map(|ima| ima.document()),
+            members: ima.iter().filter_map(|ima| ima.member()).collect(),
         };
-        Ok(Self { document, boot_log })
+        Ok(Self { document, boot_log, ima })
     }
 
     /// The same evidence with the members that the authority asked for; `None` if it asks for what isn't part of this evidence.
@@ -149,7 +163,9 @@ impl Evidence {
         if needed.is_empty() || needed.iter().any(|needed| *needed != digest) {
             return None;
         }
-        Some(EvidenceDocument { members: vec![B64(log.bytes.clone())], ..self.document.clone() })
+        let ima = self.ima.iter().filter_map(|ima| ima.member());
+        let members = [B64(log.bytes.clone())].into_iter().chain(ima).collect();
+        Some(EvidenceDocument { members, ..self.document.clone() })
     }
 }
 
@@ -201,9 +217,10 @@ mod tests {
             bank: 11,
             pcrs: Vec::new(),
             boot_log: Some(log.digest.to_hex()),
+            ima: None,
             members: Vec::new(),
         };
-        let evidence = Evidence { document, boot_log: Some(Arc::clone(&log)) };
+        let evidence = Evidence { document, boot_log: Some(Arc::clone(&log)), ima: None };
         let sent = evidence.with_members(&[log.digest.to_hex()]).unwrap();
         assert_eq!(sent.members, [B64(b"log".to_vec())]);
         assert!(evidence.with_members(&[sha256(b"x").to_hex()]).is_none());
@@ -217,6 +234,7 @@ mod tests {
             expires_ms: 0,
             bank,
             pcrs: pcrs.to_vec(),
+            ima_entries: None,
         };
         assert!(selection(&offer(11, &[0, 1], 160)).is_ok());
         for bad in [

@@ -25,6 +25,7 @@ mod gather;
 mod host_tpm;
 mod https;
 mod identity;
+mod ima;
 mod judge;
 mod peer;
 mod probe;

@@ -1,7 +1,5 @@
 //! Probing the authority: does it refuse what it must? For operators who take nobody's word, and for conformance.
 
-use std::sync::Arc;
-
 use countersign_core::api::AttestationCall;
 use countersign_core::refusal::RefusalCode;
 
@@ -24,8 +22,7 @@ impl<A: AuthorityApi> Agent<A> {
         let offer = self.api.challenge().await?;
         let origin = self.judge.bundle().origin().as_str();
         for again in [false, true] {
-            let evidence =
-                Evidence::collect(&self.tpm, Arc::clone(&self.boot_log), origin, &offer, &[]).await?;
+            let evidence = Evidence::collect(&self.tpm, self.logs.clone(), origin, &offer, &[]).await?;
             let mut call =
                 AttestationCall { challenge: offer.challenge.clone(), evidence: evidence.document.clone() };
             let mut answer = self.api.attestation(&call).await;

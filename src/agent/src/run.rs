@@ -25,11 +25,12 @@ use crate::authority::{AuthorityApi, CallError};
 use crate::config::{Config, ConfigError};
 use crate::device::{DeviceFault, OpenDevice};
 use crate::enrol::{EnrolError, SystemClock, renew};
-use crate::evidence::BootLogFile;
+use crate::evidence::{BootLogFile, Logs};
 use crate::gather::gatherer;
 use crate::host_tpm::HostTpmOpener;
 use crate::https::HttpsAuthority;
 use crate::identity::{Credential, HostIdentity, IdentityError};
+use crate::ima::ImaFile;
 use crate::judge::Judge;
 use crate::local::StatusDocument;
 use crate::probe::ReplayProbe;
@@ -204,7 +205,11 @@ pub(crate) async fn assemble<A: AuthorityApi>(
         judge: Judge::new(bundle),
         identity,
         state,
-        boot_log: Arc::new(BootLogFile::new(config.boot_log.clone())),
+        logs: Logs {
+            boot_log: Arc::new(BootLogFile::new(config.boot_log.clone())),
+            ima: Arc::new(ImaFile::new(config.ima_list.clone())),
+        },
+        in_step: tokio::sync::Mutex::new(()),
         ek_intermediates,
         rules: config.rules.clone(),
         status: Mutex::new(status),

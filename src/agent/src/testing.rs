@@ -257,6 +257,7 @@ pub(crate) fn host_state(trusted_until_ms: u64) -> HostState {
         clock_ms: 1,
         firmware_version: 1,
         boot_log: None,
+        ima: None,
         pcr_digest: None,
         trusted_until_ms,
         tier: Tier::Affirming,
@@ -363,6 +364,7 @@ impl AuthorityApi for Arc<TestAuthority> {
             expires_ms: 1,
             bank,
             pcrs: required().pcrs().to_vec(),
+            ima_entries: None,
         })
     }
 

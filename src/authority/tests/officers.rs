@@ -59,8 +59,11 @@ fn a_change_drafted_against_another_epoch_is_refused() {
                 CaptureCall { host: host.id.to_hex(), set: "fleet".to_owned(), pcrs: None, append: true };
             let captured = one.capture_references(&capture).await.unwrap();
             assert_eq!(captured.epoch, seen + 2);
-            let call =
-                |expected_epoch| ReferencesCall { document: captured.document.clone(), expected_epoch };
+            let call = |expected_epoch| ReferencesCall {
+                document: captured.document.clone(),
+                expected_epoch,
+                ima_policy: None,
+            };
             assert_eq!(code(one.activate_references(&call(seen)).await), "epoch-moved");
             one.activate_references(&call(captured.epoch)).await.unwrap();
             assert_eq!(code(one.activate_references(&call(captured.epoch)).await), "epoch-moved");

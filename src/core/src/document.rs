@@ -125,9 +125,11 @@ pub struct Generation {
     pub pcrs: Vec<(u32, Vec<u8>)>,
 }
 
-/// Named sets of accepted states; several generations of a set are valid at once.
+/// Named sets of accepted states, several generations of a set valid at once; and what may run after boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReferencesDocument {
+    /// SHA-256 of the IMA runtime policy in force; its bytes are a blob.
+    pub ima: Option<Sha256Digest>,
     /// Generations by set name.
     pub sets: BTreeMap<String, Vec<Generation>>,
 }
@@ -137,6 +139,9 @@ impl ReferencesDocument {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode_map(|map| {
+            if let Some(ima) = &self.ima {
+                map.entry(0).bytes(ima.as_bytes());
+            }
             for (name, generations) in &self.sets {
                 map.entry(name.as_str()).array(|list| {
                     for generation in generations {
@@ -161,8 +166,16 @@ impl ReferencesDocument {
     pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
         let mut decoder = Decoder::new(bytes)?;
         let mut sets = BTreeMap::new();
+        let mut ima = None;
         for _ in 0..decoder.map()? {
-            let Key::Text(name) = decoder.key()? else { return Err(LeafError::Value("set name")) };
+            let name = match decoder.key()? {
+                Key::Int(0) => {
+                    ima = Some(Sha256Digest::new(decoder.byte_array()?));
+                    continue;
+                }
+                Key::Text(name) => name,
+                Key::Int(_) => return Err(LeafError::Value("set name")),
+            };
             if name.is_empty() || name.len() > 64 {
                 return Err(LeafError::Value("set name"));
             }
@@ -185,7 +198,7 @@ impl ReferencesDocument {
             sets.insert(name.to_owned(), generations);
         }
         decoder.finish()?;
-        Ok(Self { sets })
+        Ok(Self { ima, sets })
     }
 
     /// The document's name.

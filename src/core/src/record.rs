@@ -28,6 +28,19 @@ pub struct EvidenceRecord {
     pub boot_log: Option<Sha256Digest>,
     /// Digests of the requests, in call order.
     pub requests: Vec<Sha256Digest>,
+    /// New entries of the IMA list.
+    pub ima: Option<ImaEntries>,
+}
+
+/// Entries of a host's IMA list, by the digest of their bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImaEntries {
+    /// How many entries of this boot come before them; 0 for the whole list.
+    pub from: u64,
+    /// TPM_ALG_ID of the hash in their template-hash column.
+    pub column: u16,
+    /// SHA-256 of the entries, in binary form.
+    pub list: Sha256Digest,
 }
 
 /// Most PCR values of one record: a TPM has 24.
@@ -53,13 +66,23 @@ impl EvidenceRecord {
             write_digest(map.entry(6), self.boot_log.as_ref());
             map.entry(7)
                 .array(|list| self.requests.iter().for_each(|digest| list.item().bytes(digest.as_bytes())));
+            if let Some(ima) = &self.ima {
+                map.entry(8).array(|list| {
+                    list.item().uint(ima.from);
+                    list.item().uint(u64::from(ima.column));
+                    list.item().bytes(ima.list.as_bytes());
+                });
+            }
         })
     }
 
     /// Parses exact record bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
         let mut decoder = Decoder::new(bytes)?;
-        decoder.map_of(7)?;
+        let members = decoder.map()?;
+        if !(7..=8).contains(&members) {
+            return Err(LeafError::Value("evidence record"));
+        }
         decoder.expect_key(1)?;
         let challenge = decoder.bytes()?.to_vec();
         decoder.expect_key(2)?;
@@ -80,8 +103,9 @@ impl EvidenceRecord {
         let requests = (0..count)
             .map(|_| Ok(Sha256Digest::new(decoder.byte_array()?)))
             .collect::<Result<_, LeafError>>()?;
+        let ima = if members == 8 { Some(read_ima(&mut decoder)?) } else { None };
         decoder.finish()?;
-        Ok(Self { challenge, attest, signature, bank, pcrs, boot_log, requests })
+        Ok(Self { challenge, attest, signature, bank, pcrs, boot_log, requests, ima })
     }
 
     /// The record's name.
@@ -89,6 +113,16 @@ impl EvidenceRecord {
     pub fn digest(&self) -> Sha256Digest {
         sha256(&self.encode())
     }
+}
+
+fn read_ima(decoder: &mut Decoder<'_>) -> Result<ImaEntries, LeafError> {
+    decoder.expect_key(8)?;
+    decoder.array_of(3)?;
+    Ok(ImaEntries {
+        from: decoder.uint()?,
+        column: u16::try_from(decoder.uint()?).map_err(|_| LeafError::Value("IMA column"))?,
+        list: Sha256Digest::new(decoder.byte_array()?),
+    })
 }
 
 /// Reads `[[PCR, value]..]`.

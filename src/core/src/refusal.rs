@@ -108,6 +108,30 @@ codes! {
     BootLogMismatch = "boot-log-mismatch", Refusal, 403, "The boot log doesn't replay to the quoted PCRs.";
     BootLogSeparator = "boot-log-separator", Refusal, 403, "A boot PCR doesn't have exactly one separator.";
     VerifierPanicked = "verifier-panicked", Refusal, 403, "What was sent made its reader panic: it is refused, and an operator should be told.";
+    // IMA.
+    ImaMissing = "ima-missing", Refusal, 403, "An IMA policy is active and the evidence names no entries.";
+    ImaMalformed = "ima-malformed", Refusal, 403, "The IMA list can't be parsed.";
+    ImaPcrNotQuoted = "ima-pcr-not-quoted", Refusal, 403, "The quote doesn't cover the register of the IMA list.";
+    ImaWrongBank = "ima-wrong-bank", Refusal, 403, "The IMA list is of another bank than the quote.";
+    ImaListNeeded = "ima-list-needed", Refusal, 403, "New entries alone aren't enough: the whole IMA list has to be sent.";
+    ImaBaseMoved = "ima-base-moved", Refusal, 403, "The entries don't begin where the last good evidence ended.";
+    ImaRegisterEmpty = "ima-register-empty", Refusal, 403, "The register of the IMA list was never extended.";
+    ImaOtherRegister = "ima-other-register", Refusal, 403, "An IMA entry says that it extended another register.";
+    ImaEntryEdited = "ima-entry-edited", Refusal, 403, "The data of an IMA entry doesn't hash to its template hash.";
+    ImaTrimmed = "ima-trimmed", Refusal, 403, "The IMA list doesn't begin with boot_aggregate.";
+    ImaRewound = "ima-rewound", Refusal, 403, "The IMA list or the quote is older than what was seen of this boot.";
+    ImaMismatch = "ima-mismatch", Refusal, 403, "No prefix of the IMA list leads to the quoted register.";
+    ImaPaddedSha1 = "ima-padded", Refusal, 403, "The register holds padded SHA-1 hashes, which the IMA policy doesn't accept.";
+    ImaLag = "ima-lag", Refusal, 403, "More IMA entries follow the quoted moment than the IMA policy allows.";
+    ImaViolation = "ima-violation", Refusal, 403, "The kernel measured more violations than the IMA policy allows.";
+    ImaBootAggregate = "ima-boot-aggregate", Refusal, 403, "boot_aggregate isn't the digest of the quoted boot registers.";
+    ImaBootAggregateUnchecked = "ima-boot-aggregate-unchecked", Refusal, 403, "boot_aggregate is of registers that the quote doesn't cover.";
+    ImaBuffer = "ima-buffer", Refusal, 403, "A measured buffer doesn't hash to its digest.";
+    ImaFileUnknown = "ima-file-unknown", Refusal, 403, "A file was measured that the IMA policy doesn't know.";
+    ImaFileDigest = "ima-file-digest", Refusal, 403, "A file was measured with another digest than the IMA policy lists.";
+    ImaFileSignature = "ima-file-signature", Refusal, 403, "The signature of a measured file isn't by the key that it names.";
+    ImaTooManySignatures = "ima-too-many-signatures", Refusal, 403, "More file signatures were sent than one appraisal checks.";
+    // References and policy.
     ReferenceMismatch = "reference-mismatch", Refusal, 403, "The quoted PCRs match no active reference set.";
     PolicyAbsent = "policy-absent", Refusal, 403, "No policy is active.";
     PolicyDenied = "policy-denied", Refusal, 403, "No policy permits the request, or one forbids it.";
@@ -138,6 +162,7 @@ codes! {
     // Administration.
     PolicyInvalid = "policy-invalid", Misuse, 422, "The policy doesn't parse or doesn't validate against the schema.";
     ReferencesInvalid = "references-invalid", Misuse, 422, "The references document isn't well-formed.";
+    ImaPolicyInvalid = "ima-policy-invalid", Misuse, 422, "The IMA policy isn't well-formed, isn't known, or its register isn't quoted.";
     EvidenceAbsent = "evidence-absent", Misuse, 409, "The host has no good evidence to capture from.";
     RotationRefused = "rotation-refused", Misuse, 409, "Another rotation is under way, or the new key's custody can't be shown.";
     EpochMoved = "epoch-moved", Misuse, 409, "Policy or references changed since this change was drafted; look at what is active and draft again.";

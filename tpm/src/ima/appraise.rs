@@ -164,7 +164,7 @@ impl ImaRefusal {
             Self::Trimmed => "ima-trimmed",
             Self::Rewound { .. } => "ima-rewound",
             Self::Mismatch { .. } => "ima-mismatch",
-            Self::PaddedSha1 => "ima-padded-sha1",
+            Self::PaddedSha1 => "ima-padded",
             Self::Lag { .. } => "ima-lag",
             Self::Violation { .. } => "ima-violation",
             Self::BootAggregate(_) => "ima-boot-aggregate",

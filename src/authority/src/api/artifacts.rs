@@ -260,6 +260,12 @@ impl Draft<'_> {
         let blob = |digest, bytes: &[u8]| -> Blob { (digest, Arc::from(bytes)) };
         self.append.blobs.push(blob(outcome.decision.inputs, &outcome.inputs_bytes));
         self.append.blobs.push(blob(*request.digest(), request.bytes()));
+        // One for all requests of the call.
+        if let Some((digest, bytes)) = &outcome.ima
+            && !self.append.blobs.iter().any(|(kept, _)| kept == digest)
+        {
+            self.append.blobs.push(blob(*digest, bytes));
+        }
         let reference = RequestRef {
             host: situation.host.host,
             id: request.request().id.clone(),

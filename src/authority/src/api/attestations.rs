@@ -93,10 +93,11 @@ fn draft(
         time_ms: authority.decision_time_ms(),
     };
     let outcome = decide_attestation(&situation).map_err(inconsistent)?;
+    let ima = outcome.ima.iter().map(|(digest, bytes)| (*digest, Arc::from(bytes.as_slice())));
     let append = Append {
         guards: guards(&situation),
         spends: vec![spend(heard, outcome.challenge)],
-        blobs: kept(heard, outcome.challenge).collect(),
+        blobs: kept(heard, outcome.challenge).chain(ima).collect(),
         entries: vec![Entry::plain(Kind::HostState, outcome.body.clone())],
     };
     // From here on the sequencer accounts for it.

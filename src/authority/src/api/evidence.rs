@@ -13,13 +13,13 @@ use countersign_core::api::EvidenceDocument;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::control::Subject;
 use countersign_core::name::HostId;
-use countersign_core::record::{ChallengeStanding, MAX_PCRS};
+use countersign_core::record::{ChallengeStanding, ImaEntries, MAX_PCRS};
 use countersign_core::refusal::RefusalCode;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Most members of one call: a call names one boot log.
+/// Most members of one call: a call names one boot log and one list of IMA entries.
 const MAX_MEMBERS: usize = 4;
 
 /// Bytes that a leaf names by SHA-256.
@@ -57,6 +57,14 @@ pub(super) fn hear(
         }
         None => None,
     };
+    let ima = match &evidence.ima {
+        Some(ima) => {
+            let list = Sha256Digest::from_hex(&ima.list)
+                .map_err(|_| malformed("ima.list isn't a SHA-256 digest"))?;
+            Some(ImaEntries { from: ima.from, column: ima.column, list })
+        }
+        None => None,
+    };
     let pcrs = evidence.pcrs.iter().map(|pcr| {
         let value = data_encoding::HEXLOWER.decode(pcr.value.as_bytes());
         Ok((pcr.index, value.map_err(|_| malformed("a PCR value isn't lower-case hex"))?))
@@ -64,10 +72,9 @@ pub(super) fn hear(
     let pcrs = pcrs.collect::<Result<Vec<_>, Refused>>()?;
     let inline: HashMap<Sha256Digest, Arc<[u8]>> =
         evidence.members.into_iter().map(|member| (sha256(&member.0), Arc::from(member.0))).collect();
-    let members: Vec<Blob> = boot_log
-        .and_then(|digest| inline.get(&digest).map(|bytes| (digest, Arc::clone(bytes))))
-        .into_iter()
-        .collect();
+    let named = [boot_log, ima.map(|ima| ima.list)].into_iter().flatten();
+    let members: Vec<Blob> =
+        named.filter_map(|digest| inline.get(&digest).map(|bytes| (digest, Arc::clone(bytes)))).collect();
     charge(authority, host, requests.len(), &members)?;
     let source = Members { inline: &inline, authority };
     let call = Call {
@@ -78,6 +85,7 @@ pub(super) fn hear(
         bank: evidence.bank,
         pcrs,
         boot_log,
+        ima,
     };
     let keys = authority.challenge_keys();
     let verified = authority

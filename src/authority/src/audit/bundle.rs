@@ -10,6 +10,7 @@ use countersign_core::api::B64;
 use countersign_core::artifact::{ArtifactError, Receipt};
 use countersign_core::challenge::ChallengeBody;
 use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::document::ReferencesDocument;
 use countersign_core::leaf::control::{KeyEvent, KeyPurpose, KeyRecord};
 use countersign_core::leaf::decision::{Decision, LeafRef};
 use countersign_core::leaf::host::Enrolment;
@@ -181,8 +182,17 @@ impl Gathered<'_> {
             .map_err(|_| BundleFault::Malformed("inputs record"))?;
         let evidence = EvidenceRecord::parse(&self.member(&decision.evidence)?)
             .map_err(|_| BundleFault::Malformed("evidence record"))?;
-        for digest in [evidence.boot_log, inputs.policy, inputs.references].into_iter().flatten() {
+        // Nothing new in the IMA list is no member.
+        let entries = evidence.ima.map(|ima| ima.list).filter(|list| *list != sha256(&[]));
+        for digest in [evidence.boot_log, inputs.policy, entries, inputs.prior.ima].into_iter().flatten() {
             self.member(&digest)?;
+        }
+        if let Some(digest) = inputs.references {
+            let references = ReferencesDocument::parse(&self.member(&digest)?)
+                .map_err(|_| BundleFault::Malformed("references document"))?;
+            if let Some(policy) = references.ima {
+                self.member(&policy)?;
+            }
         }
         let enrolment = Leaf::parse(&self.leaf(inputs.enrolment.0)?)
             .and_then(|leaf| Enrolment::parse(&leaf.body))

@@ -6,7 +6,7 @@
 
 use super::fold::Fold;
 use super::{Leaves, LogSource, PAGE, Unreadable};
-use crate::appraise::References;
+use crate::appraise::{References, ReferencesInvalid};
 use crate::decide::{ENGINE, Family, Inputs, Situation, decide, decide_attestation};
 use crate::policy::{CompiledPolicy, PolicyCache};
 use crate::sequence::{CLOCK_TOLERANCE_MS, MAX_DECISION_AGE_MS};
@@ -24,6 +24,7 @@ use countersign_core::name::HostId;
 use countersign_core::record::{EvidenceRecord, InputsRecord};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::SignedRequest;
+use countersign_tpm::ima::state::ImaState;
 use countersign_tpm::public::Public;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -93,6 +94,12 @@ enum Stop {
     Missing(Missing),
     Mismatch(MismatchKind),
     Unreadable(Unreadable),
+}
+
+impl From<ReferencesInvalid> for Stop {
+    fn from(_: ReferencesInvalid) -> Self {
+        Self::Mismatch(MismatchKind::Malformed("references document"))
+    }
 }
 
 impl From<MismatchKind> for Stop {
@@ -310,7 +317,7 @@ impl Replay<'_> {
         };
         for time_ms in times.into_iter().filter(within) {
             for prior in self.fold.group.priors() {
-                let host = Endorsed { prior: *prior, ..host.clone() };
+                let host = host.clone().at(*prior, self.ima_state(prior)?);
                 let outcome = decide_attestation(&self.situation(&host, &judged, &in_force, time_ms))
                     .map_err(|_| MismatchKind::Input("evidence"))?;
                 if outcome.body == leaf.body {
@@ -380,10 +387,10 @@ impl Replay<'_> {
         if self.references.as_ref().map(|references| *references.digest()) != named {
             self.references = match named {
                 None => None,
-                Some(digest) => Some(
-                    References::parse(&self.blob(&digest)?)
-                        .map_err(|_| MismatchKind::Malformed("references document"))?,
-                ),
+                Some(digest) => {
+                    let bytes = self.blob(&digest)?;
+                    Some(References::parse(&bytes, None, |named| self.blob(named))?)
+                }
             };
         }
         let settings = policy.as_ref().map_or_else(Settings::default, |policy| policy.settings().clone());
@@ -405,6 +412,7 @@ impl Replay<'_> {
             return Err(MismatchKind::Malformed("AK public area").into());
         }
         known.ak = Some(Arc::clone(&ak));
+        let known = self.fold.hosts.get(host).ok_or_else(unknown)?;
         Ok(Endorsed {
             host: *host,
             enrolment: known.leaf,
@@ -412,7 +420,14 @@ impl Replay<'_> {
             host_key_kind: known.enrolment.host_key_kind,
             ek_certified: known.enrolment.ek_certificate.is_some(),
             prior,
+            ima: self.ima_state(&prior)?,
         })
+    }
+
+    fn ima_state(&self, prior: &HostState) -> Result<Option<Arc<ImaState>>, Stop> {
+        let Some(digest) = &prior.ima else { return Ok(None) };
+        let state = ImaState::parse(&self.blob(digest)?);
+        Ok(Some(Arc::new(state.map_err(|_| MismatchKind::Malformed("state of the IMA appraisal"))?)))
     }
 
     /// The requests of a call share one judgement.

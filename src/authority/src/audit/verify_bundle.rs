@@ -5,7 +5,7 @@
 //! states, were those of the moment, and that the request identifier and the challenge were new.
 
 use super::bundle::{EvidenceBundle, MAX_EVIDENCE_BUNDLE, is_head_activation};
-use crate::appraise::References;
+use crate::appraise::{References, ReferencesInvalid};
 use crate::decide::{ENGINE, Family, Inputs, Situation, decide};
 use crate::policy::PolicyCache;
 use crate::verify::{BootLogCache, BootLogSource, Endorsed, SourceFault, judge_logged};
@@ -25,6 +25,7 @@ use countersign_core::note::SignedNote;
 use countersign_core::record::{ChallengeStanding, EvidenceRecord, InputsRecord};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::SignedRequest;
+use countersign_tpm::ima::state::ImaState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -47,6 +48,12 @@ pub struct BorneOut {
     pub artifact: (u64, Sha256Digest),
     /// Members that were used.
     pub members: usize,
+}
+
+impl From<ReferencesInvalid> for BundleRefused {
+    fn from(invalid: ReferencesInvalid) -> Self {
+        malformed(invalid)
+    }
 }
 
 fn refused(code: RefusalCode, detail: impl Into<String>) -> BundleRefused {
@@ -312,9 +319,10 @@ fn bears_out(
     let host = endorsed(parts, &record)?;
     let policy = control.policy().ok_or_else(|| mismatch("allowed without a policy"))?;
     let policy = PolicyCache::default().load(policy, &parts.member("policy", policy)?).map_err(malformed)?;
-    let references = control
-        .references()
-        .map(|digest| References::parse(&parts.member("references", digest)?).map_err(malformed));
+    let references = control.references().map(|digest| {
+        let fetch = |named: &Sha256Digest| Ok(parts.member("IMA policy", named)?.to_vec());
+        References::parse::<BundleRefused>(&parts.member("references", digest)?, None, fetch)
+    });
     let references = references.transpose()?;
     let cache = BootLogCache::new(1);
     let boot_logs = (&cache, &*parts as &dyn BootLogSource);
@@ -364,6 +372,14 @@ fn endorsed(parts: &mut Parts, record: &InputsRecord) -> Result<Endorsed, Bundle
     }
     let enrolment = Enrolment::parse(&leaf.body).map_err(malformed)?;
     let ak = parts.member("AK's public area", &enrolment.ak_public)?;
+    let ima = match &record.prior.ima {
+        Some(digest) => {
+            let state = parts.member("prior state of the IMA appraisal", digest)?;
+            Some(Arc::new(ImaState::parse(&state).map_err(malformed)?))
+        }
+        None => None,
+    };
     Endorsed::new(&enrolment, record.enrolment, &ak, record.prior)
+        .map(|endorsed| endorsed.at(record.prior, ima))
         .map_err(|_| mismatch("the AK isn't the enrolled one"))
 }

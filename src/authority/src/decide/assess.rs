@@ -4,8 +4,9 @@
 
 use super::state::{Good, check_counters, state_after_good_quote};
 use super::{Inconsistent, Situation};
-use crate::appraise::{self, appraise};
+use crate::appraise::{self, References, appraise};
 use crate::verify::{Evidence, Finding, Quoted};
+use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
 use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::host::HostState;
@@ -18,11 +19,17 @@ pub(super) struct Assessment<'a> {
     pub(super) state_after: HostState,
 }
 
+/// Bytes of the state that a host's state names, to be kept as a blob.
+pub(super) type Kept = Option<(Sha256Digest, Vec<u8>)>;
+
 impl Situation<'_> {
     /// Refuses inputs that don't belong together.
     pub(super) fn require_consistent(&self) -> Result<(), Inconsistent> {
         let judged = self.judged;
         if *judged.host() != self.host.host || judged.ak().name() != self.host.ak.name() {
+            return Err(Inconsistent::Host);
+        }
+        if self.host.prior.ima != self.host.ima.as_ref().map(|ima| Sha256Digest::new(ima.digest())) {
             return Err(Inconsistent::Host);
         }
         let policy = self.policy.map(|policy| policy.digest());
@@ -66,6 +73,13 @@ impl<'a> Assessment<'a> {
         };
         Self { standing, good, state_after }
     }
+
+    /// The state of the IMA appraisal, if this evidence moved it.
+    pub(super) fn kept(&self) -> Kept {
+        let ima = self.good.as_ref().ok()?.ima.as_ref()?;
+        let digest = self.state_after.ima?;
+        (digest.as_bytes() == &ima.state().digest()).then(|| (digest, ima.state().encode()))
+    }
 }
 
 fn judge<'a>(situation: &Situation<'a>) -> Result<Good<'a>, Finding> {
@@ -75,11 +89,17 @@ fn judge<'a>(situation: &Situation<'a>) -> Result<Good<'a>, Finding> {
     };
     check_counters(&situation.host.prior, &quoted.quote.clock())?;
     let boot: &'a VerifiedBootLog = quoted.boot.as_ref().map_err(Clone::clone)?;
+    // A policy in force whose check didn't run is a denial: there is no way past this line without it.
+    let ima = match situation.references.and_then(References::ima) {
+        Some(policy) => Some(situation.judged.appraise_ima(quoted, situation.host, policy)?),
+        None => None,
+    };
     let appraisal = appraise(&appraise::Facts {
         quote: &quoted.quote,
         boot: boot.facts(),
         ek_certified: situation.host.ek_certified,
         references: situation.references,
+        ima: ima.as_deref(),
     });
-    Ok(Good { quoted, boot, appraisal })
+    Ok(Good { quoted, boot, appraisal, ima })
 }

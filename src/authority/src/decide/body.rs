@@ -59,6 +59,7 @@ pub(super) fn outcome(
         inputs: record,
         inputs_bytes,
         charges: if allowed { inputs.family.charges(request) } else { Vec::new() },
+        ima: assessment.kept(),
         detail: verdict.err().map(|finding| finding.detail().to_owned()).unwrap_or_default(),
     }
 }

@@ -1,7 +1,7 @@
 //! For tests: a host, what is active, and the leaves that parents are looked up in.
 
 use super::{AttestationOutcome, Family, Inputs, Outcome, Situation, decide, decide_attestation};
-use crate::appraise::References;
+use crate::appraise::{References, ReferencesInvalid};
 use crate::policy::CompiledPolicy;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent};
 use crate::verify::{Call, VerifiedCall};
@@ -76,7 +76,7 @@ impl World {
             by: Sha256Digest::ZERO,
         };
         self.control_leaf(Kind::References, record.encode());
-        self.references = Some(References::parse(&document.encode()).unwrap());
+        self.references = Some(parsed(document, None));
     }
 
     pub(super) fn revoke(&mut self, subject: Subject) {
@@ -163,6 +163,11 @@ impl World {
         change(&mut request);
         self.decide(&request)
     }
+}
+
+/// References with the IMA policy that they name.
+pub(super) fn parsed(document: &ReferencesDocument, ima: Option<&[u8]>) -> References {
+    References::parse::<ReferencesInvalid>(&document.encode(), None, |_| Ok(ima.unwrap().to_vec())).unwrap()
 }
 
 pub(super) fn code(outcome: &Outcome) -> Option<RefusalCode> {

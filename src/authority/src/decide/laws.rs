@@ -34,6 +34,7 @@ fn transcript(call: &Call) -> String {
         pcrs: call.pcrs.clone(),
         boot_log: call.boot_log,
         requests: Vec::new(),
+        ima: call.ima,
     };
     let asked = &call.requests[0];
     [&record.encode(), &asked.request, &asked.signature, &asked.consents[0]]
@@ -58,6 +59,7 @@ fn decide_transcript(text: &str) -> String {
         bank: record.bank,
         pcrs: record.pcrs,
         boot_log: record.boot_log,
+        ima: record.ima,
     });
     assert_eq!(code(&outcome), None, "{}", outcome.detail);
     data_encoding::HEXLOWER.encode(&[outcome.body, outcome.inputs_bytes].concat())

@@ -16,10 +16,11 @@ mod state;
 pub use lineage::{Family, MAX_ANCESTORS};
 
 use crate::appraise::{References, secure_boot_fact, unappraised};
-use crate::policy::{self, CompiledPolicy, PolicyFacts};
+use crate::policy::{self, CompiledPolicy, ImaFacts, PolicyFacts};
 use crate::verify::{Endorsed, Finding, Judged};
 use assess::Assessment;
 use countersign_core::control::ControlState;
+use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::Subject;
@@ -106,6 +107,8 @@ pub struct Outcome {
     pub inputs_bytes: Vec<u8>,
     /// Parent index and amount, for allows with parents.
     pub charges: Vec<(u64, u64)>,
+    /// The state of the IMA appraisal that the host's state names, if this evidence moved it: a blob.
+    pub ima: Option<(Sha256Digest, Vec<u8>)>,
     /// For operators: more than the code. Never in a leaf or an answer.
     pub detail: String,
 }
@@ -144,6 +147,8 @@ pub struct AttestationOutcome {
     pub challenge: ChallengeStanding,
     /// The attestation result.
     pub appraisal: Appraisal,
+    /// The state of the IMA appraisal that the host's state names, if this evidence moved it: a blob.
+    pub ima: Option<(Sha256Digest, Vec<u8>)>,
     /// For operators.
     pub detail: String,
 }
@@ -192,6 +197,7 @@ pub fn decide_attestation(situation: &Situation<'_>) -> Result<AttestationOutcom
     Ok(AttestationOutcome {
         body: record.encode(),
         record,
+        ima: assessment.kept(),
         challenge: assessment.standing,
         appraisal: match &assessment.good {
             Ok(good) if appraised => good.appraisal.clone(),
@@ -209,7 +215,7 @@ fn checks(inputs: &Inputs<'_>, assessment: &Assessment<'_>, progress: &mut Progr
         return Err(Finding::new(RefusalCode::RequestIdReused, "the identifier names other bytes already"));
     }
     host_refusal(situation)?;
-    // Qualifying data, selection, PCR digest, zeroed PCRs; counters; boot log: assessed in this order.
+    // Qualifying data, selection, PCR digest, zeroed PCRs; counters; boot log, IMA list: assessed in this order.
     let good = assessment.good.as_ref().map_err(Clone::clone)?;
     progress.appraisal = good.appraisal.clone();
     reference_refusal(&good.appraisal)?;
@@ -261,6 +267,7 @@ fn permitted(
     let asserted = ASSERTED.map(str::to_owned);
     let root = inputs.family.root();
     let host = inputs.situation.host;
+    let ima = ima_facts(&inputs.situation, good);
     let verdict = policy.evaluate(&PolicyFacts {
         request: inputs.request.request(),
         appraisal: &good.appraisal,
@@ -272,6 +279,7 @@ fn permitted(
         asserted: &asserted,
         depth: inputs.family.depth(),
         root: root.as_ref().map(|(_, leaf_hash)| leaf_hash),
+        ima: ima.as_ref(),
     });
     let refused =
         |code, ids: Vec<String>| (Finding::new(code, format!("policies: [{}]", ids.join(", "))), ids);
@@ -280,6 +288,13 @@ fn permitted(
         policy::Verdict::Denied(determining) => Err(refused(RefusalCode::PolicyDenied, determining)),
         policy::Verdict::Failed(failed) => Err(refused(RefusalCode::PolicyError, failed)),
     }
+}
+
+fn ima_facts<'a>(situation: &Situation<'a>, good: &'a Good<'_>) -> Option<ImaFacts<'a>> {
+    let appraised = good.ima.as_deref()?;
+    let policy = situation.references.and_then(References::ima)?;
+    let excludes = appraised.state().used_excludes().filter_map(|number| policy.excludes().get(number));
+    Some(ImaFacts { appraised, excludes: excludes.map(ToString::to_string).collect() })
 }
 
 /// PROTOCOL §7.1: the smallest of what was asked, what the settings grant, what is left of every parent and of the host's trust. Every term
@@ -292,6 +307,8 @@ fn expiry(inputs: &Inputs<'_>, settings: &Settings, state: &HostState) -> u64 {
     inputs.family.expiries().chain([asked, granted, trusted]).min().unwrap_or(nbf)
 }
 
+#[cfg(test)]
+mod ima_tests;
 #[cfg(test)]
 mod kit;
 #[cfg(test)]

@@ -3,18 +3,23 @@
 use super::Situation;
 use crate::challenge::CHALLENGE_LIFETIME_MS;
 use crate::verify::{Finding, Quoted};
+use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
 use countersign_core::leaf::decision::Appraisal;
 use countersign_core::leaf::host::{HostState, Tier};
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::attest::ClockInfo;
 use countersign_tpm::eventlog::VerifiedBootLog;
+use countersign_tpm::ima::appraise::Appraised;
+use std::sync::Arc;
 
 /// Evidence that holds: the only source of facts for policy and artifact.
 pub(super) struct Good<'a> {
     pub(super) quoted: &'a Quoted,
     pub(super) boot: &'a VerifiedBootLog,
     pub(super) appraisal: Appraisal,
+    /// What the IMA list shows; `None` only if no IMA policy is in force.
+    pub(super) ima: Option<Arc<Appraised>>,
 }
 
 /// Refuses a quote from before what was already seen (PROTOCOL §8.4; TPM 2.0 Part 1, 36).
@@ -60,5 +65,6 @@ pub(super) fn state_after_good_quote(situation: &Situation<'_>, good: &Good<'_>)
         trusted_until_ms,
         tier: good.appraisal.tier,
         evidence: Some(*situation.judged.record_digest()),
+        ima: good.ima.as_ref().map(|ima| Sha256Digest::new(ima.state().digest())),
     }
 }

@@ -1,8 +1,7 @@
 //! Every code that a decision can name, the order in which they are told, and the laws that hold for all inputs.
 
-use super::kit::{NOW, World, code, plain};
+use super::kit::{NOW, World, code, parsed, plain};
 use super::{ENGINE, Family, Inconsistent, Inputs, Outcome, Situation, decide, decide_attestation};
-use crate::appraise::References;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent, references, signed};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::ReferencesDocument;
@@ -477,7 +476,7 @@ fn inputs_that_do_not_belong_together_decide_nothing() {
     let other = Host::new(2).endorsed;
     assert_eq!(with(Situation { host: &other, ..situation }), Inconsistent::Host);
     assert_eq!(with(Situation { policy: None, ..situation }), Inconsistent::Documents);
-    let references = References::parse(&ReferencesDocument::default().encode()).unwrap();
+    let references = parsed(&ReferencesDocument::default(), None);
     assert_eq!(with(Situation { references: Some(&references), ..situation }), Inconsistent::Documents);
     assert_eq!(decide_attestation(&situation).unwrap_err(), Inconsistent::Request);
     // The policy moved after the evidence was judged.

@@ -7,6 +7,8 @@ use countersign_core::leaf::decision::{Appraisal, Delegation};
 use countersign_core::leaf::host::HostKeyKind;
 use countersign_core::request;
 use countersign_tpm::eventlog::VerifiedBootLog;
+use countersign_tpm::ima::appraise::Appraised;
+use countersign_tpm::ima::register::Rule;
 use std::collections::{HashMap, HashSet};
 
 /// What is known of Secure Boot.
@@ -55,6 +57,17 @@ pub struct PolicyFacts<'a> {
     pub depth: u64,
     /// Leaf hash of the lineage's root, if there are parents.
     pub root: Option<&'a Sha256Digest>,
+    /// What the IMA list shows, if an IMA policy is in force.
+    pub ima: Option<&'a ImaFacts<'a>>,
+}
+
+/// What the IMA list shows of the boot.
+#[derive(Clone, Debug)]
+pub struct ImaFacts<'a> {
+    /// The appraisal.
+    pub appraised: &'a Appraised,
+    /// The excludes that were needed since the boot.
+    pub excludes: Vec<String>,
 }
 
 /// The answer, and the policies that determined it, sorted.
@@ -168,8 +181,26 @@ pub(super) fn context(facts: &PolicyFacts<'_>, with_boot: bool) -> Vec<(String, 
         .extend(Some(facts.boot).filter(|_| with_boot).and_then(boot::record).map(|record| ("boot", record)));
     pairs.extend(facts.appraisal.reference_set.as_deref().map(|name| ("reference_set", text(name))));
     pairs.extend(facts.root.map(|root| ("root", text(&root.to_hex()))));
+    pairs.extend(facts.ima.and_then(ima).map(|record| ("ima", record)));
     pairs.extend(asked.delegation.as_ref().and_then(delegation).map(|record| ("delegation", record)));
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn ima(facts: &ImaFacts<'_>) -> Option<RestrictedExpression> {
+    let (state, appraised) = (facts.appraised.state(), facts.appraised);
+    let members = [
+        ("entries", long(state.counts.entries)),
+        ("ignored", long(appraised.ignored_entries())),
+        ("violations", long(state.counts.violations)),
+        ("excluded", long(state.counts.excluded)),
+        ("excludes", texts(facts.excludes.iter().map(String::as_str))),
+        ("signed", long(state.counts.signed)),
+        ("memfd", long(state.counts.memfd)),
+        ("buffers", long(state.counts.buffers)),
+        ("boot_aggregate", text(state.aggregate.as_str())),
+        ("padded_sha1", RestrictedExpression::new_bool(state.rule == Rule::PaddedSha1)),
+    ];
+    RestrictedExpression::new_record(members.map(|(name, value)| (name.to_owned(), value))).ok()
 }
 
 fn delegation(delegation: &Delegation) -> Option<RestrictedExpression> {

@@ -15,7 +15,7 @@ mod load;
 mod reads;
 
 pub use cache::{PolicyCache, PolicyUnavailable};
-pub use evaluate::{PolicyFacts, SecureBootFact, Verdict};
+pub use evaluate::{ImaFacts, PolicyFacts, SecureBootFact, Verdict};
 pub use load::{PolicyInvalid, SourcePosition};
 
 use cedar_policy::{Authorizer, EntityTypeName, EntityUid, PolicySet};

@@ -59,6 +59,7 @@ fn facts<'a>(request: &'a Request, appraisal: &'a Appraisal) -> PolicyFacts<'a> 
         asserted: &[],
         depth: 0,
         root: None,
+        ima: None,
     }
 }
 

@@ -1,12 +1,11 @@
 //! Policy and references that the control state names, compiled once per epoch.
 
-use crate::appraise::References;
+use crate::appraise::{References, ReferencesInvalid};
 use crate::policy::{CompiledPolicy, PolicyCache, PolicyUnavailable};
 use crate::store::{ReadFault, Reader};
 use countersign_core::control::ControlState;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
-use countersign_core::leaf::LeafError;
 use countersign_core::refusal::RefusalCode;
 use std::sync::Arc;
 
@@ -30,9 +29,9 @@ pub enum DocumentsFault {
     /// The policy doesn't load.
     #[error(transparent)]
     Policy(#[from] PolicyUnavailable),
-    /// The references don't parse.
-    #[error("references: {0}")]
-    References(#[from] LeafError),
+    /// The references, or the IMA policy that they name, don't parse.
+    #[error(transparent)]
+    References(#[from] ReferencesInvalid),
 }
 
 impl DocumentsFault {
@@ -72,7 +71,10 @@ impl Documents {
                 let held = before.and_then(|documents| documents.references.as_ref());
                 Some(match held.filter(|held| held.digest() == digest) {
                     Some(held) => Arc::clone(held),
-                    None => Arc::new(References::parse(&blob(digest)?)?),
+                    None => {
+                        let before = before.and_then(|documents| documents.references());
+                        Arc::new(References::parse(&blob(digest)?, before, blob)?)
+                    }
                 })
             }
         };

@@ -9,6 +9,7 @@ mod deadline;
 pub mod documents;
 pub mod endorsement;
 mod enrolments;
+mod ima;
 pub mod listener;
 pub mod metrics;
 pub mod pool;
@@ -392,7 +393,9 @@ impl Authority {
         if let Some((leaf, endorsed)) = known.get(host)
             && *leaf == now.enrolment_leaf
         {
-            return Ok(Endorsed { prior: now.state, ..endorsed.clone() });
+            let endorsed = endorsed.clone();
+            drop(known);
+            return Ok(endorsed.at(now.state, self.ima_state(&now.state)?));
         }
         drop(known);
         let row = self.reader.host(host).map_err(read_fault)?.ok_or_else(unknown)?;
@@ -411,7 +414,8 @@ impl Authority {
             known.clear();
         }
         known.insert(*host, (row.enrolment_leaf, endorsed.clone()));
-        Ok(endorsed)
+        drop(known);
+        Ok(endorsed.at(row.state, self.ima_state(&row.state)?))
     }
 
     /// Whether a blob is in the store.

@@ -31,7 +31,7 @@ pub fn explained_by_boot_log(selected: &[u32]) -> Vec<u32> {
 #[error("the store of evidence members failed: {0}")]
 pub struct SourceFault(pub String);
 
-/// Where boot logs come from: members sent inline with the call, then the store. At most one of the two methods is called per call.
+/// Where members come from: those sent inline with the call, then the store.
 pub trait BootLogSource {
     /// Whether the member can be fetched, and so can be by an auditor later. Asked when the replay is cached.
     fn holds(&self, digest: &Sha256Digest) -> Result<bool, SourceFault>;
@@ -114,7 +114,7 @@ impl Inner {
     }
 }
 
-/// Holds the boot log named by the evidence against the quote.
+/// Holds the boot log named by the evidence against the quote, and fetches the IMA entries beside it.
 pub(super) fn judge_boot_log(
     subject: &Subject<'_>,
     record: &EvidenceRecord,
@@ -123,14 +123,21 @@ pub(super) fn judge_boot_log(
     let values: Vec<&[u8]> = quote.pcrs().map(|(_, value)| value).collect();
     let pcr_digest = sha256(&values.concat());
     let boot = match record.boot_log {
-        Some(_) if !subject.source.keeps() => Err(Finding::new(
+        Some(_) if !subject.source.keeps() => Ok(Err(Finding::new(
             RefusalCode::BootLogMissing,
             "members of a challenge that wasn't fresh aren't kept",
-        )),
-        Some(digest) => replay(subject, digest, &quote)?,
-        None => Err(Finding::new(RefusalCode::BootLogMissing, "the evidence names no boot log")),
+        ))),
+        Some(digest) => replay(subject, digest, &quote),
+        None => Ok(Err(Finding::new(RefusalCode::BootLogMissing, "the evidence names no boot log"))),
     };
-    Ok(Quoted { quote, pcr_digest, boot })
+    // All members that are missing are asked for at once.
+    let (boot, ima) = match (boot, super::ima::fetch(subject, record)) {
+        (Err(CallError::EvidenceNeeded(log)), Err(CallError::EvidenceNeeded(list))) => {
+            return Err(CallError::EvidenceNeeded([log, list].concat()));
+        }
+        (boot, ima) => (boot?, ima?),
+    };
+    Ok(Quoted { quote, pcr_digest, boot, ima })
 }
 
 fn replay(

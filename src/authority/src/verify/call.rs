@@ -8,7 +8,7 @@ use countersign_core::challenge::{ChallengeBody, OpenedChallenge};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::Settings;
 use countersign_core::name::{HostId, Origin, TrustDomain};
-use countersign_core::record::EvidenceRecord;
+use countersign_core::record::{EvidenceRecord, ImaEntries};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{MAX_REQUESTS, RequestError, SignedRequest};
 use countersign_tpm::public::Public;
@@ -50,6 +50,8 @@ pub struct Call {
     pub pcrs: Vec<(u32, Vec<u8>)>,
     /// Digest of the boot log.
     pub boot_log: Option<Sha256Digest>,
+    /// New entries of the IMA list.
+    pub ima: Option<ImaEntries>,
 }
 
 /// Why a call isn't answered by a decision: nothing yet shows that the host's TPM speaks.
@@ -199,6 +201,7 @@ impl Verifier {
             bank: call.bank,
             pcrs: call.pcrs,
             boot_log: call.boot_log,
+            ima: call.ima,
             requests: requests.iter().map(|request| *request.digest()).collect(),
         };
         let judged = judge(
@@ -299,5 +302,6 @@ fn judge(subject: &Subject<'_>, record: EvidenceRecord) -> Result<Judged, CallEr
         record,
         record_bytes,
         evidence,
+        ima: super::ima::Memory::default(),
     })
 }

@@ -192,6 +192,7 @@ impl Host {
             bank: self.settings.bank,
             pcrs: self.tpm.pcr_values(&selection).unwrap(),
             boot_log: Some(sha256(self.boot.log())),
+            ima: None,
         }
     }
 
@@ -219,7 +220,7 @@ impl Host {
 pub(crate) fn references(
     sets: &[(&str, countersign_core::document::Generation)],
 ) -> countersign_core::document::ReferencesDocument {
-    let mut document = countersign_core::document::ReferencesDocument { sets: BTreeMap::new() };
+    let mut document = countersign_core::document::ReferencesDocument { ima: None, sets: BTreeMap::new() };
     for (name, generation) in sets {
         document.sets.entry((*name).to_owned()).or_default().push(generation.clone());
     }

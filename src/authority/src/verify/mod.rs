@@ -9,6 +9,7 @@
 
 mod boot_log;
 mod call;
+mod ima;
 mod quote;
 
 pub use boot_log::{BootLogCache, BootLogSource, SourceFault, explained_by_boot_log};
@@ -24,6 +25,7 @@ use countersign_core::name::HostId;
 use countersign_core::record::EvidenceRecord;
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::eventlog::VerifiedBootLog;
+use countersign_tpm::ima::state::ImaState;
 use countersign_tpm::public::Public;
 use countersign_tpm::quote::VerifiedQuote;
 use std::sync::Arc;
@@ -73,6 +75,8 @@ pub struct Endorsed {
     pub ek_certified: bool,
     /// The host's state as the log shows it.
     pub prior: HostState,
+    /// The state of the IMA appraisal that `prior` names.
+    pub ima: Option<Arc<ImaState>>,
 }
 
 impl Endorsed {
@@ -95,7 +99,14 @@ impl Endorsed {
             host_key_kind: enrolment.host_key_kind,
             ek_certified: enrolment.ek_certificate.is_some(),
             prior,
+            ima: None,
         })
+    }
+
+    /// With another state of the host, and of the IMA appraisal that it names.
+    #[must_use]
+    pub fn at(self, prior: HostState, ima: Option<Arc<ImaState>>) -> Self {
+        Self { prior, ima, ..self }
     }
 }
 
@@ -111,6 +122,7 @@ pub struct Judged {
     record_bytes: Arc<[u8]>,
     record_digest: Sha256Digest,
     evidence: Evidence,
+    ima: ima::Memory,
 }
 
 /// How far the evidence held.
@@ -129,6 +141,8 @@ pub(crate) struct Quoted {
     /// SHA-256 over the concatenated PCR values (PROTOCOL §8.4).
     pub(crate) pcr_digest: Sha256Digest,
     pub(crate) boot: Result<Arc<VerifiedBootLog>, Finding>,
+    /// Entries of the IMA list, if the evidence names any. Nothing of them is believed yet.
+    pub(crate) ima: Option<Arc<[u8]>>,
 }
 
 impl Judged {

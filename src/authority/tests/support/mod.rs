@@ -417,6 +417,7 @@ impl Host {
             bank: offer.bank,
             pcrs: values.iter().map(|(index, value)| PcrValue { index: *index, value: hex(value) }).collect(),
             boot_log: Some(sha256(self.machine.boot.log()).to_hex()),
+            ima: None,
             members: vec![B64(self.machine.boot.log().to_vec())],
         }
     }

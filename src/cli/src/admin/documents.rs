@@ -90,7 +90,7 @@ pub(super) fn read_references(path: &Path) -> anyhow::Result<ReferencesDocument>
         }
         sets.insert(name, generations);
     }
-    Ok(ReferencesDocument { sets })
+    Ok(ReferencesDocument { ima: None, sets })
 }
 
 fn generation(file: GenerationFile) -> anyhow::Result<Generation> {

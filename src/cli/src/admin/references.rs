@@ -52,11 +52,13 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
             print(&captured.document)
         }
         Command::Activate { file, expected_epoch } => {
-            let document = documents::read_references(&file)?;
-            let epoch = match expected_epoch {
-                Some(epoch) => epoch,
-                None => context.admin.client.references().await?.epoch,
-            };
+            let mut document = documents::read_references(&file)?;
+            let active = context.admin.client.references().await?;
+            // A file of PCR values says nothing of what may run after boot: that stays as it is.
+            if let Some(active) = &active.document {
+                document.ima = ReferencesDocument::parse(&active.0).context("references document")?.ima;
+            }
+            let epoch = expected_epoch.unwrap_or(active.epoch);
             activate_document(context, B64(document.encode()), epoch).await
         }
         Command::Show => {
@@ -82,7 +84,7 @@ fn print(document: &B64) -> Result<(), Failure> {
 }
 
 async fn activate_document(context: &Context, document: B64, expected_epoch: u64) -> Result<(), Failure> {
-    let call = ReferencesCall { document, expected_epoch };
+    let call = ReferencesCall { document, expected_epoch, ima_policy: None };
     let recorded = context.admin.client.activate_references(&call).await?;
     if context.json {
         return output::json(&recorded);

@@ -231,6 +231,7 @@ impl Host {
             bank: offer.bank,
             pcrs,
             boot_log: Some(self.boot_log_digest.clone()),
+            ima: None,
             members: Vec::new(),
         })
     }

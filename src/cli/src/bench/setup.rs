@@ -91,7 +91,8 @@ async fn activate_references(admin: &Client, host: &mut Host, log: &Log) -> anyh
         append: false,
     };
     let captured = admin.capture_references(&capture).await.context("capture of references")?;
-    let call = ReferencesCall { document: captured.document, expected_epoch: captured.epoch };
+    let call =
+        ReferencesCall { document: captured.document, expected_epoch: captured.epoch, ima_policy: None };
     admin.activate_references(&call).await.context("references")?;
     Ok(())
 }

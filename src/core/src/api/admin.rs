@@ -66,6 +66,9 @@ pub struct ReferencesCall {
     pub document: B64,
     /// Epoch against which the document was drafted; another one in force refuses.
     pub expected_epoch: u64,
+    /// The IMA policy that the document names, unless the authority has it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ima_policy: Option<B64>,
 }
 
 /// `POST /v1/admin/policies/validate`.

@@ -133,6 +133,10 @@ pub struct ChallengeOffer {
     pub bank: u16,
     /// PCRs to quote.
     pub pcrs: Vec<u32>,
+    /// Present if entries of the IMA list are wanted: how many entries of the host's list are known. They need not be sent again in the boot
+    /// that they are of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ima_entries: Option<u64>,
 }
 
 /// One PCR value.
@@ -160,9 +164,24 @@ pub struct EvidenceDocument {
     /// SHA-256 of the boot log, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot_log: Option<String>,
+    /// New entries of the IMA list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ima: Option<ImaEntriesDocument>,
     /// Members sent inline.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<B64>,
+}
+
+/// Entries of the IMA list, named by digest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImaEntriesDocument {
+    /// How many entries of this boot come before them; 0 for the whole list.
+    pub from: u64,
+    /// TPM_ALG_ID of the hash in their template-hash column: 4 for `binary_runtime_measurements`.
+    pub column: u16,
+    /// SHA-256 of the entries in binary form, hex.
+    pub list: String,
 }
 
 /// A request and its holder signature.

@@ -79,6 +79,8 @@ pub struct HostState {
     pub tier: Tier,
     /// Evidence record of the last good quote.
     pub evidence: Option<Sha256Digest>,
+    /// SHA-256 of the state of the IMA appraisal; the bytes are a blob.
+    pub ima: Option<Sha256Digest>,
 }
 
 impl HostState {
@@ -96,6 +98,7 @@ impl HostState {
             trusted_until_ms: 0,
             tier: Tier::None,
             evidence: None,
+            ima: None,
         }
     }
 
@@ -112,12 +115,18 @@ impl HostState {
             map.entry(8).uint(self.trusted_until_ms);
             map.entry(9).uint(self.tier.number());
             write_digest(map.entry(10), self.evidence.as_ref());
+            if let Some(ima) = &self.ima {
+                map.entry(11).bytes(ima.as_bytes());
+            }
         });
     }
 
     /// Reads the map.
     pub fn read(decoder: &mut Decoder<'_>) -> Result<Self, LeafError> {
-        decoder.map_of(10)?;
+        let members = decoder.map()?;
+        if !(10..=11).contains(&members) {
+            return Err(LeafError::Value("host state"));
+        }
         decoder.expect_key(1)?;
         let version = decoder.uint()?;
         decoder.expect_key(2)?;
@@ -138,6 +147,12 @@ impl HostState {
         let tier = Tier::from_number(decoder.uint()?)?;
         decoder.expect_key(10)?;
         let evidence = read_digest_or_null(decoder)?;
+        let ima = if members == 11 {
+            decoder.expect_key(11)?;
+            Some(Sha256Digest::new(decoder.byte_array()?))
+        } else {
+            None
+        };
         Ok(Self {
             version,
             reset_count,
@@ -149,6 +164,7 @@ impl HostState {
             trusted_until_ms,
             tier,
             evidence,
+            ima,
         })
     }
 

@@ -147,6 +147,8 @@ fn plain_records() {
 #[test]
 fn evidence_and_inputs() {
     one_encoding(&evidence(), EvidenceRecord::encode, EvidenceRecord::parse);
+    let without_ima = EvidenceRecord { ima: None, ..evidence() };
+    one_encoding(&without_ima, EvidenceRecord::encode, EvidenceRecord::parse);
     one_encoding(&inputs(), InputsRecord::encode, InputsRecord::parse);
 }
 
@@ -154,11 +156,14 @@ fn evidence_and_inputs() {
 fn documents() {
     one_encoding(&policy(), PolicyDocument::encode, PolicyDocument::parse);
     one_encoding(&references(), ReferencesDocument::encode, ReferencesDocument::parse);
+    let without_ima = ReferencesDocument { ima: None, ..references() };
+    one_encoding(&without_ima, ReferencesDocument::encode, ReferencesDocument::parse);
 }
 
 #[test]
 fn a_references_document_cannot_match_every_host_by_naming_no_pcr() {
     let all = ReferencesDocument {
+        ima: None,
         sets: BTreeMap::from([("all".into(), vec![Generation { bank: 0x000b, pcrs: vec![] }])]),
     };
     assert!(ReferencesDocument::parse(&all.encode()).is_err());

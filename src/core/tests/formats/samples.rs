@@ -9,7 +9,7 @@ use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::decision::{Appraisal, Decision, Delegation, Lineage, PolicyClaim, Verdict};
 use countersign_core::leaf::host::{HostState, Tier};
 use countersign_core::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId, TrustDomain};
-use countersign_core::record::{ChallengeStanding, EvidenceRecord, InputsRecord};
+use countersign_core::record::{ChallengeStanding, EvidenceRecord, ImaEntries, InputsRecord};
 use std::collections::BTreeMap;
 
 pub(crate) fn digest(byte: u8) -> Sha256Digest {
@@ -37,6 +37,7 @@ pub(crate) fn state() -> HostState {
         trusted_until_ms: 1_800_000_000_000,
         tier: Tier::Affirming,
         evidence: None,
+        ima: Some(digest(8)),
     }
 }
 
@@ -91,6 +92,7 @@ pub(crate) fn evidence() -> EvidenceRecord {
         pcrs: vec![(0, vec![4; 32]), (7, vec![5; 32])],
         boot_log: Some(digest(1)),
         requests: vec![digest(2), digest(3)],
+        ima: Some(ImaEntries { from: 7, column: 4, list: digest(9) }),
     }
 }
 
@@ -157,6 +159,7 @@ pub(crate) fn policy() -> PolicyDocument {
 
 pub(crate) fn references() -> ReferencesDocument {
     ReferencesDocument {
+        ima: Some(digest(4)),
         sets: BTreeMap::from([(
             "fleet".into(),
             vec![Generation { bank: 0x000b, pcrs: vec![(0, vec![1; 32]), (4, vec![2; 32])] }],

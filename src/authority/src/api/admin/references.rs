@@ -11,18 +11,22 @@ use crate::serve::Authority;
 use axum::response::Response;
 use countersign_core::api::B64;
 use countersign_core::api::admin::{CaptureCall, ReferencesCall, ReferencesCaptured};
-use countersign_core::digest::sha256;
-use countersign_core::document::{Generation, ReferencesDocument};
+use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::document::{Generation, ReferencesDocument, Settings};
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::{EpochRecord, Role};
 use countersign_core::name::HostId;
 use countersign_core::record::EvidenceRecord;
 use countersign_core::refusal::RefusalCode;
+use countersign_tpm::ima::policy::{PolicyDraft, RuntimePolicy};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Longest name of a set (PROTOCOL §8.2).
 const MAX_SET_NAME: usize = 64;
+
+/// The register of the IMA list.
+const IMA_PCR: u32 = 10;
 
 /// `GET /v1/admin/references`.
 pub(in crate::api) async fn active(authority: Arc<Authority>, _call: Call) -> Result<Response, Refused> {
@@ -33,12 +37,17 @@ pub(in crate::api) async fn active(authority: Arc<Authority>, _call: Call) -> Re
 /// `POST /v1/admin/references`.
 pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
     let by = call.caller.principal()?;
-    let ReferencesCall { document: B64(bytes), expected_epoch } = call.document()?;
+    let ReferencesCall { document: B64(bytes), expected_epoch, ima_policy: sent } = call.document()?;
+    let sent = sent.map(|policy| policy.0);
     let parsed = ReferencesDocument::parse(&bytes)
         .map_err(|error| Refused::new(RefusalCode::ReferencesInvalid, error.to_string()))?;
     if parsed.encode() != bytes {
         return Err(Refused::new(RefusalCode::ReferencesInvalid, "the document isn't in its one encoding"));
     }
+    let settings = authority.documents().await?.settings();
+    let worker = Arc::clone(&authority);
+    let named = parsed.ima;
+    let ima = authority.run(move || ima_policy(&worker, &settings, named, sent)).await?;
     let document = sha256(&bytes);
     let receipts = act(&authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
         require_epoch(control, expected_epoch)?;
@@ -46,9 +55,41 @@ pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> R
             return Err(Refused::new(RefusalCode::ConflictingAct, "these references are active"));
         }
         let record = EpochRecord { document, epoch: control.epoch() + 1, by };
-        Ok(Draft::of(Entry::plain(Kind::References, record.encode())).with_blob(&bytes))
+        let draft = Draft::of(Entry::plain(Kind::References, record.encode())).with_blob(&bytes);
+        Ok(ima.iter().fold(draft, |draft, policy| draft.with_blob(policy)))
     });
     json(&recorded(&receipts.await?)?)
+}
+
+/// The IMA policy that references name, which came along or is in the store. It has to parse, in its one encoding, and its register has to be
+/// quoted: a policy that can't be checked would deny everything.
+fn ima_policy(
+    authority: &Authority,
+    settings: &Settings,
+    named: Option<Sha256Digest>,
+    sent: Option<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, Refused> {
+    let invalid = |what: &str| Refused::new(RefusalCode::ImaPolicyInvalid, what.to_owned());
+    let Some(named) = named else {
+        return if sent.is_some() { Err(invalid("the references name no IMA policy")) } else { Ok(None) };
+    };
+    let bytes = match sent {
+        Some(bytes) if sha256(&bytes) == named => bytes,
+        Some(_) => return Err(invalid("the IMA policy isn't the one that the references name")),
+        None => {
+            let held = authority.reader().blob(&named).map_err(read_fault)?;
+            held.ok_or_else(|| invalid("the IMA policy that the references name isn't known; send it along"))?
+        }
+    };
+    let draft = PolicyDraft::parse(&bytes).map_err(|error| invalid(&error.to_string()))?;
+    if draft.encode() != bytes {
+        return Err(invalid("the IMA policy isn't in its one encoding"));
+    }
+    let policy = RuntimePolicy::parse(&bytes).map_err(|error| invalid(&error.to_string()))?;
+    if !settings.pcrs.contains(&policy.settings().pcr) {
+        return Err(invalid("the active policy's settings don't quote the register of the IMA policy"));
+    }
+    Ok(Some(bytes))
 }
 
 /// `POST /v1/admin/references/capture`.
@@ -79,6 +120,9 @@ fn captured(authority: &Authority, host: &HostId, call: &CaptureCall) -> Result<
             return Err(malformed(format!("PCR {missing} wasn't quoted")));
         }
         values.retain(|pcr, _| wanted.contains(pcr));
+    } else {
+        // What grows while a host runs is no reference value unless somebody asks for it.
+        values.remove(&IMA_PCR);
     }
     if values.is_empty() {
         return Err(malformed("no PCR is left"));
@@ -86,7 +130,9 @@ fn captured(authority: &Authority, host: &HostId, call: &CaptureCall) -> Result<
     let generation = Generation { bank: record.bank, pcrs: values.into_iter().collect() };
     let mut references = match authority.documents_in_force()?.references() {
         Some(active) if call.append => active.document().clone(),
-        _ => ReferencesDocument::default(),
+        // What may run after boot isn't captured, and stays as it is.
+        Some(active) => ReferencesDocument { ima: active.document().ima, ..ReferencesDocument::default() },
+        None => ReferencesDocument::default(),
     };
     let set = references.sets.entry(call.set.clone()).or_default();
     if !set.contains(&generation) {
