@@ -2,6 +2,7 @@
 
 mod documents;
 mod hosts;
+mod ima_policy;
 mod keys;
 mod policy;
 mod principals;
@@ -37,6 +38,9 @@ enum Command {
     /// Reference values: capture, activate, show.
     #[command(subcommand)]
     References(references::Command),
+    /// What may run after boot: import, activate, clear, show.
+    #[command(subcommand)]
+    ImaPolicy(ima_policy::Command),
     /// Policy: validate, activate, show.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -62,6 +66,12 @@ struct Context {
 }
 
 pub(crate) fn run(args: Args) -> Outcome {
+    if let Command::ImaPolicy(command) = &args.command
+        && let Some(import) = ima_policy::offline(command)
+    {
+        ima_policy::import_files(import)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let context = Context { admin: profile::open(&args.profile)?, json: args.json };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -69,6 +79,7 @@ pub(crate) fn run(args: Args) -> Outcome {
             Command::JoinToken(args) => tokens::run(&context, &args).await,
             Command::Hosts(args) => hosts::run(&context, &args).await,
             Command::References(command) => references::run(&context, command).await,
+            Command::ImaPolicy(command) => ima_policy::run(&context, command).await,
             Command::Policy(command) => policy::run(&context, command).await,
             Command::Revoke(args) => revocation::run(&context, args, true).await,
             Command::Reinstate(args) => revocation::run(&context, args, false).await,

@@ -1,0 +1,211 @@
+//! `admin ima-policy`: what may run after boot. A policy is imported from other forms into a file of its one encoding, and activated beside the
+//! reference sets, as the next epoch.
+
+use super::Context;
+use crate::failure::Failure;
+use crate::output;
+use anyhow::Context as _;
+use countersign_core::api::B64;
+use countersign_core::api::admin::ReferencesCall;
+use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::document::ReferencesDocument;
+use countersign_tpm::ima::import;
+use countersign_tpm::ima::policy::{Pattern, PolicyDraft, Root, RuntimePolicy, SignedBy};
+use countersign_tpm::ima::signature::{KeyFloor, Keyring};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use std::path::{Path, PathBuf};
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Make a policy file from policies of other forms. Needs no authority.
+    Import(Box<ImportArgs>),
+    /// Put a policy file into force; the reference sets stay as they are.
+    Activate {
+        /// A file that `import` made.
+        file: PathBuf,
+    },
+    /// Take the policy out of force; the reference sets stay as they are.
+    Clear,
+    /// Print what is in force.
+    Show,
+}
+
+#[derive(clap::Args)]
+pub(super) struct ImportArgs {
+    /// Keylime runtime policies (JSON).
+    #[arg(long)]
+    keylime: Vec<PathBuf>,
+    /// Output of sha256sum and its kin.
+    #[arg(long)]
+    checksums: Vec<PathBuf>,
+    /// What `./` in front of a path in such a list stands for.
+    #[arg(long)]
+    base: Option<String>,
+    /// Accept this path unseen; a star at its end or beginning stands for anything. Each one used shows as a fact.
+    #[arg(long)]
+    exclude: Vec<String>,
+    /// Where containers have their file systems, and how many path components to take off after it: `/var/lib/docker/overlay2/=2`.
+    #[arg(long)]
+    container_root: Vec<String>,
+    /// Certificates (PEM) whose keys may vouch for files below a path: `/usr/=signers.pem`.
+    #[arg(long)]
+    signed_by: Vec<String>,
+    /// Violations that a boot may have.
+    #[arg(long, default_value_t = 0)]
+    max_violations: u64,
+    /// Entries that may follow the quoted moment.
+    #[arg(long, default_value_t = 4_096)]
+    max_lag: u64,
+    /// Don't demand that boot_aggregate is compared with the quote.
+    #[arg(long)]
+    boot_aggregate_optional: bool,
+    /// Accept the registers of kernels before 5.8, which extend padded SHA-1 hashes.
+    #[arg(long)]
+    accept_padded_sha1: bool,
+    /// The file to write.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+/// `import` needs no authority; all else does.
+pub(super) fn offline(command: &Command) -> Option<&ImportArgs> {
+    match command {
+        Command::Import(args) => Some(args),
+        _ => None,
+    }
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Import(args) => Ok(import_files(&args)?),
+        Command::Activate { file } => {
+            let policy = read(&file)?;
+            RuntimePolicy::parse(&policy).with_context(|| file.display().to_string())?;
+            activate(context, Some(policy)).await
+        }
+        Command::Clear => activate(context, None).await,
+        Command::Show => show(context).await,
+    }
+}
+
+/// What is in force, and since which epoch.
+async fn active(context: &Context) -> Result<(ReferencesDocument, u64), Failure> {
+    let active = context.admin.client.references().await?;
+    let document = match active.document {
+        Some(document) => ReferencesDocument::parse(&document.0).context("references document")?,
+        None => ReferencesDocument::default(),
+    };
+    Ok((document, active.epoch))
+}
+
+async fn activate(context: &Context, policy: Option<Vec<u8>>) -> Result<(), Failure> {
+    let (mut document, expected_epoch) = active(context).await?;
+    document.ima = policy.as_deref().map(sha256);
+    let call =
+        ReferencesCall { document: B64(document.encode()), expected_epoch, ima_policy: policy.map(B64) };
+    let recorded = context.admin.client.activate_references(&call).await?;
+    if context.json {
+        return output::json(&recorded);
+    }
+    match document.ima {
+        Some(digest) => anstream::println!("IMA policy {digest} active, leaf {}", recorded.index),
+        None => anstream::println!("no IMA policy is active, leaf {}", recorded.index),
+    }
+    Ok(())
+}
+
+async fn show(context: &Context) -> Result<(), Failure> {
+    let Some(digest) = active(context).await?.0.ima else {
+        anstream::eprintln!("no IMA policy is active");
+        return Ok(());
+    };
+    describe(&digest, &context.admin.client.blob(&digest).await?)?;
+    Ok(())
+}
+
+fn describe(digest: &Sha256Digest, bytes: &[u8]) -> anyhow::Result<()> {
+    let policy = PolicyDraft::parse(bytes).context("IMA policy")?;
+    anstream::println!("IMA policy {digest}");
+    anstream::println!("paths with digests: {}", policy.files.len());
+    anstream::println!("digests at any path: {}", policy.anywhere.len());
+    policy.excludes.iter().for_each(|pattern| anstream::println!("exclude: {pattern}"));
+    for root in &policy.roots {
+        anstream::println!("container root: {}={}", String::from_utf8_lossy(&root.prefix), root.skip);
+    }
+    for rule in &policy.signed_by {
+        let keys: Vec<String> = rule.keys.iter().map(ToString::to_string).collect();
+        anstream::println!("signed: {} by {}", String::from_utf8_lossy(&rule.prefix), keys.join(", "));
+    }
+    let settings = &policy.settings;
+    anstream::println!(
+        "PCR {}, {} violations, {} entries of lag, boot_aggregate {}, padded SHA-1 {}",
+        settings.pcr,
+        settings.max_violations,
+        settings.max_lag,
+        if settings.require_boot_aggregate { "required" } else { "optional" },
+        if settings.accept_padded_sha1 { "accepted" } else { "refused" },
+    );
+    Ok(())
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| path.display().to_string())
+}
+
+/// Makes and writes a policy file.
+pub(super) fn import_files(args: &ImportArgs) -> anyhow::Result<()> {
+    let mut draft = PolicyDraft::default();
+    for path in &args.keylime {
+        merge(&mut draft, import::keylime(&read(path)?).with_context(|| path.display().to_string())?);
+    }
+    for path in &args.checksums {
+        import::checksums(&read(path)?, args.base.as_deref(), &mut draft)
+            .with_context(|| path.display().to_string())?;
+    }
+    for text in &args.exclude {
+        draft.excludes.push(pattern(text));
+    }
+    for text in &args.container_root {
+        let (prefix, skip) = text.rsplit_once('=').with_context(|| format!("{text:?} isn't PATH=COUNT"))?;
+        let skip = skip.parse().with_context(|| format!("{text:?} isn't PATH=COUNT"))?;
+        draft.roots.push(Root { prefix: prefix.as_bytes().to_vec(), skip });
+    }
+    for text in &args.signed_by {
+        let (prefix, file) = text.split_once('=').with_context(|| format!("{text:?} isn't PATH=FILE"))?;
+        let mut keyring = Keyring::new(KeyFloor::Sound);
+        for certificate in CertificateDer::pem_file_iter(file).with_context(|| file.to_owned())? {
+            let certificate = certificate.with_context(|| file.to_owned())?;
+            keyring.add(&certificate).with_context(|| file.to_owned())?;
+            draft.keys.push(certificate.to_vec());
+        }
+        draft.signed_by.push(SignedBy { prefix: prefix.as_bytes().to_vec(), keys: keyring.ids().collect() });
+    }
+    draft.settings.max_violations = args.max_violations;
+    draft.settings.max_lag = args.max_lag;
+    draft.settings.require_boot_aggregate = !args.boot_aggregate_optional;
+    draft.settings.accept_padded_sha1 = args.accept_padded_sha1;
+    let bytes = draft.encode();
+    RuntimePolicy::parse(&bytes).context("the policy can't be put into force")?;
+    std::fs::write(&args.out, &bytes).with_context(|| args.out.display().to_string())?;
+    describe(&sha256(&bytes), &bytes)
+}
+
+fn merge(draft: &mut PolicyDraft, other: PolicyDraft) {
+    for (path, digests) in other.files {
+        draft.files.entry(path).or_default().extend(digests);
+    }
+    draft.anywhere.extend(other.anywhere);
+    draft.excludes.extend(other.excludes);
+    draft.keys.extend(other.keys);
+    draft.signed_by.extend(other.signed_by);
+}
+
+/// A star at the end or at the beginning stands for anything.
+fn pattern(text: &str) -> Pattern {
+    match (text.strip_suffix('*'), text.strip_prefix('*')) {
+        (Some(prefix), _) => Pattern::Prefix(prefix.as_bytes().to_vec()),
+        (None, Some(suffix)) => Pattern::Suffix(suffix.as_bytes().to_vec()),
+        (None, None) => Pattern::Exact(text.as_bytes().to_vec()),
+    }
+}
