@@ -1,14 +1,22 @@
-//! Endorsement key certificates.
+//! Certificates that endorse a TPM: of endorsement keys, and of attestation keys whose residency an issuer saw (IAK).
 //!
-//! Comes in: a certificate as read from a TPM's NV memory, issuer certificates, trusted roots, the time. Goes out:
-//! [`VerifiedEk`], an endorsement key that a trusted manufacturer vouches for. Refused: certificates that do not
-//! chain to a root within the bounds, are out of date, are signed with SHA-1, are no EK certificates, or carry
-//! critical extensions that nobody here understands.
+//! Comes in: a certificate as read from a TPM's NV memory, issuer certificates, trusted roots, revocation lists, the time. Goes out:
+//! [`VerifiedEk`] or [`VerifiedIak`], a key that a trusted issuer vouches for. Refused: certificates that do not chain to a root within
+//! the bounds, are out of date or revoked, are signed with SHA-1, are for something else, or carry critical extensions that nobody here
+//! understands.
 //!
-//! This is not a general X.509 validator: no revocation, no name constraints (a critical one is refused), no policies.
+//! This is not a general X.509 validator: no name constraints and no policy mapping (where they are critical they refuse), no fetching.
 
+mod bundled;
 mod certificate;
+mod crl;
+mod extension;
+mod keys;
+mod name;
 mod path;
+mod roca;
+mod store;
+mod tlv;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -16,24 +24,30 @@ use thiserror::Error;
 use crate::key::{KeyError, PublicKey};
 use crate::public::Public;
 
+pub use bundled::{BundleError, BundledCertificate, BundledKind, bundled};
+pub use crl::MAX_CRL_BYTES;
+pub use extension::TpmIdentity;
+pub use roca::has_roca_fingerprint;
+pub use store::{Issuer, MAX_STORE_CERTIFICATES, MAX_STORE_CRLS, TrustStore, describe_issuer};
+
 /// Longest certificate taken. NV space for one is 2 KiB in the PC Client profile; CA certificates reach 3 KiB.
 pub const MAX_CERTIFICATE_BYTES: usize = 8 * 1024;
-/// Most certificates above the EK's. Manufacturers use two to four.
-pub const MAX_DEPTH: usize = 4;
+/// Most certificates above the EK's. Manufacturers use two to four, and six where the chip itself issues.
+pub const MAX_DEPTH: usize = 6;
 /// Most issuer certificates that a host may send along.
 pub const MAX_INTERMEDIATES: usize = 16;
 /// Most signatures checked before giving up. Names that loop or repeat cannot cost more than this.
 pub const MAX_SIGNATURE_CHECKS: usize = 32;
 
-/// Why an endorsement key certificate is refused.
+/// Why a certificate is refused as endorsement.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum EkRefusal {
-    /// A certificate is above [`MAX_CERTIFICATE_BYTES`].
-    #[error("certificate of {0} bytes is too long")]
+    /// A certificate is above [`MAX_CERTIFICATE_BYTES`], or a revocation list above [`MAX_CRL_BYTES`].
+    #[error("{0} bytes are too long")]
     TooLong(usize),
-    /// A certificate is not DER of RFC 5280.
-    #[error("certificate is malformed")]
-    Malformed,
+    /// A certificate or revocation list is not of the form of RFC 5280. The word says where.
+    #[error("certificate is malformed: {0}")]
+    Malformed(&'static str),
     /// Bytes after the certificate that are not padding.
     #[error("{0} bytes after the certificate are not padding")]
     TrailingBytes(usize),
@@ -58,24 +72,52 @@ pub enum EkRefusal {
     /// The time is after notAfter.
     #[error("certificate has expired")]
     Expired,
+    /// Its issuer revoked the certificate, or one above it.
+    #[error("certificate was revoked")]
+    Revoked,
+    /// The newest revocation list at hand is past its nextUpdate.
+    #[error("revocation list has ended")]
+    CrlStale,
+    /// A revocation list is demanded and none is at hand.
+    #[error("no revocation list of the issuer is at hand")]
+    CrlMissing,
+    /// The path asserts none of the policies demanded.
+    #[error("certificate path asserts none of the policies demanded")]
+    PolicyMissing,
     /// A critical extension that is not understood.
     #[error("critical extension {0} is not understood")]
     CriticalExtension(String),
     /// An extension twice.
     #[error("certificate repeats extension {0}")]
     RepeatedExtension(String),
-    /// An issuer that is not a certification authority, or whose path length is exceeded.
+    /// An issuer that is not a certification authority, or not for this, or whose path length is exceeded.
     #[error("issuer certificate may not issue this certificate")]
     NotAnAuthority,
     /// The certificate is for something else than an endorsement key.
     #[error("not an endorsement key certificate")]
     NotAnEkCertificate,
+    /// The certificate is for something else than an attestation key whose residency was seen.
+    #[error("not an attestation key certificate")]
+    NotAnIakCertificate,
+    /// The certificate is of a TPM of another family.
+    #[error("certificate of a TPM {family} (level {level}, revision {revision})")]
+    OtherTpm {
+        /// Family of the specification.
+        family: String,
+        /// Level.
+        level: u32,
+        /// Revision.
+        revision: u32,
+    },
     /// The certified key is none of ours.
     #[error("certified key: {0}")]
     Key(#[from] KeyError),
-    /// The TPM's endorsement key is not the certified one.
-    #[error("endorsement key is not the certified one")]
+    /// The TPM's key is not the certified one.
+    #[error("key is not the certified one")]
     KeyMismatch,
+    /// A trust store holds as much as it may.
+    #[error("trust store is full")]
+    StoreFull,
 }
 
 impl EkRefusal {
@@ -83,7 +125,7 @@ impl EkRefusal {
     pub fn code(&self) -> &'static str {
         match self {
             Self::TooLong(_) => "ek-certificate-too-long",
-            Self::Malformed => "ek-certificate-malformed",
+            Self::Malformed(_) => "ek-certificate-malformed",
             Self::TrailingBytes(_) => "ek-certificate-trailing-bytes",
             Self::TooManyIntermediates(_) => "ek-too-many-intermediates",
             Self::IssuerUnknown => "ek-issuer-unknown",
@@ -92,22 +134,30 @@ impl EkRefusal {
             Self::SignatureAlgorithm(_) => "ek-signature-algorithm",
             Self::NotYetValid => "ek-not-yet-valid",
             Self::Expired => "ek-expired",
+            Self::Revoked => "ek-revoked",
+            Self::CrlStale => "ek-crl-stale",
+            Self::CrlMissing => "ek-crl-missing",
+            Self::PolicyMissing => "ek-policy-missing",
             Self::CriticalExtension(_) => "ek-critical-extension",
             Self::RepeatedExtension(_) => "ek-repeated-extension",
             Self::NotAnAuthority => "ek-issuer-not-an-authority",
             Self::NotAnEkCertificate => "ek-not-an-ek-certificate",
+            Self::NotAnIakCertificate => "ek-not-an-iak-certificate",
+            Self::OtherTpm { .. } => "ek-other-tpm",
             Self::Key(_) => "ek-key-unsupported",
             Self::KeyMismatch => "ek-key-mismatch",
+            Self::StoreFull => "ek-store-full",
         }
     }
 }
 
-/// An endorsement key under a trusted root. Only [`verify_ek_chain`] makes one.
+/// An endorsement key under a trusted root. Only [`TrustStore::verify_ek`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedEk {
     key: PublicKey,
     certificate_sha256: [u8; 32],
-    root_sha256: [u8; 32],
+    chain: Vec<[u8; 32]>,
+    tpm: Option<TpmIdentity>,
 }
 
 impl VerifiedEk {
@@ -123,39 +173,89 @@ impl VerifiedEk {
 
     /// SHA-256 of the root certificate that the chain ends in.
     pub fn root_sha256(&self) -> &[u8; 32] {
-        &self.root_sha256
+        // A path has at least its root.
+        self.chain.last().unwrap_or(&self.certificate_sha256)
+    }
+
+    /// SHA-256 of each issuer, the EK's first and the root last.
+    pub fn chain(&self) -> &[[u8; 32]] {
+        &self.chain
+    }
+
+    /// What the certificate says of the TPM, if it does.
+    pub fn tpm(&self) -> Option<&TpmIdentity> {
+        self.tpm.as_ref()
     }
 }
 
-/// Judges an EK certificate at the time `now_unix_secs`. Certificates are DER; roots and intermediates that cannot
-/// be read never match an issuer (check them with [`check_issuer`] when they are configured).
+/// An attestation key that a trusted issuer saw in a TPM. Only [`TrustStore::verify_iak`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedIak {
+    key: PublicKey,
+    certificate_sha256: [u8; 32],
+    chain: Vec<[u8; 32]>,
+    tpm: Option<TpmIdentity>,
+    subject: String,
+}
+
+impl VerifiedIak {
+    /// The certified key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// SHA-256 of the certificate without padding.
+    pub fn certificate_sha256(&self) -> &[u8; 32] {
+        &self.certificate_sha256
+    }
+
+    /// SHA-256 of each issuer, the key's first and the root last.
+    pub fn chain(&self) -> &[[u8; 32]] {
+        &self.chain
+    }
+
+    /// What the certificate says of the TPM, if it does.
+    pub fn tpm(&self) -> Option<&TpmIdentity> {
+        self.tpm.as_ref()
+    }
+
+    /// The device's name, as text.
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+}
+
+/// Judges an EK certificate at the time `now_unix_secs` under roots that are given as DER. Certificates that cannot be read never match an
+/// issuer. Who judges more than once keeps a [`TrustStore`].
 pub fn verify_ek_chain(
     cert_der: &[u8],
     intermediates: &[Vec<u8>],
     roots: &[Vec<u8>],
     now_unix_secs: u64,
 ) -> Result<VerifiedEk, EkRefusal> {
-    if intermediates.len() > MAX_INTERMEDIATES {
-        return Err(EkRefusal::TooManyIntermediates(intermediates.len()));
+    let mut store = TrustStore::new();
+    for root in roots {
+        if store.add_root(root) == Err(EkRefusal::StoreFull) {
+            return Err(EkRefusal::StoreFull);
+        }
     }
-    let leaf = certificate::Certificate::parse(cert_der)?;
-    let key = leaf.public_key()?;
-    leaf.require_endorsement_key(&key)?;
-    let root = path::build(&leaf, intermediates, roots, now_unix_secs)?;
-    Ok(VerifiedEk { key, certificate_sha256: leaf.sha256(), root_sha256: root.sha256() })
+    store.verify_ek(cert_der, intermediates, now_unix_secs)
 }
 
 /// Whether `der` can serve as an issuer at all: readable, and a certification authority with a usable key. For the
 /// loading of configuration; dates are not looked at.
 pub fn check_issuer(der: &[u8]) -> Result<(), EkRefusal> {
-    let issuer = certificate::Certificate::parse(der)?;
-    issuer.require_authority(MAX_DEPTH)?;
-    issuer.public_key().map(|_| ())
+    describe_issuer(der).map(|_| ())
 }
 
 /// The TPM's own statement of its endorsement key must be the certified key.
 pub fn require_same_key(verified: &VerifiedEk, ek: &Public) -> Result<(), EkRefusal> {
     if verified.key == *ek.key() { Ok(()) } else { Err(EkRefusal::KeyMismatch) }
+}
+
+/// The TPM's own statement of its attestation key must be the certified key.
+pub fn require_same_ak(verified: &VerifiedIak, ak: &Public) -> Result<(), EkRefusal> {
+    if verified.key == *ak.key() { Ok(()) } else { Err(EkRefusal::KeyMismatch) }
 }
 
 /// Universal entity id of a host: 0x01 (type RAND) and SHA-256 over the SubjectPublicKeyInfo encoded from the EK's
@@ -170,5 +270,11 @@ pub fn ueid(ek: &Public) -> [u8; 33] {
 }
 
 #[cfg(test)]
+#[path = "ek_path_tests.rs"]
+mod path_tests;
+#[cfg(test)]
 #[path = "ek_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "ek_vector_tests.rs"]
+mod vector_tests;

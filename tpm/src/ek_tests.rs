@@ -9,7 +9,7 @@ use rcgen::{
 };
 
 use super::*;
-use crate::testing::{booted, each_bit_flip, json, vector_bytes, vectors};
+use crate::testing::{booted, each_bit_flip};
 
 /// 2026-01-01, inside the validity of everything made here.
 const NOW: u64 = 1_767_225_600;
@@ -110,11 +110,11 @@ fn chains_of_every_allowed_length_and_algorithm_verify() {
 fn padding_of_an_nv_index_is_cut_and_nothing_else() {
     let top = root(authority("root"));
     let cert = issue(&top, &leaf());
-    for padding in [0x00, 0xff] {
+    for padding in [0x00, 0x11, 0xff] {
         let padded = [cert.as_slice(), &[padding; 300]].concat();
         verify_ek_chain(&padded, &[], from_ref(&top.der), NOW).unwrap();
     }
-    let other = [cert.as_slice(), &[0x11; 3]].concat();
+    let other = [cert.as_slice(), &[0x11, 0x11, 0x12]].concat();
     refused(verify_ek_chain(&other, &[], from_ref(&top.der), NOW), "ek-certificate-trailing-bytes");
     let long = [cert.as_slice(), &[0; MAX_CERTIFICATE_BYTES]].concat();
     refused(verify_ek_chain(&long, &[], from_ref(&top.der), NOW), "ek-certificate-too-long");
@@ -293,7 +293,7 @@ fn issuers_are_checked_when_they_are_configured() {
     let top = root(authority("root"));
     assert_eq!(check_issuer(&top.der), Ok(()));
     assert_eq!(check_issuer(&issue(&top, &leaf())), Err(EkRefusal::NotAnAuthority));
-    assert_eq!(check_issuer(b"no certificate"), Err(EkRefusal::Malformed));
+    assert_eq!(check_issuer(b"no certificate"), Err(EkRefusal::Malformed("certificate")));
 }
 
 #[test]
@@ -312,84 +312,6 @@ fn no_bit_of_a_certificate_may_change() {
     each_bit_flip(&cert, |flipped| {
         assert!(verify_ek_chain(flipped, &[], from_ref(&top.der), NOW).is_err());
     });
-}
-
-fn certificate(folder: &std::path::Path, path: &str) -> Vec<u8> {
-    let bytes = vector_bytes(&folder.join(path));
-    if bytes.starts_with(b"-----BEGIN") { der::pem::decode_vec(&bytes).unwrap().1 } else { bytes }
-}
-
-/// One second after notBefore, as the vectors write it: 2022-11-23T18:33:43Z.
-fn start_of(validity: &str) -> u64 {
-    let time: der::DateTime = validity.parse().unwrap();
-    time.unix_duration().as_secs() + 1
-}
-
-#[test]
-fn real_certificates_chain_as_expected_or_are_refused_for_a_reason() {
-    let Some(folder) = vectors("ek-certs") else { return };
-    let above = folder.parent().unwrap();
-    let expected = json(&folder.join("expected.json"));
-    let verdict = |name: &str| {
-        let item = &expected["certificates"][name];
-        let path: Vec<&str> =
-            item["chain"]["path"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
-        // One of the intermediates is there twice, once with a serial number that is not DER.
-        let read = |path: &&str| {
-            let path = path.replace("hirs/stmtpmekint02.pem", "hirs/st-micro-ca-certs/stmtpmekint02.crt");
-            certificate(above, &path)
-        };
-        let (root, between) = path.split_last().unwrap();
-        // A bundle of certificates: its part is not taken out here, and a lower one serves as root.
-        let (root, between) =
-            if root.contains('#') { between.split_last().unwrap() } else { (root, between) };
-        let between: Vec<_> = between.iter().map(read).collect();
-        let now = start_of(item["not_before"].as_str().unwrap());
-        match verify_ek_chain(&certificate(&folder, name), &between, &[read(root)], now) {
-            Ok(_) => "good",
-            Err(refusal) => refusal.code(),
-        }
-    };
-    let check = |name: &str, expect: &str| assert_eq!(verdict(name), expect, "{name}");
-    for family in ["pca", "uca"] {
-        for kind in ["ecc", "rsa"] {
-            check(&format!("go-tpm-tools/{family}_tpm_{kind}_enc_cert.pem"), "good");
-            check(&format!("go-tpm-tools/{family}_tpm_{kind}_sign_cert.pem"), "ek-not-an-ek-certificate");
-        }
-    }
-    check("keylime/st_ecdsa_sha256.der", "good");
-    check("keylime/st_sha256_with_rsa.der", "good");
-    // Signed with SHA-1.
-    check("hirs/nuc-1/tpmcert.pem", "ek-signature-algorithm");
-    check("hirs/nuc-2/tpmcert.pem", "ek-signature-algorithm");
-    check("hirs/ab21ccf2-tpmcert.pem", "ek-signature-algorithm");
-    // A header in front, foreign bytes behind.
-    check("hirs/nuc-1/ek_cert_untouched.cer", "ek-certificate-malformed");
-    check("hirs/ek_cert_with_padded_bytes.cer", "ek-certificate-trailing-bytes");
-}
-
-#[test]
-fn every_certificate_of_the_vectors_is_read_or_refused() {
-    for (folder, least) in [("ek-certs", 20), ("ek-roots", 50)] {
-        let Some(folder) = vectors(folder) else { return };
-        let mut seen = 0;
-        let mut folders = vec![folder];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                    continue;
-                }
-                let bytes = std::fs::read(&path).unwrap();
-                let der = der::pem::decode_vec(&bytes).map(|(_, der)| der).unwrap_or(bytes);
-                let _ = check_issuer(&der);
-                let _ = verify_ek_chain(&der, &[], &[], NOW);
-                seen += 1;
-            }
-        }
-        assert!(seen >= least, "only {seen} files");
-    }
 }
 
 proptest::proptest! {

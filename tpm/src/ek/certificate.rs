@@ -1,231 +1,275 @@
 //! One X.509 certificate: its bytes as signed, and the questions that path building asks.
 //!
-//! Comes in: DER, possibly followed by the padding of an NV index. Goes out: a parsed certificate that still has the
-//! exact signed bytes. Refuses other encodings, repeated extensions and critical ones that are not understood.
+//! Comes in: a certificate as it lies in a file or in a TPM's NV memory, that is with the header or padding of such a place. Goes out:
+//! [`Certificate`]. Refuses what isn't of the form of RFC 5280, repeated extensions and critical ones that aren't understood. A key or a
+//! signature algorithm that isn't ours is read, and refused when it is asked for.
 
-use der::asn1::ObjectIdentifier;
-use der::{Decode, Encode, Header, Reader, SliceReader};
-use sha2::{Digest, Sha256};
-use x509_cert::ext::pkix::{BasicConstraints, ExtendedKeyUsage, KeyUsage};
-use x509_cert::name::Name;
-
+use super::extension::{Extensions, KeyUsage};
+use super::keys::{CertifiedKey, Scheme};
+use super::name::Name;
+use super::tlv::{Elements, INTEGER, SEQUENCE, context, context_primitive, time, without_zeros};
 use super::{EkRefusal, MAX_CERTIFICATE_BYTES};
-use crate::algorithm::HashAlg;
-use crate::key::{PublicKey, RsaPadding};
+use crate::key::PublicKey;
+use der::asn1::ObjectIdentifier;
+use sha2::{Digest, Sha256};
 
-const SHA256_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
-const SHA384_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.12");
-const SHA512_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.13");
-const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
-const MGF1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.8");
-const ECDSA_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
-const ECDSA_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
-const ECDSA_SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4");
-const SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1");
-const SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.2");
-const SHA512: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.3");
-
-const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
-const SUBJECT_ALT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.17");
-const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.19");
-/// With any policy acceptable and none required, certificatePolicies constrains nothing. RFC 5280 §6.1.
-const CERTIFICATE_POLICIES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.32");
-const EXTENDED_KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37");
 /// tcg-kp-EKCertificate. TCG EK Credential Profile 2.5, 3.2.16.
-const TCG_EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
+pub(super) const EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
+/// tcg-kp-AIKCertificate. TPM 2.0 Keys for Device Identity and Attestation, 8.
+pub(super) const AIK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.3");
+/// tcg-cap-verifiedTPMRestricted: the issuer saw that the key is restricted, fixed to and resident in a TPM.
+const VERIFIED_RESTRICTED: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.11.1.3");
+/// anyExtendedKeyUsage. RFC 5280 §4.2.1.12.
+const ANY_PURPOSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.37.0");
+/// anyPolicy. RFC 5280 §4.2.1.4.
+const ANY_POLICY: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.32.0");
 
-/// How a certificate is signed.
-#[derive(Debug, Clone, Copy)]
-enum Scheme {
-    Rsa(RsaPadding, HashAlg),
-    Ecdsa(HashAlg),
+/// Header of a certificate in a TPM 1.2's NV memory: stored certificate, full, its size, full certificate. TCG PC Client 1.2, 7.4.5.
+const NV_HEADER_BYTES: usize = 7;
+
+/// A certificate that was read.
+#[derive(Clone, Debug)]
+pub(super) struct Certificate {
+    sha256: [u8; 32],
+    /// The signed part as it stands: what is verified is what was read.
+    tbs: Vec<u8>,
+    scheme: Scheme,
+    signature: Vec<u8>,
+    serial: Vec<u8>,
+    issuer: Name,
+    subject: Name,
+    not_before: u64,
+    not_after: u64,
+    key: Result<CertifiedKey, EkRefusal>,
+    extensions: Extensions,
 }
 
-#[derive(Debug)]
-pub(super) struct Certificate<'a> {
-    /// The whole certificate, no padding.
-    der: &'a [u8],
-    /// The signed part as it stands there: what is verified is what was read.
-    tbs: &'a [u8],
-    parsed: x509_cert::Certificate,
-}
-
-impl<'a> Certificate<'a> {
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, EkRefusal> {
+impl Certificate {
+    /// Reads one.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, EkRefusal> {
         if bytes.len() > MAX_CERTIFICATE_BYTES {
             return Err(EkRefusal::TooLong(bytes.len()));
         }
-        let der = without_padding(bytes)?;
-        let tbs = signed_part(der).map_err(|_| EkRefusal::Malformed)?;
-        let parsed = x509_cert::Certificate::from_der(der).map_err(|_| EkRefusal::Malformed)?;
-        // RFC 5280 §4.1.1.2: both copies of the algorithm must agree.
-        if parsed.signature_algorithm() != parsed.tbs_certificate().signature() {
-            return Err(EkRefusal::Malformed);
+        let der = unwrapped(bytes)?;
+        let mut outer = Elements::of(der, "certificate");
+        let mut certificate = outer.inside(SEQUENCE)?;
+        outer.finish()?;
+        let tbs = certificate.next()?;
+        if tbs.tag != SEQUENCE {
+            return Err(certificate.malformed());
         }
-        let certificate = Self { der, tbs, parsed };
-        certificate.check_extensions()?;
-        Ok(certificate)
+        let algorithm = certificate.expect(SEQUENCE)?;
+        let signature = certificate.whole_bits()?;
+        certificate.finish()?;
+        let mut fields = Elements::of(tbs.content, "certificate");
+        version(&mut fields)?;
+        let serial = fields.expect(INTEGER)?;
+        // RFC 5280 §4.1.1.2: both copies of the algorithm must agree.
+        if fields.expect(SEQUENCE)? != algorithm {
+            return Err(EkRefusal::Malformed("signature algorithm"));
+        }
+        let issuer = Name::read(fields.expect(SEQUENCE)?)?;
+        let mut validity = fields.inside(SEQUENCE)?;
+        let (not_before, not_after) = (time(&validity.next()?)?, time(&validity.next()?)?);
+        validity.finish()?;
+        let subject = Name::read(fields.expect(SEQUENCE)?)?;
+        let key = CertifiedKey::read(fields.expect(SEQUENCE)?);
+        // issuerUniqueID and subjectUniqueID say nothing here. RFC 5280 §4.1.2.8.
+        fields.optional(context_primitive(1))?;
+        fields.optional(context_primitive(2))?;
+        let extensions = match fields.optional(context(3))? {
+            Some(content) => {
+                let mut outer = Elements::of(content, "extensions");
+                let extensions = Extensions::read(outer.expect(SEQUENCE)?)?;
+                outer.finish()?;
+                extensions
+            }
+            None => Extensions::default(),
+        };
+        fields.finish()?;
+        // RFC 5280 §4.1.2.6: without a subject the alternative name is it, and so critical.
+        if subject.is_empty() && !extensions.critical_alt_name {
+            return Err(EkRefusal::Malformed("subject"));
+        }
+        Ok(Self {
+            sha256: Sha256::digest(der).into(),
+            tbs: tbs.whole.to_vec(),
+            scheme: Scheme::read(algorithm)?,
+            signature: signature.to_vec(),
+            serial: without_zeros(serial).to_vec(),
+            issuer,
+            subject,
+            not_before,
+            not_after,
+            key,
+            extensions,
+        })
     }
 
-    pub(super) fn sha256(&self) -> [u8; 32] {
-        Sha256::digest(self.der).into()
+    /// SHA-256 of the certificate without header and padding.
+    pub(super) const fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
     }
 
-    pub(super) fn is_same(&self, other: &Certificate<'_>) -> bool {
-        self.der == other.der
+    #[cfg(test)]
+    pub(super) const fn scheme(&self) -> Scheme {
+        self.scheme
     }
 
-    pub(super) fn public_key(&self) -> Result<PublicKey, EkRefusal> {
-        Ok(PublicKey::from_spki(self.parsed.tbs_certificate().subject_public_key_info())?)
+    pub(super) const fn subject(&self) -> &Name {
+        &self.subject
+    }
+
+    pub(super) const fn issuer(&self) -> &Name {
+        &self.issuer
+    }
+
+    /// Without leading zeros.
+    pub(super) fn serial(&self) -> &[u8] {
+        &self.serial
+    }
+
+    pub(super) const fn validity(&self) -> (u64, u64) {
+        (self.not_before, self.not_after)
+    }
+
+    pub(super) const fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    pub(super) fn key(&self) -> Result<&CertifiedKey, EkRefusal> {
+        self.key.as_ref().map_err(Clone::clone)
+    }
+
+    /// Subject and issuer are the same name. RFC 5280 §6.1.
+    pub(super) fn is_self_issued(&self) -> bool {
+        self.subject == self.issuer
+    }
+
+    /// Its own key signed it.
+    pub(super) fn is_self_signed(&self) -> bool {
+        self.is_self_issued() && self.require_signed_by(self).is_ok()
     }
 
     /// RFC 5280 §6.1.3 (a) (2).
-    pub(super) fn require_valid_at(&self, now_unix_secs: u64) -> Result<(), EkRefusal> {
-        let validity = self.parsed.tbs_certificate().validity();
-        if now_unix_secs < validity.not_before.to_unix_duration().as_secs() {
+    pub(super) const fn require_valid_at(&self, now_unix_secs: u64) -> Result<(), EkRefusal> {
+        if now_unix_secs < self.not_before {
             return Err(EkRefusal::NotYetValid);
         }
-        if now_unix_secs > validity.not_after.to_unix_duration().as_secs() {
+        if now_unix_secs > self.not_after {
             return Err(EkRefusal::Expired);
         }
         Ok(())
     }
 
-    /// RFC 5280 §6.1.3 (a) (4).
-    pub(super) fn is_issued_by_name_of(&self, issuer: &Certificate<'_>) -> bool {
-        same_name(self.parsed.tbs_certificate().issuer(), issuer.parsed.tbs_certificate().subject())
-    }
-
     /// RFC 5280 §6.1.3 (a) (1).
-    pub(super) fn require_signed_by(&self, issuer: &Certificate<'_>) -> Result<(), EkRefusal> {
-        let scheme = self.signature_scheme()?;
-        let signature = self.parsed.signature().as_bytes().ok_or(EkRefusal::Malformed)?;
-        let key = issuer.public_key()?;
-        match scheme {
-            Scheme::Rsa(padding, hash) => key.verify_rsa(padding, hash, self.tbs, signature),
-            Scheme::Ecdsa(hash) => key.verify_ecdsa_der(hash, self.tbs, signature),
-        }
-        .map_err(|_| EkRefusal::SignatureInvalid)
+    pub(super) fn require_signed_by(&self, issuer: &Self) -> Result<(), EkRefusal> {
+        issuer.key()?.verify(self.scheme, &self.tbs, &self.signature)
     }
 
     /// The certificate may issue others, with `below` intermediates between it and the end. RFC 5280 §6.1.4 (k) to (n).
     pub(super) fn require_authority(&self, below: usize) -> Result<(), EkRefusal> {
-        let constraints: Option<BasicConstraints> = self.extension()?;
-        let constraints = constraints.filter(|c| c.ca).ok_or(EkRefusal::NotAnAuthority)?;
-        if constraints.path_len_constraint.is_some_and(|most| usize::from(most) < below) {
+        let constraints = self.extensions.constraints.filter(|constraints| constraints.authority);
+        let constraints = constraints.ok_or(EkRefusal::NotAnAuthority)?;
+        let most = constraints.path_length.map(|most| usize::try_from(most).unwrap_or(usize::MAX));
+        if most.is_some_and(|most| most < below) {
             return Err(EkRefusal::NotAnAuthority);
         }
-        match self.extension::<KeyUsage>()? {
-            Some(usage) if !usage.key_cert_sign() => Err(EkRefusal::NotAnAuthority),
+        match self.extensions.usage {
+            Some(usage) if !usage.has(KeyUsage::KEY_CERT_SIGN) => Err(EkRefusal::NotAnAuthority),
             _ => Ok(()),
         }
     }
 
-    /// The certificate is for an endorsement key. TCG EK Credential Profile 2.5, 3.2.
-    pub(super) fn require_endorsement_key(&self, key: &PublicKey) -> Result<(), EkRefusal> {
-        if self.extension::<BasicConstraints>()?.is_some_and(|constraints| constraints.ca) {
+    /// An intermediate that says for what it issues says this purpose, or any.
+    pub(super) fn require_issues_for(&self, purpose: &ObjectIdentifier) -> Result<(), EkRefusal> {
+        match &self.extensions.purposes {
+            Some(list) if !list.contains(purpose) && !list.contains(&ANY_PURPOSE) => {
+                Err(EkRefusal::NotAnAuthority)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The certificate may sign revocation lists. RFC 5280 §6.3.3 (f).
+    pub(super) fn signs_revocation_lists(&self) -> bool {
+        self.extensions.usage.is_none_or(|usage| usage.has(KeyUsage::CRL_SIGN))
+    }
+
+    /// Whether it asserts one policy: an authority may do so by asserting any.
+    pub(super) fn asserts(&self, policy: &ObjectIdentifier, authority: bool) -> bool {
+        self.extensions
+            .policies
+            .as_ref()
+            .is_some_and(|policies| policies.contains(policy) || authority && policies.contains(&ANY_POLICY))
+    }
+
+    /// The certificate is for an endorsement key of a TPM 2.0. TCG EK Credential Profile 2.5, 3.2.
+    pub(super) fn require_endorsement_key(&self) -> Result<&PublicKey, EkRefusal> {
+        let key = self.key()?.known()?;
+        if self.extensions.constraints.is_some_and(|constraints| constraints.authority) {
             return Err(EkRefusal::NotAnEkCertificate);
         }
-        // 3.2.15: keyEncipherment for RSA, keyAgreement for ECC. Attestation keys have digitalSignature only, and some
-        // of their certificates nevertheless carry the usage of endorsement keys.
-        if let Some(usage) = self.extension::<KeyUsage>()? {
-            let fits = match key {
-                PublicKey::Rsa { .. } => usage.key_encipherment(),
-                PublicKey::Ecc { .. } => usage.key_agreement(),
-            };
-            if !fits {
-                return Err(EkRefusal::NotAnEkCertificate);
-            }
-        }
-        match self.extension::<ExtendedKeyUsage>()? {
-            Some(usages) if !usages.0.contains(&TCG_EK_CERTIFICATE) => Err(EkRefusal::NotAnEkCertificate),
-            _ => Ok(()),
-        }
-    }
-
-    fn extension<'b, T>(&'b self) -> Result<Option<T>, EkRefusal>
-    where
-        T: Decode<'b> + der::oid::AssociatedOid,
-    {
-        let found = self.parsed.tbs_certificate().get_extension::<T>().map_err(|_| EkRefusal::Malformed)?;
-        Ok(found.map(|(_, value)| value))
-    }
-
-    /// RFC 5280 §4.2: no extension twice, no critical one that is not processed.
-    fn check_extensions(&self) -> Result<(), EkRefusal> {
-        let extensions = self.parsed.tbs_certificate().extensions().map_or(&[][..], Vec::as_slice);
-        for (index, extension) in extensions.iter().enumerate() {
-            let understood =
-                [KEY_USAGE, SUBJECT_ALT_NAME, BASIC_CONSTRAINTS, CERTIFICATE_POLICIES, EXTENDED_KEY_USAGE]
-                    .contains(&extension.extn_id);
-            if extension.critical && !understood {
-                return Err(EkRefusal::CriticalExtension(extension.extn_id.to_string()));
-            }
-            if extensions.iter().skip(index + 1).any(|other| other.extn_id == extension.extn_id) {
-                return Err(EkRefusal::RepeatedExtension(extension.extn_id.to_string()));
-            }
-        }
-        Ok(())
-    }
-
-    fn signature_scheme(&self) -> Result<Scheme, EkRefusal> {
-        let algorithm = self.parsed.signature_algorithm();
-        match algorithm.oid {
-            SHA256_WITH_RSA => Ok(Scheme::Rsa(RsaPadding::Pkcs1, HashAlg::Sha256)),
-            SHA384_WITH_RSA => Ok(Scheme::Rsa(RsaPadding::Pkcs1, HashAlg::Sha384)),
-            SHA512_WITH_RSA => Ok(Scheme::Rsa(RsaPadding::Pkcs1, HashAlg::Sha512)),
-            ECDSA_SHA256 => Ok(Scheme::Ecdsa(HashAlg::Sha256)),
-            ECDSA_SHA384 => Ok(Scheme::Ecdsa(HashAlg::Sha384)),
-            ECDSA_SHA512 => Ok(Scheme::Ecdsa(HashAlg::Sha512)),
-            RSASSA_PSS => self.pss_scheme(),
-            other => Err(EkRefusal::SignatureAlgorithm(other.to_string())),
-        }
-    }
-
-    /// RSASSA-PSS-params. RFC 4055 §3.1: one hash for message and mask; absent parameters mean SHA-1.
-    fn pss_scheme(&self) -> Result<Scheme, EkRefusal> {
-        let refusal = || EkRefusal::SignatureAlgorithm(RSASSA_PSS.to_string());
-        let parameters = self.parsed.signature_algorithm().parameters.as_ref().ok_or_else(refusal)?;
-        let encoded = parameters.to_der().map_err(|_| refusal())?;
-        let parameters = rsa::pkcs1::RsaPssParams::<der::Any>::from_der(&encoded).map_err(|_| refusal())?;
-        let mask_hash = parameters.mask_gen.parameters.map(|inner| inner.oid);
-        if parameters.mask_gen.oid != MGF1 || mask_hash != Some(parameters.hash.oid) {
-            return Err(refusal());
-        }
-        let hash = match parameters.hash.oid {
-            SHA256 => HashAlg::Sha256,
-            SHA384 => HashAlg::Sha384,
-            SHA512 => HashAlg::Sha512,
-            _ => return Err(refusal()),
+        // 3.2.15: keyEncipherment for RSA, keyAgreement for ECC. Attestation keys have digitalSignature only, and some of their certificates
+        // nevertheless carry the usage of endorsement keys.
+        let bit = match key {
+            PublicKey::Rsa { .. } => KeyUsage::KEY_ENCIPHERMENT,
+            PublicKey::Ecc { .. } => KeyUsage::KEY_AGREEMENT,
         };
-        Ok(Scheme::Rsa(RsaPadding::Pss, hash))
+        if self.extensions.usage.is_some_and(|usage| !usage.has(bit)) {
+            return Err(EkRefusal::NotAnEkCertificate);
+        }
+        if self.extensions.purposes.as_ref().is_some_and(|list| !list.contains(&EK_CERTIFICATE)) {
+            return Err(EkRefusal::NotAnEkCertificate);
+        }
+        match &self.extensions.specification {
+            Some(specification) if specification.family != "2.0" => Err(EkRefusal::OtherTpm {
+                family: specification.family.clone(),
+                level: specification.level,
+                revision: specification.revision,
+            }),
+            _ => Ok(key),
+        }
+    }
+
+    /// The certificate is for an attestation key whose residency in a TPM the issuer saw: it says so by purpose or by policy. A certificate for
+    /// the same key and another purpose says nothing of it.
+    pub(super) fn require_attestation_key(&self) -> Result<&PublicKey, EkRefusal> {
+        let key = self.key()?.known()?;
+        let extensions = &self.extensions;
+        let authority = extensions.constraints.is_some_and(|constraints| constraints.authority);
+        let signs = extensions.usage.is_none_or(|usage| usage.has(KeyUsage::DIGITAL_SIGNATURE));
+        let purpose = extensions.purposes.as_ref().map(|list| list.contains(&AIK_CERTIFICATE));
+        let says_so = purpose.unwrap_or_else(|| self.asserts(&VERIFIED_RESTRICTED, false));
+        if authority || !signs || !says_so { Err(EkRefusal::NotAnIakCertificate) } else { Ok(key) }
     }
 }
 
-/// Cuts the padding of an NV index: the rest must be all 00 or all FF.
-fn without_padding(bytes: &[u8]) -> Result<&[u8], EkRefusal> {
-    let mut reader = SliceReader::new(bytes).map_err(|_| EkRefusal::Malformed)?;
-    let certificate = reader.tlv_bytes().map_err(|_| EkRefusal::Malformed)?;
+/// Version, 1 to 3. RFC 5280 §4.1.2.1.
+fn version(fields: &mut Elements<'_>) -> Result<(), EkRefusal> {
+    let Some(content) = fields.optional(context(0))? else { return Ok(()) };
+    let mut inner = Elements::of(content, "version");
+    let number = inner.small()?;
+    inner.finish()?;
+    if number > 2 { Err(inner.malformed()) } else { Ok(()) }
+}
+
+/// Cuts what a place in NV memory adds: the header of a TPM 1.2, and padding, one byte over and over up to the size of the index. Which byte it
+/// is differs by manufacturer (00, 11 and FF were seen); it is neither signed nor used.
+fn unwrapped(bytes: &[u8]) -> Result<&[u8], EkRefusal> {
+    let (bytes, stated) = match bytes {
+        [0x10, 0x01, 0x00, high, low, 0x10, 0x02, ..] => {
+            let stated = usize::from(u16::from_be_bytes([*high, *low]));
+            (bytes.get(NV_HEADER_BYTES..).unwrap_or_default(), Some(stated))
+        }
+        _ => (bytes, None),
+    };
+    let certificate = Elements::of(bytes, "certificate").next()?.whole;
+    // The stated size counts the tag behind it too.
+    if stated.is_some_and(|stated| stated != certificate.len() + 2) {
+        return Err(EkRefusal::Malformed("header of the NV index"));
+    }
     let rest = bytes.get(certificate.len()..).unwrap_or_default();
-    if rest.iter().all(|byte| *byte == 0) || rest.iter().all(|byte| *byte == 0xff) {
-        Ok(certificate)
-    } else {
-        Err(EkRefusal::TrailingBytes(rest.len()))
-    }
-}
-
-/// The first element of the outer sequence, as it stands. RFC 5280 §4.1.
-fn signed_part(der: &[u8]) -> der::Result<&[u8]> {
-    let mut reader = SliceReader::new(der)?;
-    Header::decode(&mut reader)?;
-    reader.tlv_bytes()
-}
-
-/// RFC 5280 §7.1, the part that certificates in the field need: string types and ASCII case do not matter.
-fn same_name(one: &Name, other: &Name) -> bool {
-    one.len() == other.len()
-        && one
-            .iter()
-            .zip(other.iter())
-            .all(|(a, b)| a.oid == b.oid && a.value.value().eq_ignore_ascii_case(b.value.value()))
+    let same = rest.first().is_none_or(|first| rest.iter().all(|byte| byte == first));
+    if same { Ok(certificate) } else { Err(EkRefusal::TrailingBytes(rest.len())) }
 }

@@ -1,84 +1,154 @@
-//! Bounded search for a path from an EK certificate to a trusted root.
+//! Bounded search for a path from a certificate to a trusted root.
 //!
-//! Comes in: the parsed leaf, intermediates, roots and the time. Goes out: the root that the path ends in. Refused:
-//! when every candidate fails, with the reason of the candidate that came furthest. RFC 5280 §6.1, without policies
-//! and name constraints.
+//! Comes in: the leaf, intermediates that came with it, the trust store, the time. Goes out: the issuers from the leaf's up to the root.
+//! Refused: when every candidate fails, with the reason that weighs most. RFC 5280 §6.1, without name constraints and policy mapping: who
+//! makes them critical is refused.
+//!
+//! Bounds: [`MAX_DEPTH`] issuers above the leaf and [`MAX_SIGNATURE_CHECKS`] signatures in all, those of revocation lists included. A step
+//! up costs a signature that verified, so names that loop or repeat cost no more than that either.
 
 use super::certificate::Certificate;
+use super::store::TrustStore;
 use super::{EkRefusal, MAX_DEPTH, MAX_SIGNATURE_CHECKS};
+use der::asn1::ObjectIdentifier;
 
-struct Search<'c, 'a> {
-    intermediates: &'c [Certificate<'a>],
-    roots: &'c [Certificate<'a>],
-    now_unix_secs: u64,
+/// What a path is asked for.
+pub(super) struct Question<'a> {
+    pub(super) store: &'a TrustStore,
+    /// What the host sent along; never more than candidates.
+    pub(super) sent: &'a [Certificate],
+    /// The purpose that issuers, if they name any, must name.
+    pub(super) purpose: ObjectIdentifier,
+    pub(super) now_unix_secs: u64,
+}
+
+struct Search<'a> {
+    question: &'a Question<'a>,
     checks_left: usize,
 }
 
-/// Finds a root for `leaf`.
+/// The issuers above `leaf`, its own first and the root last.
 pub(super) fn build<'a>(
-    leaf: &Certificate<'_>,
-    intermediates: &'a [Vec<u8>],
-    roots: &'a [Vec<u8>],
-    now_unix_secs: u64,
-) -> Result<Certificate<'a>, EkRefusal> {
-    leaf.require_valid_at(now_unix_secs)?;
-    let intermediates = readable(intermediates);
-    let mut roots = readable(roots);
-    let mut search = Search {
-        intermediates: &intermediates,
-        roots: &roots,
-        now_unix_secs,
-        checks_left: MAX_SIGNATURE_CHECKS,
-    };
-    let index = search.climb(leaf, 0)?;
-    Ok(roots.swap_remove(index))
+    leaf: &'a Certificate,
+    question: &'a Question<'a>,
+) -> Result<Vec<&'a Certificate>, EkRefusal> {
+    leaf.require_valid_at(question.now_unix_secs)?;
+    let mut search = Search { question, checks_left: MAX_SIGNATURE_CHECKS };
+    let mut path = vec![leaf];
+    search.climb(&mut path)?;
+    path.remove(0);
+    Ok(path)
 }
 
-fn readable(ders: &[Vec<u8>]) -> Vec<Certificate<'_>> {
-    ders.iter().filter_map(|der| Certificate::parse(der).ok()).collect()
+/// Which of two reasons tells more: what is wrong with the certificate itself before what is wrong with a candidate.
+const fn weight(refusal: &EkRefusal) -> u8 {
+    match refusal {
+        EkRefusal::IssuerUnknown => 0,
+        EkRefusal::SignatureInvalid => 1,
+        EkRefusal::PathTooComplex => 2,
+        EkRefusal::NotAnAuthority => 3,
+        EkRefusal::NotYetValid | EkRefusal::Expired => 4,
+        EkRefusal::PolicyMissing => 5,
+        EkRefusal::CrlMissing | EkRefusal::CrlStale => 6,
+        EkRefusal::Revoked => 7,
+        _ => 3,
+    }
 }
 
-impl Search<'_, '_> {
-    /// Index of a root above `child`, which has `below` authorities under it. Depth is bounded by [`MAX_DEPTH`].
-    fn climb(&mut self, child: &Certificate<'_>, below: usize) -> Result<usize, EkRefusal> {
-        if below >= MAX_DEPTH {
+impl<'a> Search<'a> {
+    /// Goes on from the last of `path` until a root ends it.
+    fn climb(&mut self, path: &mut Vec<&'a Certificate>) -> Result<(), EkRefusal> {
+        let Some(child) = path.last().copied() else { return Err(EkRefusal::IssuerUnknown) };
+        if path.len() > MAX_DEPTH {
             return Err(EkRefusal::PathTooComplex);
         }
+        let store = self.question.store;
         let mut reason = EkRefusal::IssuerUnknown;
-        for (index, root) in self.roots.iter().enumerate() {
-            if child.is_issued_by_name_of(root) {
-                match self.step(child, root, below) {
-                    Ok(()) => return Ok(index),
-                    Err(_) if self.checks_left == 0 => return Err(EkRefusal::PathTooComplex),
-                    Err(refusal) => reason = refusal,
-                }
-            }
-        }
-        for issuer in self.intermediates {
-            if !child.is_issued_by_name_of(issuer) || child.is_same(issuer) {
+        let roots = store.roots().iter().map(|root| (root, true));
+        let between = store.intermediates().iter().chain(self.question.sent).map(|issuer| (issuer, false));
+        for (issuer, is_root) in roots.chain(between) {
+            // RFC 5280 §6.1.3 (a) (4). A certificate that is on the path already leads nowhere new.
+            let seen = path.iter().any(|known| known.sha256() == issuer.sha256());
+            if seen || child.issuer() != issuer.subject() {
                 continue;
             }
-            match self.step(child, issuer, below).and_then(|()| self.climb(issuer, below + 1)) {
-                Ok(index) => return Ok(index),
+            let step = self.step(path, issuer, is_root).and_then(|()| {
+                path.push(issuer);
+                let done = if is_root { self.judge(path) } else { self.climb(path) };
+                if done.is_err() {
+                    path.pop();
+                }
+                done
+            });
+            match step {
+                Ok(()) => return Ok(()),
                 Err(_) if self.checks_left == 0 => return Err(EkRefusal::PathTooComplex),
-                // "Unknown" further up says less than a reason already found.
-                Err(EkRefusal::IssuerUnknown) if reason != EkRefusal::IssuerUnknown => {}
-                Err(refusal) => reason = refusal,
+                Err(refusal) if weight(&refusal) >= weight(&reason) => reason = refusal,
+                Err(_) => {}
             }
         }
         Err(reason)
     }
 
-    /// One link: cheap questions first, the signature last and counted.
-    fn step(
-        &mut self,
-        child: &Certificate<'_>,
-        issuer: &Certificate<'_>,
-        below: usize,
-    ) -> Result<(), EkRefusal> {
+    /// One link: cheap questions first, the signatures last and counted.
+    fn step(&mut self, path: &[&Certificate], issuer: &Certificate, is_root: bool) -> Result<(), EkRefusal> {
+        let [.., child] = path else { return Err(EkRefusal::IssuerUnknown) };
+        // RFC 5280 §6.1.4 (l): self-issued intermediates aren't counted.
+        let below = path.iter().skip(1).filter(|below| !below.is_self_issued()).count();
         issuer.require_authority(below)?;
-        issuer.require_valid_at(self.now_unix_secs)?;
+        if !is_root {
+            issuer.require_issues_for(&self.question.purpose)?;
+        }
+        issuer.require_valid_at(self.question.now_unix_secs)?;
+        self.count()?;
+        child.require_signed_by(issuer)?;
+        self.require_not_revoked(child, issuer)
+    }
+
+    fn count(&mut self) -> Result<(), EkRefusal> {
         self.checks_left = self.checks_left.checked_sub(1).ok_or(EkRefusal::PathTooComplex)?;
-        child.require_signed_by(issuer)
+        Ok(())
+    }
+
+    /// RFC 5280 §6.3. A list that has ended still revokes, but vouches for nothing any more.
+    fn require_not_revoked(&mut self, child: &Certificate, issuer: &Certificate) -> Result<(), EkRefusal> {
+        let (mut current, mut ended) = (false, false);
+        for list in self.question.store.revocation_lists() {
+            if list.issuer() != issuer.subject() {
+                continue;
+            }
+            self.count()?;
+            if !list.is_signed_by(issuer) {
+                continue;
+            }
+            if list.revokes(child.serial()) {
+                return Err(EkRefusal::Revoked);
+            }
+            if list.is_current(self.question.now_unix_secs) {
+                current = true;
+            } else {
+                ended = true;
+            }
+        }
+        match (current, ended) {
+            (true, _) => Ok(()),
+            (false, true) => Err(EkRefusal::CrlStale),
+            (false, false) if self.question.store.requires_revocation_lists() => Err(EkRefusal::CrlMissing),
+            (false, false) => Ok(()),
+        }
+    }
+
+    /// What is asked of a whole path: that every certificate under the root asserts one of the policies demanded. RFC 5280 §6.1.3 (d), (f).
+    fn judge(&self, path: &[&Certificate]) -> Result<(), EkRefusal> {
+        let demanded = self.question.store.policies();
+        let under_root = path.split_last().map_or(path, |(_, under)| under);
+        let asserted = |policy: &ObjectIdentifier| {
+            under_root.iter().enumerate().all(|(place, certificate)| certificate.asserts(policy, place > 0))
+        };
+        if demanded.is_empty() || demanded.iter().any(asserted) {
+            Ok(())
+        } else {
+            Err(EkRefusal::PolicyMissing)
+        }
     }
 }

@@ -91,7 +91,7 @@ impl Fleet {
             ..BootOptions::default()
         });
         tpm.boot(&boot)?;
-        let profile = EkProfile { subject: Name::default(), authority: false };
+        let profile = EkProfile { subject: Name::from_str("CN=simulated TPM")?, authority: false };
         let serial = u64::from(number) + 2;
         let certificate = self.certificate(profile, serial, &tpm.ek_public().spki_der())?;
         Ok(FleetHost { ek_certificate: certificate.to_der()?, boot_log: boot.log().to_vec(), tpm })
