@@ -1,5 +1,6 @@
 //! Evaluating a compiled policy over the facts of one request.
 
+use super::reads::Reads;
 use super::{CompiledPolicy, Slice, boot};
 use cedar_policy::{Context, Decision, Entities, Entity, EntityId, EntityUid, Request, RestrictedExpression};
 use countersign_core::digest::Sha256Digest;
@@ -117,14 +118,17 @@ impl CompiledPolicy {
         let uid = |name: &cedar_policy::EntityTypeName, id: &str| {
             EntityUid::from_type_name_and_id(name.clone(), EntityId::new(id))
         };
-        let host = uid(&self.types.host, &asked.host.to_hex());
         let runtime = uid(&self.types.runtime, asked.runtime.as_str());
         let workload = uid(&self.types.workload, &asked.workload.to_hex());
-        let path = asked.runtime.as_str().splitn(6, '/').nth(5).unwrap_or_default();
-        let attributes = HashMap::from([("path".to_owned(), text(path))]);
-        let principal = Entity::new(runtime.clone(), attributes, HashSet::from([host])).ok()?;
-        let entities = Entities::from_entities([principal], None).ok()?;
-        let context = Context::from_pairs(context(facts, slice.reads_boot)).ok()?;
+        let mut entities = Entities::empty();
+        if slice.reads.principal() {
+            let path = asked.runtime.as_str().splitn(6, '/').nth(5).unwrap_or_default();
+            let attributes = HashMap::from([("path".to_owned(), text(path))]);
+            let host = uid(&self.types.host, &asked.host.to_hex());
+            let principal = Entity::new(runtime.clone(), attributes, HashSet::from([host])).ok()?;
+            entities = Entities::from_entities([principal], None).ok()?;
+        }
+        let context = Context::from_pairs(context(facts, &slice.reads)).ok()?;
         // The types are the schema's by construction; a test puts the same question with the schema.
         let request = Request::new(runtime, action, workload, context, None).ok()?;
         Some((request, entities))
@@ -150,40 +154,44 @@ pub(super) fn texts<'a>(values: impl IntoIterator<Item = &'a str>) -> Restricted
     RestrictedExpression::new_set(values.into_iter().map(text))
 }
 
-/// The context; `boot` is left out where no policy looks at it.
-pub(super) fn context(facts: &PolicyFacts<'_>, with_boot: bool) -> Vec<(String, RestrictedExpression)> {
+/// The context, of which only what policies read is put. A record whose keys weren't distinct would be left out, and policies that read it
+/// would fail, which denies.
+pub(super) fn context(facts: &PolicyFacts<'_>, reads: &Reads) -> Vec<(String, RestrictedExpression)> {
     let asked = facts.request;
-    let firmware =
-        [("version_1", facts.firmware_version >> 32), ("version_2", facts.firmware_version & 0xffff_ffff)]
-            .map(|(name, half)| (name.to_owned(), long(half)));
-    let mut pairs = vec![
-        ("action", text(asked.action.as_str())),
-        ("audience", text(asked.audience.as_str())),
-        ("arguments", text(&asked.arguments.to_hex())),
-        ("ttl_secs", long(asked.ttl_secs)),
-        ("tier", text(facts.appraisal.tier.name())),
-        ("secure_boot", text(facts.secure_boot.as_str())),
-        (
-            "host_key",
-            text(match facts.host_key_kind {
-                HostKeyKind::Certified => "certified",
-                HostKeyKind::Software => "software",
-            }),
-        ),
-        ("ek_certificate", RestrictedExpression::new_bool(facts.ek_certified)),
-        ("asserted", texts(facts.asserted.iter().map(String::as_str))),
-        ("depth", long(facts.depth)),
-        ("has_parent", RestrictedExpression::new_bool(!asked.parents.is_empty())),
-    ];
-    // Keys are distinct, so the record always exists; if not, policies that read it fail, which denies.
-    pairs.extend(RestrictedExpression::new_record(firmware).ok().map(|record| ("firmware", record)));
+    let mut pairs = Vec::new();
+    let mut put = |name: &str, value: &dyn Fn() -> Option<RestrictedExpression>| {
+        if reads.member(name) {
+            pairs.extend(value().map(|value| (name.to_owned(), value)));
+        }
+    };
+    put("action", &|| Some(text(asked.action.as_str())));
+    put("audience", &|| Some(text(asked.audience.as_str())));
+    put("arguments", &|| Some(text(&asked.arguments.to_hex())));
+    put("ttl_secs", &|| Some(long(asked.ttl_secs)));
+    put("tier", &|| Some(text(facts.appraisal.tier.name())));
+    put("secure_boot", &|| Some(text(facts.secure_boot.as_str())));
+    put("host_key", &|| {
+        Some(text(match facts.host_key_kind {
+            HostKeyKind::Certified => "certified",
+            HostKeyKind::Software => "software",
+        }))
+    });
+    put("ek_certificate", &|| Some(RestrictedExpression::new_bool(facts.ek_certified)));
+    put("asserted", &|| Some(texts(facts.asserted.iter().map(String::as_str))));
+    put("depth", &|| Some(long(facts.depth)));
+    put("has_parent", &|| Some(RestrictedExpression::new_bool(!asked.parents.is_empty())));
+    put("firmware", &|| firmware(facts.firmware_version));
+    put("boot", &|| boot::record(facts.boot));
+    put("reference_set", &|| facts.appraisal.reference_set.as_deref().map(text));
+    put("root", &|| facts.root.map(|root| text(&root.to_hex())));
+    put("ima", &|| facts.ima.and_then(ima));
+    put("delegation", &|| asked.delegation.as_ref().and_then(delegation));
     pairs
-        .extend(Some(facts.boot).filter(|_| with_boot).and_then(boot::record).map(|record| ("boot", record)));
-    pairs.extend(facts.appraisal.reference_set.as_deref().map(|name| ("reference_set", text(name))));
-    pairs.extend(facts.root.map(|root| ("root", text(&root.to_hex()))));
-    pairs.extend(facts.ima.and_then(ima).map(|record| ("ima", record)));
-    pairs.extend(asked.delegation.as_ref().and_then(delegation).map(|record| ("delegation", record)));
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn firmware(version: u64) -> Option<RestrictedExpression> {
+    let halves = [("version_1", version >> 32), ("version_2", version & 0xffff_ffff)];
+    RestrictedExpression::new_record(halves.map(|(name, half)| (name.to_owned(), long(half)))).ok()
 }
 
 fn ima(facts: &ImaFacts<'_>) -> Option<RestrictedExpression> {

@@ -1,6 +1,6 @@
 //! Loading a policy document: parse, rename, validate strictly, slice by action.
 
-use super::reads::reads;
+use super::reads::Reads;
 use super::{CompiledPolicy, EntityTypes, FAMILIES, SCHEMA, Slice};
 use cedar_policy::{
     ActionConstraint, Authorizer, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema,
@@ -196,8 +196,8 @@ fn slice(family: &str, policies: &[(Policy, &str)]) -> Result<Slice, PolicyInval
         ActionConstraint::Eq(only) => only == action,
     };
     let policies = policy_set(policies.iter().map(|(policy, _)| policy).filter(bears))?;
-    let reads_boot = reads(policies.policies(), "boot");
-    Ok(Slice { action, policies, reads_boot })
+    let reads = Reads::of(policies.policies());
+    Ok(Slice { action, policies, reads })
 }
 
 fn entity_type(name: &str) -> Result<EntityTypeName, PolicyInvalid> {

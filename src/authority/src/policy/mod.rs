@@ -21,6 +21,7 @@ pub use load::{PolicyInvalid, SourcePosition};
 use cedar_policy::{Authorizer, EntityTypeName, EntityUid, PolicySet};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
+use reads::Reads;
 
 /// The schema against which every policy is validated; a document must carry exactly this text.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
@@ -42,8 +43,8 @@ pub struct CompiledPolicy {
 struct Slice {
     action: EntityUid,
     policies: PolicySet,
-    /// Whether one of them may look at `context.boot`.
-    reads_boot: bool,
+    /// What they may look at.
+    reads: Reads,
 }
 
 struct EntityTypes {

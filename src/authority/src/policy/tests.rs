@@ -1,6 +1,7 @@
 //! What loads, what it answers, and what is refused with which place in the text.
 
 use super::evaluate::context;
+use super::reads::Reads;
 use super::{
     CompiledPolicy, PolicyCache, PolicyFacts, PolicyInvalid, PolicyUnavailable, SCHEMA, SecureBootFact,
     SourcePosition, Verdict,
@@ -175,20 +176,70 @@ fn policies_see_what_the_boot_log_proves() {
 }
 
 #[test]
-fn what_no_policy_reads_is_not_built() {
-    let read = |when: &str| {
-        let source = format!("permit (principal, action == Action::\"exec\", resource) when {{ {when} }};");
-        compiled(&[("one", &source)]).slices.map(|slice| slice.reads_boot)
+fn what_no_policy_reads_is_not_put() {
+    let read = |scope: &str, when: &str, member: &str| {
+        let source = format!("permit ({scope}, action == Action::\"exec\", resource) when {{ {when} }};");
+        compiled(&[("one", &source)])
+            .slices
+            .map(|slice| (slice.reads.member(member), slice.reads.principal()))
     };
-    assert_eq!(read("context.tier == \"warning\""), [false; 3]);
-    assert_eq!(read("principal.path == \"boot\""), [false; 3]);
-    assert_eq!(read("context.boot.bank == \"sha256\""), [true, false, false]);
-    assert_eq!(read(r#"context["b\u{6f}ot"].bank == "sha256""#), [true, false, false]);
-    assert_eq!(
-        read("context.depth > 1 || (if context.has_parent then true else context.boot has loader)"),
-        [true, false, false]
-    );
-    assert_eq!(read("context == context"), [true, false, false], "the context as a whole");
+    let neither = (false, false);
+    let boot = |when: &str| read("principal", when, "boot");
+    assert_eq!(boot("context.tier == \"warning\""), [neither; 3]);
+    assert_eq!(boot("principal.path == \"boot\""), [(false, true), neither, neither]);
+    assert_eq!(boot("context.boot.bank == \"sha256\""), [(true, false), neither, neither]);
+    assert_eq!(boot(r#"context["b\u{6f}ot"].bank == "sha256""#), [(true, false), neither, neither]);
+    let nested = "context.depth > 1 || (if context.has_parent then true else context.boot has loader)";
+    assert_eq!(boot(nested), [(true, false), neither, neither]);
+    assert_eq!(boot("context == context"), [(true, false), neither, neither], "the context as a whole");
+    let scopes = [
+        "principal == Runtime::\"r\"",
+        "principal is Runtime",
+        "principal in Host::\"h\"",
+        "principal is Runtime in Host::\"h\"",
+    ];
+    let principal = scopes.map(|scope| read(scope, "true", "tier").map(|(_, principal)| principal)[0]);
+    assert_eq!(principal, [false, false, true, true]);
+    assert!(boot("context.depth == 0 && [principal].contains(principal)")[0].1);
+}
+
+/// Conditions that look at every part of the question, in every form of the language that can.
+const LOOKS: [&str; 14] = [
+    "context.tier == \"affirming\"",
+    "context.secure_boot == \"unknown\" || context.host_key != \"certified\"",
+    "context has reference_set && context.reference_set == \"fleet\"",
+    "context has root",
+    "context has delegation && context.delegation.depth > 0",
+    "context has ima && context.ima.violations > 0",
+    "context.asserted.contains(\"runtime\")",
+    "context.firmware.version_1 > 0",
+    "if context.has_parent then context.depth > 0 else context.ttl_secs < 61",
+    "context.action like \"exec*\" && context.audience == \"gate\"",
+    "principal.path like \"*runner*\"",
+    "principal in Host::\"00\"",
+    "context has boot && context.boot.bank == \"sha256\"",
+    "context.arguments != \"\" && context.ek_certificate",
+];
+
+#[test]
+fn leaving_out_what_nobody_reads_changes_no_verdict() {
+    let request = parsed(&Host::new(1).request("r-1"));
+    let affirmed = affirmed();
+    for (first, one) in LOOKS.iter().enumerate() {
+        for (second, other) in LOOKS.iter().enumerate() {
+            for negated in ["", "!"] {
+                let permit = format!("permit (principal, action, resource) when {{ {one} }};");
+                let forbid = format!("forbid (principal, action, resource) when {{ {negated}({other}) }};");
+                let policy = compiled(&[("a", &permit), ("b", &forbid)]);
+                let mut whole = compiled(&[("a", &permit), ("b", &forbid)]);
+                whole.slices.iter_mut().for_each(|slice| slice.reads = Reads::all());
+                let facts = facts(&request, &affirmed);
+                let verdict = policy.evaluate(&facts);
+                assert!(!matches!(verdict, Verdict::Failed(_)), "{first} {second} {verdict:?}");
+                assert_eq!(verdict, whole.evaluate(&facts), "{one} against {negated} {other}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -209,7 +260,7 @@ fn the_context_that_is_built_is_the_one_that_the_schema_declares() {
                 uid(r#"Runtime::"r""#),
                 uid(&format!("Action::\"{family}\"")),
                 uid(r#"Workload::"w""#),
-                cedar_policy::Context::from_pairs(context(&facts, true)).unwrap(),
+                cedar_policy::Context::from_pairs(context(&facts, &Reads::all())).unwrap(),
                 Some(&schema),
             )
             .unwrap();
