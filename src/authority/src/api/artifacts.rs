@@ -9,7 +9,7 @@ use super::evidence::{Blob, Heard, endorsed_now, guards, hear, kept, spend, stal
 use super::problem::Refused;
 use super::{Call, faulted, json};
 use crate::decide::{self, Family, Inconsistent, Inputs, Situation, decide};
-use crate::sequence::{Append, Entry, Guard, Outcome, Pending, RequestRef, Spend};
+use crate::sequence::{Append, Entry, EntryBody, Guard, Outcome, Pending, RequestRef, Spend};
 use crate::serve::Authority;
 use crate::store::{LeafReceipt, ReadFault, Reader, SignedHead, receipts_for};
 use crate::verify::{Asked, Endorsed};
@@ -205,7 +205,7 @@ impl Draft<'_> {
     /// the append transaction; a denial would be logged, so what was used is looked up before it is decided.
     fn allow(&mut self, situation: &Situation<'_>, request: &SignedRequest) -> Result<bool, Refused> {
         let outcome = self.decide(situation, request, false)?;
-        let allowed = matches!(outcome.decision.verdict, Verdict::Allow { .. });
+        let allowed = matches!(outcome.decision().verdict, Verdict::Allow { .. });
         if allowed {
             self.take(situation, request, outcome);
         }
@@ -247,7 +247,7 @@ impl Draft<'_> {
     }
 
     fn take(&mut self, situation: &Situation<'_>, request: &SignedRequest, outcome: decide::Outcome) {
-        if let Verdict::Deny(code) = outcome.decision.verdict {
+        if let Verdict::Deny(code) = outcome.decision().verdict {
             tracing::debug!(code = code.as_str(), host = %situation.host.host, detail = outcome.detail, "denied");
         }
         for (parent, amount) in &outcome.charges {
@@ -256,9 +256,9 @@ impl Draft<'_> {
             }
         }
         let entry = self.append.entries.len();
-        self.fates.push(Fate::Decided { entry, verdict: outcome.decision.verdict });
+        self.fates.push(Fate::Decided { entry, verdict: outcome.decision().verdict });
         let blob = |digest, bytes: &[u8]| -> Blob { (digest, Arc::from(bytes)) };
-        self.append.blobs.push(blob(outcome.decision.inputs, &outcome.inputs_bytes));
+        self.append.blobs.push(blob(outcome.decision().inputs, &outcome.inputs_bytes));
         self.append.blobs.push(blob(*request.digest(), request.bytes()));
         // One for all requests of the call.
         if let Some((digest, bytes)) = &outcome.ima
@@ -273,7 +273,7 @@ impl Draft<'_> {
         };
         self.append.entries.push(Entry {
             kind: outcome.kind(),
-            body: outcome.body,
+            body: EntryBody::Decision(Box::new(outcome.decision)),
             request: Some(reference),
             charges: outcome.charges,
         });

@@ -18,7 +18,7 @@ use countersign_core::leaf::control::{
     Approval, EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord,
     RecoveryRecord, Revocation, Role, Subject, key_introduction, key_possession,
 };
-use countersign_core::leaf::decision::{LeafRef, Verdict};
+use countersign_core::leaf::decision::{Decision, LeafRef, Verdict};
 use countersign_core::leaf::host::{HostState, HostStateRecord};
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tree, TreeHash};
@@ -312,8 +312,8 @@ impl Log {
             if let Some(consents) = &lie.consents {
                 outcome.inputs.consents.clone_from(consents);
                 outcome.inputs_bytes = outcome.inputs.encode();
-                outcome.decision.inputs = sha256(&outcome.inputs_bytes);
-                outcome.body = outcome.decision.encode();
+                let inputs = sha256(&outcome.inputs_bytes);
+                outcome.decision = Decision { inputs, ..outcome.decision().clone() }.into();
             }
             outcomes.push(outcome);
         }
@@ -323,15 +323,15 @@ impl Log {
         }
         self.keep(call.judged().record_bytes());
         let refs =
-            self.append(outcomes.iter().map(|outcome| (outcome.kind(), outcome.body.clone())).collect());
+            self.append(outcomes.iter().map(|outcome| (outcome.kind(), outcome.body().to_vec())).collect());
         for ((index, _), outcome) in refs.iter().zip(&outcomes) {
-            if decision_tells_of_host(&outcome.decision) {
+            if decision_tells_of_host(outcome.decision()) {
                 self.shown = merge_state(&self.shown, outcome.state_after());
             }
             for (parent, charge) in &outcome.charges {
                 *self.budgets.get_mut(parent).unwrap() -= charge;
             }
-            if let (Kind::Allow, Some(delegation)) = (outcome.kind(), &outcome.decision.delegation) {
+            if let (Kind::Allow, Some(delegation)) = (outcome.kind(), &outcome.decision().delegation) {
                 self.budgets.insert(*index, delegation.budget);
             }
         }
@@ -399,7 +399,7 @@ impl Log {
 }
 
 pub(super) fn code(outcome: &Outcome) -> Option<RefusalCode> {
-    match outcome.decision.verdict {
+    match outcome.decision().verdict {
         Verdict::Allow { .. } => None,
         Verdict::Deny(code) => Some(code),
     }

@@ -288,7 +288,7 @@ impl Replay<'_> {
             request_id_reused: self.fold.reused(&decision.host, &decision.request_id, &decision.request),
         })
         .map_err(|_| MismatchKind::Input("evidence"))?;
-        if outcome.body == leaf.body {
+        if outcome.body() == leaf.body {
             return Ok(());
         }
         Err(first_difference(&outcome.inputs, &record).map_or(MismatchKind::Body, MismatchKind::Input).into())

@@ -13,7 +13,7 @@ use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::Algorithm;
 use countersign_core::leaf::control::{EpochRecord, KeyEvent, RecoveryRecord, Subject};
-use countersign_core::leaf::decision::Verdict;
+use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::host::HostState;
 use countersign_core::leaf::record::{Heartbeat, HeartbeatReason};
 use countersign_core::leaf::{Kind, Leaf};
@@ -220,15 +220,16 @@ fn a_body_that_does_not_follow_is_found() {
     let mut request = log.request("mine");
     request.aud = "other".to_owned();
     let call = log.verified(&[request]);
-    let mut outcome = log.decide(&call, &Lie::default()).remove(0).1;
+    let outcome = log.decide(&call, &Lie::default()).remove(0).1;
     assert_eq!(code(&outcome), Some(RefusalCode::PolicyDenied));
     // The same inputs, another verdict: in a log that is the same up to this leaf.
-    outcome.decision.verdict = Verdict::Allow { nbf: NOW_MS / 1_000, exp: NOW_MS / 1_000 + 60 };
+    let verdict = Verdict::Allow { nbf: NOW_MS / 1_000, exp: NOW_MS / 1_000 + 60 };
+    let body = Decision { verdict, ..outcome.decision().clone() }.encode();
     let mut log = Log::with_policy();
     log.keep(call.requests()[0].bytes());
     log.keep(&outcome.inputs_bytes);
     log.keep(call.judged().record_bytes());
-    log.append(vec![(Kind::Allow, outcome.decision.encode())]);
+    log.append(vec![(Kind::Allow, body)]);
     assert_eq!(log.mismatches(), [(log.last(), MismatchKind::Body)]);
 }
 
@@ -251,7 +252,7 @@ fn a_challenge_that_names_no_head_before_it_is_found() {
 fn what_was_pruned_is_not_replayable_and_never_good() {
     let mut log = Log::with_policy();
     let outcome = log.ask(&[log.request("mine")]).remove(0).1;
-    let decision = &outcome.decision;
+    let decision = outcome.decision();
     let policy = decision.policy.as_ref().unwrap().digest;
     let boot_log = decision.host_state.boot_log.unwrap();
     let named = [

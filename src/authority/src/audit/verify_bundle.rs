@@ -354,7 +354,7 @@ fn bears_out(
         request_id_reused: record.request_id_reused,
     })
     .map_err(|_| mismatch("the inputs don't belong together"))?;
-    if outcome.body == receipt.leaf().body {
+    if outcome.body() == receipt.leaf().body {
         Ok(())
     } else {
         Err(mismatch("the same inputs lead to another body"))

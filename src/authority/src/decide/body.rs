@@ -54,8 +54,7 @@ pub(super) fn outcome(
         control: situation.control.number(),
     };
     Outcome {
-        body: decision.encode(),
-        decision,
+        decision: decision.into(),
         inputs: record,
         inputs_bytes,
         charges: if allowed { inputs.family.charges(request) } else { Vec::new() },

@@ -99,11 +99,11 @@ impl Measured {
     /// The log shows what the outcome says.
     fn take(&mut self, outcome: &Outcome) {
         let (digest, bytes) = outcome.ima.clone().unwrap();
-        assert_eq!(outcome.decision.host_state.ima, Some(digest));
+        assert_eq!(outcome.decision().host_state.ima, Some(digest));
         assert_eq!(sha256(&ImaState::parse(&bytes).unwrap().encode()), digest);
         let state = Arc::new(ImaState::parse(&bytes).unwrap());
         let endorsed = self.world.host.endorsed.clone();
-        self.world.host.endorsed = endorsed.at(outcome.decision.host_state, Some(state));
+        self.world.host.endorsed = endorsed.at(outcome.decision().host_state, Some(state));
     }
 }
 
@@ -113,7 +113,7 @@ fn known_files_are_allowed_step_by_step_and_the_state_goes_on() {
     host.run("/a");
     let first = host.whole();
     assert_eq!(code(&first), None);
-    assert_eq!(first.decision.appraisal.vector.iter().find(|(claim, _)| *claim == 3), Some(&(3, 2)));
+    assert_eq!(first.decision().appraisal.vector.iter().find(|(claim, _)| *claim == 3), Some(&(3, 2)));
     host.take(&first);
     host.run("/b");
     let new = host.list.bytes_from(2).to_vec();
@@ -125,9 +125,9 @@ fn known_files_are_allowed_step_by_step_and_the_state_goes_on() {
     host.world.host.members.held.remove(&sha256(&[]));
     let third = host.world.decide_call(call);
     assert_eq!(code(&third), None);
-    assert_eq!(third.decision.host_state.ima, second.decision.host_state.ima);
+    assert_eq!(third.decision().host_state.ima, second.decision().host_state.ima);
     // The record of inputs names the state before.
-    assert_eq!(third.inputs.prior.ima, second.decision.host_state.ima);
+    assert_eq!(third.inputs.prior.ima, second.decision().host_state.ima);
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_check_that_did_not_run_is_a_denial() {
     call.ima = None;
     let outcome = host.world.decide_call(call);
     assert_eq!(code(&outcome), Some(RefusalCode::ImaMissing));
-    assert_eq!((outcome.ima, outcome.decision.host_state.evidence), (None, None));
+    assert_eq!((outcome.decision().host_state.evidence, outcome.ima), (None, None));
     // A hash that no list has.
     let mut call = host.call(0, &[]);
     call.ima = Some(ImaEntries { from: 0, column: 0x12, list: sha256(&[]) });
@@ -150,11 +150,11 @@ fn refusals_have_their_codes_and_leave_the_earlier_good_state_alone() {
     host.run("/a");
     let good = host.whole();
     host.take(&good);
-    let known = good.decision.host_state;
+    let known = good.decision().host_state;
     let mut check = |from: u64, list: Vec<u8>, expected: RefusalCode| {
         let outcome = host.ask(from, &list);
         assert_eq!(code(&outcome), Some(expected));
-        assert_eq!((outcome.decision.host_state, outcome.ima), (known, None));
+        assert_eq!((outcome.decision().host_state, outcome.ima), (known, None));
     };
     let list = Measured::new().list;
     check(0, list.bytes().to_vec(), RefusalCode::ImaRewound);
@@ -164,7 +164,7 @@ fn refusals_have_their_codes_and_leave_the_earlier_good_state_alone() {
     let outcome = host.whole();
     assert_eq!(code(&outcome), Some(RefusalCode::ImaFileUnknown));
     assert!(outcome.detail.contains("/evil"), "{}", outcome.detail);
-    assert_eq!(outcome.decision.host_state, known);
+    assert_eq!(outcome.decision().host_state, known);
     // Another policy judges everything anew.
     host.activate(&["/a", "/b", "/evil"]);
     let new = host.list.bytes_from(2).to_vec();
@@ -178,8 +178,8 @@ fn an_exclude_that_was_needed_warns_and_policies_see_it() {
     host.run("/tmp/x");
     let outcome = host.whole();
     assert_eq!(code(&outcome), Some(RefusalCode::PolicyDenied));
-    assert_eq!(outcome.decision.appraisal.tier, Tier::Warning);
-    assert!(outcome.decision.appraisal.vector.contains(&(3, 32)));
+    assert_eq!(outcome.decision().appraisal.tier, Tier::Warning);
+    assert!(outcome.decision().appraisal.vector.contains(&(3, 32)));
 }
 
 #[test]

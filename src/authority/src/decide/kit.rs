@@ -146,7 +146,7 @@ impl World {
     pub(super) fn parent(&mut self, index: u64, change: impl FnOnce(&mut Decision)) -> LeafRef {
         let mut request = self.host.request(&format!("p-{index}"));
         request.delegation = Some(delegation(&["call.a", "exec"], &["gate", "other"], 3, 100));
-        let mut decision = self.decide(&request).decision;
+        let mut decision = self.decide(&request).decision.into_parts().0;
         assert!(matches!(decision.verdict, Verdict::Allow { .. }));
         change(&mut decision);
         let left = decision.delegation.as_ref().map_or(0, |delegation| delegation.budget);
@@ -171,7 +171,7 @@ pub(super) fn parsed(document: &ReferencesDocument, ima: Option<&[u8]>) -> Refer
 }
 
 pub(super) fn code(outcome: &Outcome) -> Option<RefusalCode> {
-    match outcome.decision.verdict {
+    match outcome.decision().verdict {
         Verdict::Allow { .. } => None,
         Verdict::Deny(code) => Some(code),
     }

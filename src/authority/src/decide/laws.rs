@@ -62,7 +62,7 @@ fn decide_transcript(text: &str) -> String {
         ima: record.ima,
     });
     assert_eq!(code(&outcome), None, "{}", outcome.detail);
-    data_encoding::HEXLOWER.encode(&[outcome.body, outcome.inputs_bytes].concat())
+    data_encoding::HEXLOWER.encode(&[outcome.body(), &outcome.inputs_bytes].concat())
 }
 
 #[test]
@@ -133,7 +133,7 @@ proptest! {
             request.delegation =
                 asked.as_ref().map(|(actions, audiences, depth, budget)| delegation(actions, audiences, *depth, *budget));
         });
-        let decision = &child.decision;
+        let decision = child.decision();
         match decision.verdict {
             Verdict::Allow { nbf, exp } => {
                 prop_assert!(nbf < exp && exp <= NOW + lifetime && exp <= NOW + ttl_secs);
@@ -153,7 +153,7 @@ proptest! {
                 prop_assert_eq!(&decision.delegation, &None);
             }
         }
-        prop_assert_eq!(&Decision::parse(&child.body).unwrap(), decision);
+        prop_assert_eq!(&Decision::parse(child.body()).unwrap(), decision);
     }
 
     #[test]
@@ -185,9 +185,9 @@ proptest! {
             let parents: Vec<LeafRef> = order.iter().map(|index| parents[index]).collect();
             let outcome = world.child(&parents, |_| {});
             assert_eq!(code(&outcome), None, "{}", outcome.detail);
-            let mut charges = outcome.charges;
+            let mut charges = outcome.charges.clone();
             charges.sort_unstable();
-            let decision = outcome.decision;
+            let decision = outcome.decision().clone();
             (decision.verdict, decision.policy, decision.appraisal, decision.lineage.depth, decision.lineage.root, charges)
         };
         prop_assert_eq!(bodies(&order, &names), bodies(&[7, 8, 9, 10], &["a", "b", "c", "d"]));

@@ -24,7 +24,7 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::Subject;
-use countersign_core::leaf::decision::{Appraisal, Decision, Verdict};
+use countersign_core::leaf::decision::{Appraisal, Decision, Verdict, WrittenDecision};
 use countersign_core::leaf::host::{HostState, HostStateRecord, Tier};
 use countersign_core::name::{Origin, TrustDomain};
 use countersign_core::record::{ChallengeStanding, InputsRecord};
@@ -97,10 +97,8 @@ pub enum Inconsistent {
 /// A decision, and what has to happen with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The decision; its `host_state` is the state after it.
-    pub decision: Decision,
-    /// The leaf's body.
-    pub body: Vec<u8>,
+    /// The decision with the leaf's body; its `host_state` is the state after it.
+    pub decision: WrittenDecision,
     /// What the decision depended on.
     pub inputs: InputsRecord,
     /// The inputs record's bytes: a blob named by the body.
@@ -114,10 +112,22 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The decision's claims.
+    #[must_use]
+    pub const fn decision(&self) -> &Decision {
+        self.decision.decision()
+    }
+
+    /// The leaf's body.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        self.decision.bytes()
+    }
+
     /// The leaf's kind.
     #[must_use]
     pub const fn kind(&self) -> Kind {
-        match self.decision.verdict {
+        match self.decision().verdict {
             Verdict::Allow { .. } => Kind::Allow,
             Verdict::Deny(_) => Kind::Deny,
         }
@@ -126,7 +136,7 @@ impl Outcome {
     /// The host after the decision.
     #[must_use]
     pub const fn state_after(&self) -> &HostState {
-        &self.decision.host_state
+        &self.decision().host_state
     }
 
     /// Whether the call spends its challenge with this outcome.

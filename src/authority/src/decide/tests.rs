@@ -19,8 +19,8 @@ use countersign_tpm::simulated::boot::BootOptions;
 fn a_good_call_is_allowed_and_the_body_says_why() {
     let outcome = plain(|_| {});
     assert_eq!(code(&outcome), None, "{}", outcome.detail);
-    let decision = Decision::parse(&outcome.body).unwrap();
-    assert_eq!(decision, outcome.decision);
+    let decision = Decision::parse(outcome.body()).unwrap();
+    assert_eq!(&decision, outcome.decision());
     assert_eq!(decision.verdict, Verdict::Allow { nbf: NOW, exp: NOW + 120 });
     assert_eq!(decision.issued_at, NOW);
     assert_eq!(decision.policy.as_ref().unwrap().determining, ["base#exec-on-good-hosts"]);
@@ -63,7 +63,7 @@ fn challenge_expired_and_spent() {
     for outcome in [expired, spent, both] {
         assert!(!outcome.spends_challenge());
         assert_eq!(*outcome.state_after(), HostState::unattested(1), "old evidence says nothing new");
-        assert_eq!(outcome.decision.appraisal.tier, Tier::None);
+        assert_eq!(outcome.decision().appraisal.tier, Tier::None);
         assert_eq!(outcome.kind(), Kind::Deny);
     }
     assert_eq!(code(&plain(|world| world.time_ms = NOW_MS + 30_000)), None);
@@ -148,15 +148,15 @@ fn references_affirm_or_contradict() {
         world.activate_references(&references(&[("fleet", generation)]));
     });
     assert_eq!(code(&matching), None);
-    assert_eq!(matching.decision.appraisal.tier, Tier::Affirming);
-    assert_eq!(matching.decision.appraisal.reference_set.as_deref(), Some("fleet"));
+    assert_eq!(matching.decision().appraisal.tier, Tier::Affirming);
+    assert_eq!(matching.decision().appraisal.reference_set.as_deref(), Some("fleet"));
     let contradicted = plain(|world| {
         let mut generation = world.host.generation();
         generation.pcrs[2].1[0] ^= 1;
         world.activate_references(&references(&[("fleet", generation)]));
     });
     assert_eq!(code(&contradicted), Some(RefusalCode::ReferenceMismatch));
-    assert_eq!(contradicted.decision.appraisal.tier, Tier::Contraindicated);
+    assert_eq!(contradicted.decision().appraisal.tier, Tier::Contraindicated);
     assert_eq!(contradicted.state_after().trusted_until_ms, 0);
     // An operator captures new references from this very evidence.
     assert!(contradicted.state_after().evidence.is_some());
@@ -193,8 +193,9 @@ fn weak_endorsements_and_configurations_warn() {
             let generation = world.host.generation();
             world.activate_references(&references(&[("fleet", generation)]));
         })
-        .decision
+        .decision()
         .appraisal
+        .clone()
     };
     assert_eq!(affirmed(|_| {}).tier, Tier::Affirming);
     let listed = affirmed(|world| world.host.endorsed.ek_certified = false);
@@ -214,24 +215,24 @@ fn policy_absent_denied_and_error() {
     let request = world.request();
     let absent = world.decide(&request);
     assert_eq!(code(&absent), Some(RefusalCode::PolicyAbsent));
-    assert_eq!(absent.decision.policy, None);
+    assert_eq!(absent.decision().policy, None);
     assert_eq!(absent.state_after().trusted_until_ms, NOW_MS + 300_000);
     let failing = "forbid (principal, action, resource) when { context.ttl_secs + 9223372036854775807 > 0 };";
     let failed = plain(|world| world.activate(&document(&[("base", PERMIT), ("bad", failing)])));
     assert_eq!(code(&failed), Some(RefusalCode::PolicyError));
-    assert_eq!(failed.decision.policy.unwrap().determining, ["bad"]);
+    assert_eq!(failed.decision().policy.as_ref().unwrap().determining, ["bad"]);
     let software = r#"forbid (principal, action, resource) when { context.host_key == "software" };"#;
     let forbidden = plain(|world| {
         world.activate(&document(&[("base", PERMIT), ("hw", software)]));
         world.host.endorsed.host_key_kind = HostKeyKind::Software;
     });
     assert_eq!(code(&forbidden), Some(RefusalCode::PolicyDenied));
-    assert_eq!(forbidden.decision.policy.unwrap().determining, ["hw"]);
+    assert_eq!(forbidden.decision().policy.as_ref().unwrap().determining, ["hw"]);
 }
 
 #[test]
 fn the_lifetime_is_the_smallest_of_all_bounds() {
-    let exp = |outcome: &Outcome| match outcome.decision.verdict {
+    let exp = |outcome: &Outcome| match outcome.decision().verdict {
         Verdict::Allow { exp, .. } => exp - NOW,
         Verdict::Deny(code) => panic!("{code}: {}", outcome.detail),
     };
@@ -257,19 +258,19 @@ fn a_child_within_its_parents_delegation_is_allowed_and_charged() {
         world.child(&[a], |request| request.delegation = Some(delegation(&["exec"], &["gate"], 2, 10)));
     assert_eq!(code(&child), None, "{}", child.detail);
     assert_eq!(child.charges, [(7, 11)]);
-    assert_eq!(child.decision.lineage.root, Some(a));
-    assert_eq!(child.decision.lineage.depth, 1);
+    assert_eq!(child.decision().lineage.root, Some(a));
+    assert_eq!(child.decision().lineage.depth, 1);
     assert_eq!(child.inputs.parents, [(a, 100)]);
-    let child = world.append(9, &child.decision, 10);
+    let child = world.append(9, child.decision(), 10);
     let grandchild = world.child(&[child], |_| {});
     assert_eq!(code(&grandchild), None);
-    assert_eq!(grandchild.decision.lineage.root, Some(a));
-    assert_eq!(grandchild.decision.lineage.depth, 2);
+    assert_eq!(grandchild.decision().lineage.root, Some(a));
+    assert_eq!(grandchild.decision().lineage.depth, 2);
     // One of its parents is its other parent's root: one family.
     let both = world.child(&[child, a], |_| {});
     assert_eq!(code(&both), None);
     assert_eq!(both.charges, [(9, 1), (7, 1)]);
-    assert_eq!(both.decision.lineage.depth, 2);
+    assert_eq!(both.decision().lineage.depth, 2);
     assert_eq!(code(&world.child(&[a, b], |_| {})), Some(RefusalCode::LineageRootMismatch));
 }
 
@@ -280,11 +281,11 @@ fn parent_unknown() {
     let nowhere = world.child(&[(99, good.1)], |_| {});
     assert_eq!(code(&nowhere), Some(RefusalCode::ParentUnknown));
     assert_eq!(nowhere.inputs.parents, [((99, good.1), 0)]);
-    assert_eq!(Decision::parse(&nowhere.body).unwrap(), nowhere.decision);
+    assert_eq!(Decision::parse(nowhere.body()).unwrap(), *nowhere.decision());
     assert_eq!(code(&world.child(&[(7, Sha256Digest::ZERO)], |_| {})), Some(RefusalCode::ParentUnknown));
     world.spent = true;
     let request = world.host.request("denied");
-    let denied = world.decide(&request).decision;
+    let denied = world.decide(&request).decision.into_parts().0;
     world.spent = false;
     let denied = world.append(8, &denied, 0);
     assert_eq!(code(&world.child(&[denied], |_| {})), Some(RefusalCode::ParentUnknown));

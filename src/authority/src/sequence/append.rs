@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use countersign_core::control::ControlError;
 use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::leaf::decision::WrittenDecision;
 use countersign_core::leaf::{Kind, LeafError, MAX_LEAF_LEN};
 use countersign_core::name::{HostId, RequestId};
 use countersign_core::refusal::RefusalCode;
 
-use crate::store::project::{Change, project};
+use crate::store::project::{Change, project, project_decision};
 use crate::store::{Receipts, SpentId, Wanted};
 
 /// Most entries of one Append: the requests of one call, with room for the leaves of an initialisation.
@@ -78,13 +79,45 @@ pub struct RequestRef {
     pub digest: Sha256Digest,
 }
 
+/// The body of a leaf to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryBody {
+    /// Bytes, which are read again before anything is queued.
+    Bytes(Vec<u8>),
+    /// A decision of this process, whose bytes say by construction what it says.
+    Decision(Box<WrittenDecision>),
+}
+
+impl EntryBody {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Decision(written) => written.bytes().len(),
+        }
+    }
+
+    fn changes(&self, kind: Kind) -> Result<Vec<Change>, LeafError> {
+        match self {
+            Self::Bytes(bytes) => project(kind, bytes),
+            Self::Decision(written) => project_decision(kind, written.decision()),
+        }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Decision(written) => written.into_parts().1,
+        }
+    }
+}
+
 /// One leaf to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its kind.
     pub kind: Kind,
     /// Its body.
-    pub body: Vec<u8>,
+    pub body: EntryBody,
     /// The request that it answers, if it is a decision. If that request has been answered before, the earlier leaf is the answer and
     /// nothing is appended; if its identifier was used for other bytes, an allow is stale and a denial is appended.
     pub request: Option<RequestRef>,
@@ -96,7 +129,7 @@ impl Entry {
     /// A leaf that answers no request and charges nobody.
     #[must_use]
     pub const fn plain(kind: Kind, body: Vec<u8>) -> Self {
-        Self { kind, body, request: None, charges: Vec::new() }
+        Self { kind, body: EntryBody::Bytes(body), request: None, charges: Vec::new() }
     }
 }
 
@@ -303,7 +336,7 @@ fn prepare(at: usize, entry: Entry) -> Result<PreparedEntry, AppendError> {
     if entry.body.len() > MAX_BODY_LEN {
         return Err(body(LeafError::TooLong(entry.body.len())));
     }
-    let changes = project(entry.kind, &entry.body).map_err(body)?;
+    let changes = entry.body.changes(entry.kind).map_err(body)?;
     let told = changes.iter().filter_map(|change| match change {
         Change::Charge { parent, amount } => Some((*parent, *amount)),
         _ => None,
@@ -320,7 +353,13 @@ fn prepare(at: usize, entry: Entry) -> Result<PreparedEntry, AppendError> {
             return Err(AppendError::Request { entry: at });
         }
     }
-    Ok(PreparedEntry { kind: entry.kind, body: entry.body, request: entry.request, changes })
+    let body = entry.body.into_bytes();
+    debug_assert_eq!(
+        project(entry.kind, &body).ok().as_ref(),
+        Some(&changes),
+        "a decision reads as it was written"
+    );
+    Ok(PreparedEntry { kind: entry.kind, body, request: entry.request, changes })
 }
 
 fn token_spent(change: &Change) -> Option<Sha256Digest> {

@@ -41,8 +41,8 @@ use crate::store::{
 };
 
 pub use append::{
-    Append, AppendError, CLOCK_TOLERANCE_MS, Entry, Guard, MAX_BODY_LEN, MAX_DECISION_AGE_MS, MAX_ENTRIES,
-    Outcome, RequestRef, SequenceFault, Spend,
+    Append, AppendError, CLOCK_TOLERANCE_MS, Entry, EntryBody, Guard, MAX_BODY_LEN, MAX_DECISION_AGE_MS,
+    MAX_ENTRIES, Outcome, RequestRef, SequenceFault, Spend,
 };
 pub use faults::FaultCounts;
 pub use hosts::ReadAt;

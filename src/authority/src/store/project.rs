@@ -72,7 +72,7 @@ pub enum Change {
 /// The body isn't one of this kind.
 pub fn project(kind: Kind, body: &[u8]) -> Result<Vec<Change>, LeafError> {
     match kind {
-        Kind::Allow | Kind::Deny => decision(kind, &Decision::parse(body)?),
+        Kind::Allow | Kind::Deny => project_decision(kind, &Decision::parse(body)?),
         Kind::Enrolment => {
             let record = Enrolment::parse(body)?;
             let enrolled = Change::Enrolled {
@@ -104,7 +104,11 @@ pub fn project(kind: Kind, body: &[u8]) -> Result<Vec<Change>, LeafError> {
     }
 }
 
-fn decision(kind: Kind, decision: &Decision) -> Result<Vec<Change>, LeafError> {
+/// The same of a decision that was read already.
+///
+/// # Errors
+/// The kind is neither allow nor deny, or not that of the verdict.
+pub fn project_decision(kind: Kind, decision: &Decision) -> Result<Vec<Change>, LeafError> {
     let mut changes = vec![Change::Outcome {
         host: decision.host,
         request_id: decision.request_id.clone(),

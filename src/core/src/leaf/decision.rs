@@ -155,6 +155,40 @@ pub struct Decision {
     pub control: u64,
 }
 
+/// A decision together with its body's bytes, which were made from it and from nothing else: what holds one needs to read neither again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenDecision {
+    decision: Decision,
+    bytes: Vec<u8>,
+}
+
+impl WrittenDecision {
+    /// The claims.
+    #[must_use]
+    pub const fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
+    /// The body's exact bytes.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Claims and bytes.
+    #[must_use]
+    pub fn into_parts(self) -> (Decision, Vec<u8>) {
+        (self.decision, self.bytes)
+    }
+}
+
+impl From<Decision> for WrittenDecision {
+    fn from(decision: Decision) -> Self {
+        let bytes = decision.encode();
+        Self { decision, bytes }
+    }
+}
+
 impl Decision {
     /// The body's exact bytes.
     #[must_use]

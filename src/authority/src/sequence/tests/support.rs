@@ -27,7 +27,7 @@ use countersign_core::refusal::RefusalCode;
 use tempfile::TempDir;
 
 use super::super::{
-    Append, Entry, Guard, Health, Outcome, RequestRef, SequenceFault, Sequencer, SequencerLimits,
+    Append, Entry, EntryBody, Guard, Health, Outcome, RequestRef, SequenceFault, Sequencer, SequencerLimits,
     SequencerParts, Spend, StartFault,
 };
 use crate::clock::DrivenClock;
@@ -283,7 +283,7 @@ impl Call {
         let charges = if self.allow { &self.parents[..] } else { &[] };
         Entry {
             kind: if self.allow { Kind::Allow } else { Kind::Deny },
-            body: self.body(),
+            body: EntryBody::Bytes(self.body()),
             request: Some(self.request()),
             charges: charges.iter().map(|(index, _)| (*index, amount)).collect(),
         }
