@@ -65,6 +65,20 @@ fn a_life(deployment: &Deployment, program: &Program) {
     deployment.exec("after", &argv).expect("run after the rotation");
 }
 
+/// By tiles: hashes for anyone, with the entries for who may read them, and the paths of receipts.
+fn tiles_give_all(deployment: &Deployment, receipts: &[&str], [viewer, gateway]: [&[&str]; 2]) {
+    let check = |more: &[&str]| {
+        let (service, feed) = (deployment.service_url(), deployment.text("later.json"));
+        let args = [&["--authority", &service, "--feed", &feed], receipts, more].concat();
+        verifier(deployment, "verify-tiles", &args)
+    };
+    let seen = check(&[]).expect("tiles");
+    assert!(seen.contains("tiles, 2 receipts"), "{seen}");
+    let seen = check(viewer).expect("tiles and entries");
+    assert!(seen.contains("tiles and all entries, 2 receipts"), "{seen}");
+    check(gateway).refused("authority-unreachable");
+}
+
 fn both_agree(kind: SignerKind) {
     let deployment = Deployment::ready(kind);
     let program = Program::new();
@@ -120,6 +134,8 @@ fn both_agree(kind: SignerKind) {
     check("verify-log", &["--export", &export]).expect("exported log");
     let consistency = format!("{service}/v1/log/consistency?from=1&to=2");
     fetch(&deployment, &consistency, "gate-1.cert.pem", "gate-1.key.pem", "proof.json");
+
+    tiles_give_all(&deployment, &[&parent, &after], [&admin, &client]);
 
     // Every change to the export is found, whatever it is.
     let hostile = folder("tests/verifier/hostile.py");

@@ -16,6 +16,7 @@ from .log import check_log
 from .receipt import MAX_RECEIPT
 from .refusal import Refused, demand
 from .sources import MAX_PAGE, Authority, Export, read_file
+from .tiles import Tiles, check_receipt_path
 
 MAX_PROGRAM = 1 << 30
 MAX_RECORD = 64 * 1024
@@ -148,6 +149,28 @@ def follow(options):
     print(f"verified: head of size {follower.head.size} control {follower.head.control_number}")
 
 
+def verify_tiles(options):
+    bundle = bundle_of(options)
+    chain = chain_of(options, bundle)
+    authority = Authority(options.authority, bundle, options.certificate, options.key)
+    head = parse_head(authority.ask("/v1/log/checkpoint"))
+    demand(chain is None or head.control_number <= chain.number, "control-behind", "the feed ends before the checkpoint's control number")
+    check_head(head, bundle, chain)
+
+    def fetch(path):
+        return authority.ask(f"/v1/log/{path}")
+
+    tiles = Tiles(fetch, head.size)
+    entries = options.certificate is not None
+    tiles.check(head.root, entries)
+    for path in options.receipts:
+        receipt = check_receipt(read_file(path, MAX_RECEIPT), bundle, chain)
+        demand(receipt.head.size <= head.size, "head-regressed", "the receipt's head is larger than the checkpoint")
+        check_receipt_path(fetch, receipt.leaf.index, receipt.head.size, receipt.head.root, receipt.path)
+    print(f"verified: checkpoint of size {head.size} from {tiles.fetched} tiles{' and all entries' if entries else ''}, "
+          f"{len(options.receipts)} receipts")
+
+
 def arguments():
     """The parser of the command line."""
     parser = argparse.ArgumentParser(prog="countersign_verifier", description="Checks what a Countersign authority gave out.")
@@ -184,6 +207,10 @@ def arguments():
     source = one.add_mutually_exclusive_group(required=True)
     source.add_argument("--export", metavar="FILE")
     source.add_argument("--authority", metavar="URL", help="the admin listener of a running authority")
+    add_client(one)
+    one = command(verify_tiles, "the log of a running authority by its tiles; with a viewer's certificate, its entries too")
+    one.add_argument("--authority", metavar="URL", required=True, help="the service listener")
+    one.add_argument("receipts", nargs="*", help="receipts whose path the tiles have to give")
     add_client(one)
     one = command(export_log, "writes an export of a running authority, to be verified later", feed=False)
     one.add_argument("--authority", metavar="URL", required=True, help="the admin listener")

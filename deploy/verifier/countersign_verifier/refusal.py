@@ -16,6 +16,7 @@ CODES = {
     "evidence-malformed": "The evidence record or inputs record isn't of the form of §9.2 or §7.2.",
     "bundle-malformed": "The trust bundle isn't of the form of §10.",
     "feed-malformed": "The feed isn't of the form of the API.",
+    "tile-malformed": "A tile or entry bundle isn't of the width that a tree of this size has (C2SP tlog-tiles).",
     "export-malformed": "The export isn't made of pages of the API.",
     # judgement
     "bundle-invalid": "A statement of the trust bundle isn't the recovery key's, or is out of order.",

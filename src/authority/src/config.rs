@@ -263,6 +263,12 @@ pub struct Limits {
     pub source_enrolments_per_sec: u32,
     /// Enrolments that one source may begin, or finish, at once before the rate holds: a rack behind one address.
     pub source_enrolments_burst: u32,
+    /// Tiles and entry bundles a second, of all readers together. One costs what a proof costs.
+    pub tiles_per_sec: u32,
+    /// Of these, by one source in the long run.
+    pub source_tiles_per_sec: u32,
+    /// Tiles and entry bundles that one source may read at once before the rate holds: half a million leaves.
+    pub source_tiles_burst: u32,
     /// Enrolments that may be begun and not finished.
     pub pending_enrolments: usize,
     /// How long a begun enrolment can be finished, seconds. A slow TPM needs about two.
@@ -308,6 +314,9 @@ impl Default for Limits {
             enrolments_per_sec: 50,
             source_enrolments_per_sec: 20,
             source_enrolments_burst: 60,
+            tiles_per_sec: 2_000,
+            source_tiles_per_sec: 500,
+            source_tiles_burst: 2_000,
             pending_enrolments: 1_024,
             enrolment_secs: 60,
             challenge_secs: 60,
@@ -392,7 +401,8 @@ impl Config {
             usize::try_from(limits.source_enrolments_per_sec.min(limits.source_enrolments_burst))
                 .unwrap_or(0),
             usize::try_from(limits.enrolments_per_sec.min(limits.certificate_days)).unwrap_or(0),
-            usize::try_from(limits.host_certificate_days).unwrap_or(0),
+            usize::try_from(limits.host_certificate_days.min(limits.tiles_per_sec)).unwrap_or(0),
+            usize::try_from(limits.source_tiles_per_sec.min(limits.source_tiles_burst)).unwrap_or(0),
         ];
         let times = [
             limits.handshake_secs,
@@ -502,92 +512,4 @@ fn text<T: std::fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = r#"origin = "demo.example/log"
-trust_domain = "demo.example"
-state_dir = "."
-server_names = ["localhost", "127.0.0.1"]
-
-[store]
-kind = "sqlite"
-path = "log.sqlite"
-
-[signer]
-kind = "pkcs11"
-module = "/usr/lib/softhsm/libsofthsm2.so"
-token = "authority"
-pin_file = "pin"
-"#;
-
-    fn load(text: &str) -> Result<Config, ConfigError> {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("authority.toml");
-        std::fs::write(&path, text).unwrap();
-        Config::load(&path)
-    }
-
-    #[test]
-    fn defaults_fill_what_is_not_written_and_paths_become_absolute() {
-        let config = load(GOOD).unwrap();
-        assert_eq!(config.limits, Limits::default());
-        assert!(config.admin.listen.ip().is_loopback());
-        let Store::Sqlite { path } = &config.store;
-        assert!(path.is_absolute() && path.ends_with("log.sqlite"));
-    }
-
-    #[test]
-    fn what_is_written_is_read_back() {
-        let config = load(GOOD).unwrap();
-        assert_eq!(load(&toml::to_string(&config).unwrap()).unwrap(), config);
-    }
-
-    #[test]
-    fn errors_name_file_line_and_key() {
-        let check = |from: &str, to: &str, line: usize, key: &str, reason: &str| {
-            let text = GOOD.replace(from, to);
-            assert_ne!(text, GOOD);
-            let error = load(&text).unwrap_err();
-            let ConfigError::Line { path, line: found, key: name, reason: why } = &error else {
-                panic!("{error}")
-            };
-            assert!(path.ends_with("authority.toml"));
-            assert_eq!((*found, name.as_str()), (line, key), "{error}");
-            assert!(why.contains(reason), "{error}");
-        };
-        check("[store]", "typo = 1\n[store]", 6, "typo", "unknown field");
-        check("token = ", "tokn = ", 13, "tokn", "unknown field");
-        check("demo.example/log", "two words", 1, "origin", "not a valid origin");
-        check("\"sqlite\"", "\"flatfile\"", 7, "kind", "unknown variant");
-        check("[store]", "[limits]\nqueue = -1\n[store]", 7, "queue", "invalid value");
-        check("[store]", "[limits]\nque = 1\n[store]", 7, "que", "unknown field");
-        check("[store]", "[enrolment]\nek_allow = [\"00\"]\n[store]", 7, "ek_allow", "a digest of 32 bytes");
-        check("[store]", "[enrolment]\nek_profile = \"dsa\"\n[store]", 7, "ek_profile", "unknown variant");
-        check("trust_domain = ", "trust_domain ", 2, "trust_domain", "expected `=`");
-    }
-
-    #[test]
-    fn a_missing_key_and_an_impossible_limit_are_refused() {
-        let missing = load(&GOOD.replace("trust_domain = \"demo.example\"\n", "")).unwrap_err();
-        assert!(missing.to_string().contains("missing field `trust_domain`"), "{missing}");
-        for bad in [
-            "queue = 0",
-            "host_certificate_days = 0",
-            "body_bytes = 1",
-            "lease_secs = 1",
-            "challenge_secs = 7200",
-            "revoked_denials_per_hour = 0",
-        ] {
-            let text = GOOD.replace("[store]", &format!("[limits]\n{bad}\n[store]"));
-            assert!(matches!(load(&text), Err(ConfigError::Whole { .. })), "{bad}");
-        }
-    }
-
-    #[cfg(not(feature = "danger-software-key"))]
-    #[test]
-    fn software_keys_are_unknown_to_an_ordinary_build() {
-        let error = load(&GOOD.replace("pkcs11", "danger-software")).unwrap_err();
-        assert!(error.to_string().contains("unknown variant"), "{error}");
-    }
-}
+mod tests;

@@ -214,6 +214,7 @@ fn operation(route: &countersign_authority::api::routes::Route) -> Value {
         })
         .collect();
     if let Some(name) = route.path.split(['{', '}']).nth(1) {
+        let name = name.trim_start_matches('*');
         parameters.push(json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
     }
     let content = |kind: &str, schema: Value| json!({"content": {kind: {"schema": schema}}});
@@ -247,7 +248,7 @@ fn paths(side: Side) -> Map<String, Value> {
             Method::Get => "get",
             Method::Post => "post",
         };
-        let entry = paths.entry(route.path.to_owned()).or_insert_with(|| json!({}));
+        let entry = paths.entry(route.path.replace("{*", "{")).or_insert_with(|| json!({}));
         entry[method] = operation(route);
     }
     paths

@@ -20,5 +20,6 @@ pub mod record;
 pub mod refusal;
 pub mod request;
 pub mod statement;
+pub mod tile;
 pub mod tlog_proof;
 pub mod tuple;

@@ -67,6 +67,7 @@ codes! {
     Malformed = "malformed", Misuse, 400, "The body isn't what this endpoint takes.";
     BodyTooLarge = "body-too-large", Misuse, 413, "The body is larger than the stated limit.";
     NotFound = "not-found", Misuse, 404, "There is nothing at this path, or no such object.";
+    TileMalformed = "tile-malformed", Misuse, 400, "The path isn't that of a tile or entry bundle (C2SP tlog-tiles).";
     MethodNotAllowed = "method-not-allowed", Misuse, 405, "The path exists, the method doesn't.";
     Unauthenticated = "unauthenticated", Misuse, 401, "The endpoint needs a client certificate of a known key.";
     Forbidden = "forbidden", Misuse, 403, "The caller's key has no right to this endpoint.";

@@ -9,7 +9,7 @@ use super::{Call, Caller};
 use crate::serve::Authority;
 use crate::serve::listener::Peer;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, RawPathParams, Request};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use countersign_core::control::ControlState;
@@ -58,8 +58,8 @@ async fn handle(
     {
         return Err(RefusalCode::RateLimited.into());
     }
-    let (mut parts, body) = request.into_parts();
-    let parameter = path_parameter(&mut parts).await?;
+    let (parts, body) = request.into_parts();
+    let parameter = path_parameter(route.path, parts.uri.path())?;
     let limit = match route.takes {
         Some(_) if route.needs == Needs::Anyone => {
             authority.config().limits.body_bytes.min(ANONYMOUS_BODY_LEN)
@@ -107,11 +107,12 @@ fn principal(control: &ControlState, key: &Sha256Digest) -> Option<Caller> {
     })
 }
 
-async fn path_parameter(parts: &mut http::request::Parts) -> Result<String, Refused> {
-    let parameters = RawPathParams::from_request_parts(parts, &())
-        .await
-        .map_err(|_| Refused::from(RefusalCode::NotFound))?;
-    Ok(parameters.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default())
+/// The variable part of the path, as it was sent: nothing of this API needs decoding, so that no object has two names.
+fn path_parameter(route: &str, path: &str) -> Result<String, Refused> {
+    let Some((before, rest)) = route.split_once('{') else { return Ok(String::new()) };
+    let after = rest.split_once('}').map_or("", |(_, after)| after);
+    let parameter = path.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+    parameter.map(str::to_owned).ok_or_else(|| RefusalCode::NotFound.into())
 }
 
 /// The whole body, judged by its announced length before a byte is kept, by its real one while it is read, and by the time that it takes.

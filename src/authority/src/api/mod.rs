@@ -24,6 +24,7 @@ pub mod outcomes;
 pub mod problem;
 pub mod route;
 pub mod routes;
+mod tiles;
 
 use crate::serve::source::Source;
 use axum::body::Body;
@@ -81,7 +82,7 @@ pub struct Call {
     pub caller: Caller,
     /// From where.
     pub source: Source,
-    /// The variable part of the path; empty if there is none.
+    /// The variable part of the path as it was sent, not decoded; empty if there is none.
     pub parameter: String,
     /// The query, undecoded; values of this API need no decoding.
     pub query: String,

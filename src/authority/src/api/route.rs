@@ -61,7 +61,7 @@ pub type Handled = Pin<Box<dyn Future<Output = Result<Response, Refused>> + Send
 pub struct Route {
     /// Method.
     pub method: Method,
-    /// Path; `{..}` is the one variable part that it may have.
+    /// Path; `{..}` is the one variable part that it may have, `{*..}` if it may have slashes.
     pub path: &'static str,
     /// Listener.
     pub side: Side,

@@ -2,7 +2,7 @@
 
 use super::{
     acknowledgements, admin, artifacts, attestations, challenges, enrol, feed, guard, head, health, outcomes,
-    problem::Refused,
+    problem::Refused, tiles,
 };
 use crate::serve::Authority;
 use axum::Router;
@@ -48,6 +48,9 @@ routes! {
     Post "/v1/artifacts", Service, Needs::Host, [], Some("ArtifactsCall") => Answer::Json("ArtifactsAnswer"), artifacts::issue, "Evidence and 1 to 256 requests.";
     Get "/v1/feed", Service, Needs::GatewayOrHost, ["size!", "control!"], None => Answer::Json("Feed"), feed::feed, "What is new after a size and a control number.";
     Get "/v1/log/consistency", Service, Needs::GatewayOrHost, ["from!", "to!"], None => Answer::Json("ConsistencyProof"), feed::consistency, "Proof between two sizes.";
+    Get "/v1/log/checkpoint", Service, Needs::Anyone, [], None => NOTE, tiles::checkpoint, "Newest signed head, as C2SP tlog-tiles names it.";
+    Get "/v1/log/tile/{*tile}", Service, Needs::Anyone, [], None => Answer::Bytes, tiles::tile, "A tile of hashes of the SHA-256 tree: <level>/<index>[.p/<width>].";
+    Get "/v1/log/tile/entries/{*tile}", Service, VIEWER, [], None => Answer::Bytes, tiles::entries, "An entry bundle, exact leaves: <index>[.p/<width>].";
     Post "/v1/acknowledgements", Service, Needs::Gateway, [], Some("Acknowledgement") => Answer::Nothing, acknowledgements::acknowledge, "Control number that the gateway enforces.";
     Post "/v1/outcomes", Service, Needs::Gateway, [], Some("OutcomesCall") => Answer::Nothing, outcomes::record, "What was done with artifacts.";
 

@@ -28,6 +28,8 @@ pub struct Budgets {
     pub begun: Shared,
     /// Enrolments finished, likewise.
     pub finished: Shared,
+    /// Tiles read by all together, and by one source.
+    pub tiles: Shared,
 }
 
 /// What nobody has to show a key for: a bucket for each source beside one for all.
@@ -37,10 +39,17 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn of(limits: &Limits) -> Self {
+    fn enrolments(limits: &Limits) -> Self {
         Self {
             by_source: Rates::new(limits.source_enrolments_per_sec, limits.source_enrolments_burst),
             all: Rates::new(limits.enrolments_per_sec, limits.enrolments_per_sec),
+        }
+    }
+
+    fn tiles(limits: &Limits) -> Self {
+        Self {
+            by_source: Rates::new(limits.source_tiles_per_sec, limits.source_tiles_burst),
+            all: Rates::new(limits.tiles_per_sec, limits.tiles_per_sec),
         }
     }
 
@@ -61,8 +70,9 @@ impl Budgets {
             host_evidence_kib: Rates::new(limits.host_evidence_kib_per_sec, limits.host_evidence_kib_burst),
             revoked_denials: Rates::per_hour(revoked, revoked.min(REVOKED_BURST)),
             gateway_outcomes: Rates::new(limits.gateway_outcomes_per_sec, limits.gateway_outcomes_burst),
-            begun: Shared::of(limits),
-            finished: Shared::of(limits),
+            begun: Shared::enrolments(limits),
+            finished: Shared::enrolments(limits),
+            tiles: Shared::tiles(limits),
         }
     }
 }

@@ -84,3 +84,28 @@ impl Raw {
         }
     }
 }
+
+/// An answer as it came.
+pub(crate) struct Fetched {
+    pub(crate) status: u16,
+    pub(crate) kind: String,
+    pub(crate) caching: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Raw {
+    /// A GET, with what `send` doesn't look at.
+    pub(crate) async fn fetch(&mut self, path: &str) -> Fetched {
+        let request = Request::builder().uri(path).header("host", "localhost").body(Full::default()).unwrap();
+        self.0.ready().await.unwrap();
+        let response = self.0.send_request(request).await.unwrap();
+        let header = |name: &str| {
+            let value = response.headers().get(name);
+            value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
+        };
+        let (status, kind, caching) =
+            (response.status().as_u16(), header("content-type"), header("cache-control"));
+        let body = response.into_body().collect().await.unwrap().to_bytes().to_vec();
+        Fetched { status, kind, caching, body }
+    }
+}
