@@ -9,7 +9,7 @@
 //! nothing else: not the logged template hash, not the data of a violation, not the entries behind that prefix.
 //!
 //! Memory: the reader borrows the list and keeps one entry at a time. Beside the list itself ([`MAX_LIST_BYTES`]; twice
-//! that for the ASCII form) an appraisal holds at most [`MAX_REPORTED`] findings of [`MAX_PATH_BYTES`] each.
+//! that for the ASCII form) an appraisal holds at most [`MAX_REPORTED`] findings of [`MAX_PATH_BYTES`] each, and a byte for every entry.
 
 pub mod aggregate;
 pub mod appraise;
@@ -22,7 +22,10 @@ pub mod state;
 pub mod template;
 
 mod ascii;
+mod known_entries;
+mod padded;
 mod policy_form;
+mod recognition;
 mod value;
 
 pub use ascii::to_binary;
@@ -36,6 +39,8 @@ pub const MAX_ENTRIES: usize = 500_000;
 pub const MAX_TEMPLATE_BYTES: usize = 256 * 1024;
 /// Longest path: PATH_MAX of Linux, and the kernel's own additions such as ` (deleted)`.
 pub const MAX_PATH_BYTES: usize = 4_096 + 64;
+/// How the names of files begin that exist in memory alone.
+const MEMFD: &[u8] = b"/memfd:";
 /// Most entries that an appraisal names; beyond, it only counts.
 pub const MAX_REPORTED: usize = 16;
 

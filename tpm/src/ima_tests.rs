@@ -100,6 +100,32 @@ fn refused(verdict: Result<Appraised, ImaRefusal>, code: &str) -> ImaRefusal {
 }
 
 #[test]
+fn an_entry_told_by_its_hash_is_judged_as_one_that_is_read() {
+    let paths =
+        ["/usr/bin/sh", "/memfd:payload", "boot_aggregate", "/root/of/c1/usr/bin/sh", "/usr/bin/with space"];
+    let mut draft = listing(&paths);
+    for algorithm in [FileAlg::Sha1, FileAlg::Sha384, FileAlg::Sm3, FileAlg::Sha3_256] {
+        let bytes = vec![7; algorithm.digest_len()];
+        draft.allow(b"/usr/bin/sh", FileDigestRule { algorithm, kind: DigestKind::Ima, bytes });
+    }
+    draft.allow(b"/usr/bin/v", FileDigestRule { kind: DigestKind::Verity, ..rule(&program("/usr/bin/v")) });
+    let known = compiled(&draft);
+    let reading = known.clone().reading_everything();
+    let listed: Vec<&str> = vec!["/usr/bin/sh", "/memfd:payload", "boot_aggregate", "/usr/bin/with_space"];
+    for end in ["/usr/bin/sh", "/usr/bin/unknown", "/usr/bin/v", "/usr/bin/with space"] {
+        let mut host = Host::booted().run(&listed).run(&[end]);
+        host.ima.measure(HashAlg::Sha1, b"/usr/bin/sh", &[7; 20]);
+        host.ima.measure(BANK, b"/usr/bin/sh", &program("another"));
+        let quote = host.quote();
+        let list = whole(host.ima.bytes());
+        assert_eq!(appraise(&quote, None, &list, &known), appraise(&quote, None, &list, &reading), "{end}");
+    }
+    let mut host = Host::booted().run(&listed[..2]);
+    let taken = appraise(&host.quote(), None, &whole(host.ima.bytes()), &known).unwrap();
+    assert_eq!((taken.state().counts.entries, taken.state().counts.memfd), (3, 1), "a memfd is counted");
+}
+
+#[test]
 fn a_list_that_leads_to_the_quote_and_holds_only_listed_files_is_taken() {
     let paths = ["/usr/bin/sh", "/usr/bin/with space", "/usr/lib/libc.so.6"];
     let policy = compiled(&listing(&paths));
@@ -555,7 +581,7 @@ proptest::proptest! {
                 let Ok(entry) = entry else { break };
                 let _ = entry.measured();
                 let _ = entry.hinted_path();
-                Register::new(BANK, Rule::Rehashed).extend(&entry, column);
+                let _ = Register::new(BANK, Rule::Rehashed).extend(&entry, column);
             }
             let _ = super::to_binary(&bytes, column);
         }

@@ -13,11 +13,13 @@ use thiserror::Error;
 use super::aggregate::{self, Aggregate};
 use super::list::{Entries, Entry, ListError};
 use super::policy::{Grounds, Objection, RuntimePolicy};
+use super::recognition::Recognition;
 use super::register::{Register, Rule};
 use super::signature::KeyId;
 use super::state::{BootId, ImaState};
 use super::template::Measured;
-use super::{MAX_ENTRIES, MAX_REPORTED};
+use super::value::Value;
+use super::{MAX_ENTRIES, MAX_REPORTED, MEMFD};
 use crate::algorithm::HashAlg;
 use crate::quote::VerifiedQuote;
 
@@ -259,6 +261,8 @@ struct Replayed {
     matched: usize,
     /// Entries behind them.
     ignored: u64,
+    /// Of each proven entry, whether its hash alone says that the policy lists it.
+    listed: Vec<bool>,
 }
 
 fn replay(
@@ -292,7 +296,7 @@ fn replay(
         return Err(ImaRefusal::Rewound { known: prior.counts.entries, proven });
     }
     let ignored = u64::try_from(walked.entries.saturating_sub(matched)).unwrap_or(u64::MAX);
-    Ok(Replayed { register: walked.register, rule: walked.rule, matched, ignored })
+    Ok(Replayed { register: walked.register, rule: walked.rule, matched, ignored, listed: walked.listed })
 }
 
 fn since_boot(submission: &Submission<'_>, entry: usize) -> u64 {
@@ -311,6 +315,8 @@ struct Walked {
     /// The first one whose template hash isn't that of its data.
     edited: Option<usize>,
     aggregate_first: bool,
+    /// Of each entry up to the quoted moment, whether its hash alone says that the policy lists it.
+    listed: Vec<bool>,
 }
 
 fn walk(
@@ -321,10 +327,19 @@ fn walk(
     quoted: &[u8],
 ) -> Result<Walked, ImaRefusal> {
     let mut register = Register::resume(start.bank, rule, start.value);
-    let mut walked =
-        Walked { rule, register, proven: None, entries: 0, edited: None, aggregate_first: false };
+    let mut walked = Walked {
+        rule,
+        register,
+        proven: None,
+        entries: 0,
+        edited: None,
+        aggregate_first: false,
+        listed: Vec::new(),
+    };
+    let quoted = Value::new(start.bank, quoted);
+    let mut listed = Recognition::new(policy);
     // A register doesn't come back to a value, so the first match is the only one, and the longest prefix.
-    if register.value().as_bytes() == quoted {
+    if quoted == Some(*register.value()) {
         walked.proven = Some(0);
     }
     let max_lag = policy.settings().max_lag;
@@ -345,14 +360,17 @@ fn walk(
         if entry.index() == 0 {
             walked.aggregate_first = is_aggregate(&entry);
         }
-        if !register.extend(&entry, submission.column) && walked.edited.is_none() {
+        let extended = register.extend(&entry, submission.column);
+        if !extended.agrees && walked.edited.is_none() {
             walked.edited = Some(entry.index());
         }
-        if register.value().as_bytes() == quoted {
+        listed.note(&entry, &extended, &register);
+        if quoted == Some(*register.value()) {
             walked.proven = Some(walked.entries);
         }
     }
     walked.register = register;
+    walked.listed = listed.finish();
     Ok(walked)
 }
 
@@ -395,8 +413,11 @@ fn judge(
         rejected: Vec::new(),
         total: 0,
     };
-    for entry in Entries::new(submission.list, submission.column)?.take(replayed.matched.min(MAX_ENTRIES)) {
-        judging.entry(&entry?)?;
+    let entries = Entries::new(submission.list, submission.column)?.take(replayed.matched.min(MAX_ENTRIES));
+    for entry in entries {
+        let entry = entry?;
+        let listed = replayed.listed.get(entry.index()).is_some_and(|listed| *listed);
+        judging.entry(&entry, listed)?;
     }
     if judging.total > 0 {
         return Err(ImaRefusal::Files { total: judging.total, first: judging.rejected });
@@ -416,9 +437,12 @@ struct Judging<'a> {
 }
 
 impl Judging<'_> {
-    fn entry(&mut self, entry: &Entry<'_>) -> Result<(), ImaRefusal> {
+    fn entry(&mut self, entry: &Entry<'_>, listed: bool) -> Result<(), ImaRefusal> {
         let at = self.state.counts.entries;
         self.state.counts.entries = at.saturating_add(1);
+        if listed && at > 0 {
+            return Ok(());
+        }
         let Some(measured) = entry.measured()? else {
             return self.violation(at, entry);
         };
@@ -437,7 +461,7 @@ impl Judging<'_> {
         if measured.path == aggregate::NAME && self.compare(&measured) == Aggregate::Checked {
             return Ok(());
         }
-        if measured.path.starts_with(b"/memfd:") {
+        if measured.path.starts_with(MEMFD) {
             self.state.counts.memfd = self.state.counts.memfd.saturating_add(1);
         }
         match self.policy.judge(&measured, &mut self.signatures) {

@@ -110,6 +110,12 @@ impl<'a> Entry<'a> {
 
     /// Hash of the template data.
     pub fn template_hash(&self, bank: HashAlg) -> Value {
+        let [value] = self.template_hashes([bank]);
+        value
+    }
+
+    /// Hashes of the template data by several algorithms.
+    pub(super) fn template_hashes<const N: usize>(&self, banks: [HashAlg; N]) -> [Value; N] {
         match self.template {
             Template::Ima => {
                 // Hashed are the digest and the name in a field of 256 bytes, without the length that the list has.
@@ -117,9 +123,9 @@ impl<'a> Entry<'a> {
                 let name = rest.get(4..).unwrap_or_default();
                 let zeros = [0u8; 256];
                 let padding = zeros.get(name.len()..).unwrap_or_default();
-                Value::hash(bank, &[digest, name, padding])
+                Value::hash_each(banks, &[digest, name, padding])
             }
-            _ => Value::hash(bank, &[self.data]),
+            _ => Value::hash_each(banks, &[self.data]),
         }
     }
 

@@ -6,10 +6,14 @@
 //! Grounds are tried from the strongest to the weakest: a digest listed for this path, a digest accepted at any path, a
 //! signature by a key that may sign here, an exclude. An exclude accepts anything; its use is a fact of its own.
 
-use std::collections::{HashMap, HashSet};
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 
+use super::known_entries::KnownEntries;
 use super::signature::{KeyFloor, KeyId, Keyring, Verdict};
 use super::template::{DigestKind, FileAlg, Measured};
+use super::value::Value;
 use crate::algorithm::HashAlg;
 
 pub use super::policy_form::{
@@ -48,8 +52,8 @@ pub enum Objection {
 pub struct RuntimePolicy {
     digest: [u8; 32],
     settings: Settings,
-    /// Path to its accepted digests, one after the other: number of the algorithm, kind, digest.
-    files: HashMap<Box<[u8]>, Box<[u8]>>,
+    files: HashSet<File>,
+    known_entries: KnownEntries,
     anywhere: HashSet<Box<[u8]>>,
     excludes: Vec<Pattern>,
     roots: Vec<Root>,
@@ -71,12 +75,15 @@ impl RuntimePolicy {
         }
         let mut digest = [0; 32];
         digest.copy_from_slice(&HashAlg::Sha256.digest(bytes));
-        let files = draft.files.iter().map(|(path, digests)| {
-            let packed: Vec<u8> = digests.iter().flat_map(FileDigestRule::packed).collect();
-            (path.clone().into_boxed_slice(), packed.into_boxed_slice())
-        });
+        let files = draft
+            .files
+            .iter()
+            .map(|(path, digests)| File::new(path, digests.iter().flat_map(FileDigestRule::packed)));
+        let rules =
+            draft.files.iter().flat_map(|(path, rules)| rules.iter().map(|rule| (path.as_slice(), rule)));
         Ok(Self {
             digest,
+            known_entries: KnownEntries::of(rules),
             settings: draft.settings,
             files: files.collect(),
             anywhere: draft.anywhere.iter().map(|rule| rule.packed().into_boxed_slice()).collect(),
@@ -85,6 +92,13 @@ impl RuntimePolicy {
             keyring,
             signed_by: draft.signed_by,
         })
+    }
+
+    /// The same policy that recognises no entry by its hash.
+    #[cfg(test)]
+    pub(super) fn reading_everything(mut self) -> Self {
+        self.known_entries = KnownEntries::default();
+        self
     }
 
     /// SHA-256 of the document.
@@ -107,6 +121,11 @@ impl RuntimePolicy {
         self.files.len()
     }
 
+    /// Whether the "ima-ng" entry with this SHA-256 template hash is one that [`Self::judge`] finds listed, and nothing else has to be said of.
+    pub(super) fn lists_entry(&self, template_hash: &Value) -> bool {
+        self.known_entries.contains(template_hash)
+    }
+
     /// Judges one file. `signatures` is what is left of the signatures that may be checked.
     pub fn judge(&self, measured: &Measured<'_>, signatures: &mut usize) -> Result<Grounds, Objection> {
         let digest = measured.digest;
@@ -114,7 +133,7 @@ impl RuntimePolicy {
         let mut known = false;
         for path in [Some(measured.path), self.inside_root(measured.path)].into_iter().flatten() {
             if let Some(listed) = self.files.get(path) {
-                if holds(listed, head, digest.bytes) {
+                if holds(listed.digests(), head, digest.bytes) {
                     return Ok(Grounds::Listed);
                 }
                 known = true;
@@ -168,6 +187,50 @@ impl RuntimePolicy {
         })
     }
 }
+
+/// A path and its accepted digests, found by the path. They lie beside each other, since a policy of many files is larger than the caches and
+/// every step to another place costs more than a hash.
+#[derive(Debug, Clone)]
+struct File {
+    /// The path, then digests one after the other: number of the algorithm, kind, digest.
+    bytes: Box<[u8]>,
+    path_len: usize,
+}
+
+impl File {
+    fn new(path: &[u8], digests: impl Iterator<Item = u8>) -> Self {
+        Self { bytes: path.iter().copied().chain(digests).collect(), path_len: path.len() }
+    }
+
+    fn path(&self) -> &[u8] {
+        self.bytes.get(..self.path_len).unwrap_or_default()
+    }
+
+    fn digests(&self) -> &[u8] {
+        self.bytes.get(self.path_len..).unwrap_or_default()
+    }
+}
+
+impl Borrow<[u8]> for File {
+    fn borrow(&self) -> &[u8] {
+        self.path()
+    }
+}
+
+/// As the path that it borrows as.
+impl Hash for File {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.path().hash(state);
+    }
+}
+
+impl PartialEq for File {
+    fn eq(&self, other: &Self) -> bool {
+        self.path() == other.path()
+    }
+}
+
+impl Eq for File {}
 
 fn packed_head(algorithm: FileAlg, kind: DigestKind) -> [u8; 2] {
     [algorithm.number(), u8::from(kind == DigestKind::Verity)]

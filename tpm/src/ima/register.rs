@@ -15,6 +15,15 @@ pub enum Rule {
     PaddedSha1,
 }
 
+/// What was found out on the way.
+#[derive(Debug, Clone, Copy)]
+pub struct Extended {
+    /// Whether the logged template hash is the hash of the data; a violation's is zero and never wrong.
+    pub agrees: bool,
+    /// The hash of the data that the rule makes use of; none for a violation, whose data nothing proves.
+    pub template_hash: Option<Value>,
+}
+
 /// A register on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Register {
@@ -39,31 +48,43 @@ impl Register {
         &self.value
     }
 
+    /// What the kernel extends.
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
     /// Its bank.
     pub fn bank(&self) -> HashAlg {
         self.bank
     }
 
-    /// Extends one entry. Says whether the logged template hash, of `column`, is the hash of the data; a violation's is
-    /// zero and never wrong.
-    pub fn extend(&mut self, entry: &Entry<'_>, column: HashAlg) -> bool {
-        let violation = entry.is_violation();
-        let extension = match (self.rule, violation) {
-            (Rule::Rehashed, true) => Value::ones(self.bank),
-            (Rule::Rehashed, false) => entry.template_hash(self.bank),
-            (Rule::PaddedSha1, true) => Value::padded(self.bank, Value::ones(HashAlg::Sha1).as_bytes()),
-            (Rule::PaddedSha1, false) => {
-                Value::padded(self.bank, entry.template_hash(HashAlg::Sha1).as_bytes())
-            }
+    /// Extends one entry, whose logged template hash is of `column`.
+    pub fn extend(&mut self, entry: &Entry<'_>, column: HashAlg) -> Extended {
+        if entry.is_violation() {
+            let ones = match self.rule {
+                Rule::Rehashed => Value::ones(self.bank),
+                Rule::PaddedSha1 => Value::padded(self.bank, Value::ones(HashAlg::Sha1).as_bytes()),
+            };
+            self.take(&ones);
+            return Extended { agrees: true, template_hash: None };
+        }
+        let own = if self.rule == Rule::Rehashed { self.bank } else { HashAlg::Sha1 };
+        let (extension, logged) = if own == column {
+            let hash = entry.template_hash(own);
+            (hash, hash)
+        } else {
+            let [extension, logged] = entry.template_hashes([own, column]);
+            (extension, logged)
         };
-        // TPM 2.0 Part 1, 17.4.2: new = H(old || digest).
+        match self.rule {
+            Rule::Rehashed => self.take(&extension),
+            Rule::PaddedSha1 => self.take(&Value::padded(self.bank, extension.as_bytes())),
+        }
+        Extended { agrees: logged.as_bytes() == entry.logged(), template_hash: Some(extension) }
+    }
+
+    /// TPM 2.0 Part 1, 17.4.2: new = H(old || digest).
+    fn take(&mut self, extension: &Value) {
         self.value = Value::hash(self.bank, &[self.value.as_bytes(), extension.as_bytes()]);
-        if violation {
-            return true;
-        }
-        if column == self.bank && self.rule == Rule::Rehashed {
-            return extension.as_bytes() == entry.logged();
-        }
-        entry.template_hash(column).as_bytes() == entry.logged()
     }
 }

@@ -2,6 +2,7 @@
 
 use sha2::Digest;
 
+use super::padded::Padded;
 use crate::algorithm::HashAlg;
 
 /// Longest digest: SHA-512.
@@ -44,14 +45,26 @@ impl Value {
 
     /// Digest of the concatenation of `parts`.
     pub(super) fn hash(bank: HashAlg, parts: &[&[u8]]) -> Self {
-        let mut value = Self::zero(bank);
-        match bank {
-            HashAlg::Sha1 => value.run::<sha1::Sha1>(parts),
-            HashAlg::Sha256 => value.run::<sha2::Sha256>(parts),
-            HashAlg::Sha384 => value.run::<sha2::Sha384>(parts),
-            HashAlg::Sha512 => value.run::<sha2::Sha512>(parts),
-        }
+        let [value] = Self::hash_each([bank], parts);
         value
+    }
+
+    /// Digests of the concatenation of `parts` by several algorithms.
+    pub(super) fn hash_each<const N: usize>(banks: [HashAlg; N], parts: &[&[u8]]) -> [Self; N] {
+        let mut padded = Padded::empty();
+        let short = padded.fill(parts).is_some();
+        let mut values = banks.map(Self::zero);
+        for (bank, value) in banks.iter().zip(&mut values) {
+            match bank {
+                HashAlg::Sha1 if short => value.fill(&padded.sha1()),
+                HashAlg::Sha256 if short => value.fill(&padded.sha256()),
+                HashAlg::Sha1 => value.run::<sha1::Sha1>(parts),
+                HashAlg::Sha256 => value.run::<sha2::Sha256>(parts),
+                HashAlg::Sha384 => value.run::<sha2::Sha384>(parts),
+                HashAlg::Sha512 => value.run::<sha2::Sha512>(parts),
+            }
+        }
+        values
     }
 
     fn run<D: Digest>(&mut self, parts: &[&[u8]]) {
@@ -77,7 +90,8 @@ impl Value {
 
 impl PartialEq for Value {
     fn eq(&self, other: &Self) -> bool {
-        self.as_bytes() == other.as_bytes()
+        // Behind the length there are zeros.
+        self.len == other.len && self.bytes == other.bytes
     }
 }
 
