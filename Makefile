@@ -33,6 +33,7 @@ docs: packages
 
 bench: packages
 	$(CARGO) build --locked --release -p countersign --features bench
+	$(CARGO) build --locked --release -p countersign-tests --bin boot-simulator
 	deploy/bench/run.sh
 
 # Random mutations without coverage feedback, on stable; docs/EVIDENCE.md says what that is worth. An hour over all targets by default.

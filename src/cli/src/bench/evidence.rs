@@ -3,6 +3,7 @@
 //! Comes in: a boot log, or none for a simulated one of 30 KiB. Goes out: one JSON object whose members are medians. A file that already has members
 //! keeps the others, so that several benches can write one file.
 
+use super::evidence_ima::measure_ima;
 use super::floor::best_median;
 use anyhow::Context;
 use clap::Args;
@@ -28,6 +29,9 @@ pub(crate) struct EvidenceArgs {
     /// A real boot log (`binary_bios_measurements`) with a SHA-256 bank; otherwise one of 30 KiB is simulated.
     #[arg(long)]
     pub(crate) boot_log: Option<PathBuf>,
+    /// Entries of the IMA list, all of which the policy lists.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=400_000))]
+    pub(crate) ima_entries: u32,
     /// JSON file to write members into; printed otherwise.
     #[arg(long)]
     pub(crate) json: Option<PathBuf>,
@@ -35,20 +39,29 @@ pub(crate) struct EvidenceArgs {
 
 /// Measures and writes.
 pub(crate) fn run(args: &EvidenceArgs) -> anyhow::Result<ExitCode> {
-    let mut members = match args.json.as_deref().filter(|path| path.exists()) {
+    let mut members = Map::new();
+    measure_quote(&mut members)?;
+    measure_boot_log(args.boot_log.as_deref(), &mut members)?;
+    measure_ima(args.ima_entries, &mut members)?;
+    merge(args.json.as_deref(), members)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes members into a file, whose other members stay; prints them without one.
+pub(super) fn merge(file: Option<&Path>, members: Map<String, Value>) -> anyhow::Result<()> {
+    let mut all = match file.filter(|path| path.exists()) {
         Some(path) => known(path)?,
         None => Map::new(),
     };
-    measure_quote(&mut members)?;
-    measure_boot_log(args.boot_log.as_deref(), &mut members)?;
-    let text = serde_json::to_string_pretty(&Value::Object(members))? + "\n";
-    match &args.json {
+    all.extend(members);
+    let text = serde_json::to_string_pretty(&Value::Object(all))? + "\n";
+    match file {
         Some(path) => {
             std::fs::write(path, text).with_context(|| format!("{} isn't written", path.display()))?
         }
         None => anstream::print!("{text}"),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn known(path: &Path) -> anyhow::Result<Map<String, Value>> {
@@ -56,7 +69,7 @@ fn known(path: &Path) -> anyhow::Result<Map<String, Value>> {
     serde_json::from_slice(&text).with_context(|| format!("{} isn't a JSON object", path.display()))
 }
 
-fn booted(boot: &SimulatedBoot) -> anyhow::Result<SimulatedTpm> {
+pub(super) fn booted(boot: &SimulatedBoot) -> anyhow::Result<SimulatedTpm> {
     let mut next = 0u8;
     let mut tpm = SimulatedTpm::new(&mut |buffer: &mut [u8]| {
         next = next.wrapping_add(1);
@@ -66,7 +79,7 @@ fn booted(boot: &SimulatedBoot) -> anyhow::Result<SimulatedTpm> {
     Ok(tpm)
 }
 
-fn micros(time: Duration) -> Value {
+pub(super) fn micros(time: Duration) -> Value {
     json!((time.as_secs_f64() * 1e8).round() / 100.0)
 }
 
@@ -127,14 +140,15 @@ mod tests {
     fn other_members_of_the_file_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("evidence.json");
-        std::fs::write(&path, r#"{"ima_entries_per_s": 7, "boot_log_us": 1000000}"#).unwrap();
-        run(&EvidenceArgs { boot_log: None, json: Some(path.clone()) }).unwrap();
+        std::fs::write(&path, r#"{"requests_per_quote": 7, "boot_log_us": 1000000}"#).unwrap();
+        run(&EvidenceArgs { boot_log: None, ima_entries: 50, json: Some(path.clone()) }).unwrap();
         let members = known(&path).unwrap();
-        assert_eq!(members["ima_entries_per_s"], 7);
-        for name in ["quote_verify_us", "bare_signature_us", "boot_log_us"] {
+        assert_eq!(members["requests_per_quote"], 7);
+        for name in ["quote_verify_us", "bare_signature_us", "boot_log_us", "ima_incremental_10_us"] {
             let micros = members[name].as_f64().unwrap();
             assert!(micros > 0.0 && micros < 1_000_000.0, "{name}: {micros}");
         }
+        assert!(members["ima_entries_per_s"].as_f64().unwrap() > 1.0);
         assert_eq!(members["boot_log"], "simulated");
         assert!(members["boot_log_bytes"].as_u64().unwrap() >= 30 * 1024);
     }

@@ -10,6 +10,7 @@
 
 mod enrol;
 mod evidence;
+mod evidence_ima;
 mod fleet;
 mod floor;
 mod host;
@@ -18,6 +19,7 @@ mod metrics;
 mod process;
 mod report;
 mod setup;
+mod shared_quote;
 mod stats;
 mod window;
 
@@ -34,8 +36,10 @@ pub(crate) enum Command {
     Prepare(PrepareArgs),
     /// Load a running authority and measure how it issues artifacts.
     Issue(IssueArgs),
-    /// Measure what verifying a quote and a boot log costs on one core.
+    /// Measure what verifying a quote, a boot log and an IMA list costs on one core.
     Evidence(evidence::EvidenceArgs),
+    /// Measure how many requests one quote serves, at a running agent whose TPM is slow.
+    Agent(shared_quote::SharedQuoteArgs),
 }
 
 /// Arguments of `bench prepare`.
@@ -103,6 +107,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Prepare(args) => Ok(fleet::prepare(&args.out)?),
         Command::Issue(args) => Ok(run_issue(&args)?),
         Command::Evidence(args) => Ok(evidence::run(&args)?),
+        Command::Agent(args) => Ok(shared_quote::run(&args)?),
     }
 }
 
@@ -142,7 +147,9 @@ mod tests {
         let fixed = ["bench", "issue", "--url", "https://localhost:1", "--profile", "p", "--fleet", "f"];
         match Cli::try_parse_from(fixed.iter().chain(extra))?.command {
             Command::Issue(args) => Ok(args),
-            Command::Prepare(_) | Command::Evidence(_) => unreachable!("another command was given"),
+            Command::Prepare(_) | Command::Evidence(_) | Command::Agent(_) => {
+                unreachable!("another command was given")
+            }
         }
     }
 
