@@ -13,7 +13,9 @@ fn root() -> PathBuf {
 
 /// What a command prints, both streams in order, run in the example's directory.
 fn run(folder: &Path, command: &str) -> String {
-    let path = format!("/usr/bin:{}", std::env::var("PATH").unwrap_or_default());
+    let binary = countersign_tests::tool("countersign");
+    let binaries = binary.parent().unwrap().display().to_string();
+    let path = format!("/usr/bin:{binaries}:{}", std::env::var("PATH").unwrap_or_default());
     let output = Command::new("bash")
         .args(["-c", &format!("exec 2>&1\n{command}")])
         .current_dir(folder)

@@ -76,6 +76,8 @@ fn the_main_path(kind: SignerKind) {
     deployment.stop_authority();
     deployment.audit("verify").expect("audit verify");
     deployment.audit("replay").expect("audit replay");
+    let reconciled = deployment.audit("reconcile").expect("audit reconcile");
+    assert!(reconciled.contains("0 wrong, 0 without an outcome, 0 to look at"), "{reconciled}");
 }
 
 /// The recovery key says so, with the parent's head as the last good one: of the artifacts of that key only those under it hold.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod custody;
 pub mod decide;
 pub mod init;
+pub mod outcome;
 pub mod policy;
 pub mod sequence;
 pub mod serve;

@@ -1,27 +1,32 @@
 //! `countersign audit`: checks a copy of a store against a pinned trust bundle, without a network and without the operator's word.
 
+mod reconcile;
+
 use crate::failure::Outcome;
 use crate::{output, profile};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use countersign_authority::audit::{
-    LogSource, MAX_EVIDENCE_BUNDLE, StoreLog, make_bundle, replay, verify, verify_bundle,
+    ExportLog, LogSource, MAX_EVIDENCE_BUNDLE, StoreLog, Unreadable, make_bundle, replay, verify,
+    verify_bundle,
 };
 use countersign_authority::store::sqlite::{self, SqliteOptions, SqliteReader};
 use countersign_core::bundle::TrustBundle;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Check the whole log: leaves, three trees, every head, control chain, order, signatures.
-    Verify(Source),
+    Verify(Log),
     /// Derive every decision again from its stored evidence, byte for byte.
     Replay(Source),
+    /// Compare what gateways say that they did with what was decided.
+    Reconcile(reconcile::Args),
     /// Print every leaf, base64, one a line.
-    Leaves(Source),
+    Leaves(Log),
     /// Gather all that bears an artifact out into one file.
     Bundle(BundleArgs),
     /// Check such a file against a pinned trust bundle, without a store.
@@ -65,14 +70,61 @@ pub(crate) struct Source {
     json: bool,
 }
 
+/// A log for what needs leaves and heads only: a store, or an export.
+#[derive(clap::Args)]
+pub(crate) struct Log {
+    #[command(flatten)]
+    kept: Kept,
+    /// Pinned trust bundle.
+    #[arg(long)]
+    trust_bundle: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where it is.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Kept {
+    /// SQLite store, or a copy of one.
+    #[arg(long)]
+    store: Option<PathBuf>,
+    /// Export of a log (PROTOCOL §11.3).
+    #[arg(long)]
+    export: Option<PathBuf>,
+}
+
+impl Log {
+    /// Opens the log and hands it over, with how many leaves there are to read.
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&TrustBundle, &dyn LogSource, u64) -> Result<T, Unreadable>,
+    ) -> anyhow::Result<T> {
+        let bundle = profile::bundle(&self.trust_bundle)?;
+        if let Some(path) = &self.kept.export {
+            let log = ExportLog::open(path)?;
+            return Ok(work(&bundle, &log, log.size())?);
+        }
+        let path = self.kept.store.as_deref().context("--store or --export")?;
+        let reader = open_store(path, &bundle)?;
+        let log = StoreLog::new(&reader)?;
+        Ok(work(&bundle, &log, log.size())?)
+    }
+}
+
+fn open_store(path: &Path, bundle: &TrustBundle) -> anyhow::Result<SqliteReader> {
+    if !path.is_file() {
+        bail!("{} is no store", path.display());
+    }
+    let options = SqliteOptions::new(path, bundle.origin().clone());
+    sqlite::open_reader(&options).with_context(|| path.display().to_string())
+}
+
 impl Source {
     fn open(&self) -> anyhow::Result<(TrustBundle, SqliteReader)> {
         let bundle = profile::bundle(&self.trust_bundle)?;
-        if !self.store.is_file() {
-            bail!("{} is no store", self.store.display());
-        }
-        let options = SqliteOptions::new(&self.store, bundle.origin().clone());
-        let reader = sqlite::open_reader(&options).with_context(|| self.store.display().to_string())?;
+        let reader = open_store(&self.store, &bundle)?;
         Ok((bundle, reader))
     }
 }
@@ -81,6 +133,7 @@ pub(crate) fn run(command: Command) -> Outcome {
     match command {
         Command::Verify(source) => run_verify(&source),
         Command::Replay(source) => run_replay(&source),
+        Command::Reconcile(args) => reconcile::run(&args),
         Command::Leaves(source) => run_leaves(&source),
         Command::Bundle(args) => run_bundle(&args),
         Command::VerifyBundle(args) => run_verify_bundle(&args),
@@ -145,12 +198,13 @@ fn run_verify_bundle(args: &VerifyBundleArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_verify(source: &Source) -> Outcome {
-    let (bundle, reader) = source.open()?;
-    let log = StoreLog::new(&reader).map_err(anyhow::Error::new)?;
-    let bar = bar(log.size());
-    let result = verify(&log, &bundle, &mut |done| bar.set_position(done));
-    bar.finish_and_clear();
+fn run_verify(source: &Log) -> Outcome {
+    let result = source.read(|bundle, log, size| {
+        let bar = bar(size);
+        let result = verify(log, bundle, &mut |done| bar.set_position(done));
+        bar.finish_and_clear();
+        Ok(result)
+    })?;
     let report = match result {
         Ok(report) => report,
         Err(finding) => {
@@ -216,22 +270,23 @@ fn run_replay(source: &Source) -> Outcome {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn run_leaves(source: &Source) -> Outcome {
-    let (_, reader) = source.open()?;
-    let log = StoreLog::new(&reader).map_err(anyhow::Error::new)?;
+fn run_leaves(source: &Log) -> Outcome {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let mut next = 0;
-    loop {
-        let leaves = log.leaves(next, 1_024).map_err(anyhow::Error::new)?;
-        if leaves.is_empty() {
-            break;
+    source.read(|_, log, _| {
+        let mut next = 0;
+        loop {
+            let leaves = log.leaves(next, 1_024)?;
+            for leaf in &leaves {
+                if let Err(error) = writeln!(out, "{}", data_encoding::BASE64.encode(leaf)) {
+                    return Ok(Err(error));
+                }
+            }
+            if leaves.is_empty() {
+                return Ok(out.flush());
+            }
+            next += leaves.len() as u64;
         }
-        for leaf in &leaves {
-            writeln!(out, "{}", data_encoding::BASE64.encode(leaf))?;
-        }
-        next += u64::try_from(leaves.len()).context("leaf count")?;
-    }
-    out.flush()?;
+    })??;
     Ok(ExitCode::SUCCESS)
 }
 

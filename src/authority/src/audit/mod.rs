@@ -2,12 +2,16 @@
 //!
 //! Comes in: leaves, heads and blobs from any [`LogSource`], and the pinned trust bundle. Goes out, from [`verify()`]: that the log is one
 //! well-formed, append-only, signed history; from [`replay()`]: that every decision in it follows, byte for byte, from inputs that the log
-//! itself explains; from [`verify_bundle()`]: the same of one artifact, out of one file. Refused: to call anything good that could not be read. What was pruned is reported as not replayable.
+//! itself explains; from [`reconcile()`]: whether what gateways did is what was decided; from [`verify_bundle()`]: the same of one artifact, out of
+//! one file. Refused: to call anything good that could not be read. What was pruned is reported as not replayable.
 //!
 //! Neither finds a log that was forked before it was handed over: that takes the memory of gateways and witnesses.
 
 mod bundle;
+mod export;
 mod fold;
+mod outcomes;
+mod reconcile;
 mod replay;
 mod store;
 mod verify;
@@ -16,6 +20,9 @@ mod verify_bundle;
 pub use bundle::{
     BundleFault, EvidenceBundle, LinkedHead, MAX_EVIDENCE_BUNDLE, ProvenLeaf, TreePaths, make_bundle,
 };
+pub use export::ExportLog;
+pub use outcomes::OutcomeFault;
+pub use reconcile::{Discrepancy, DiscrepancyKind, MAX_LISTED, Reconciliation, Terms, Weight, reconcile};
 pub use replay::{Mismatch, MismatchKind, Missing, ReplayReport, replay};
 pub use store::StoreLog;
 pub use verify::{Finding, FindingKind, Report, verify};
@@ -78,5 +85,7 @@ impl<'a> Leaves<'a> {
 
 #[cfg(test)]
 mod kit;
+#[cfg(test)]
+mod reconcile_tests;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! The whole log, offline: every leaf, every head, three trees, the control chain, every signature (PROTOCOL §5, §6).
 
+use super::outcomes::{Book, OutcomeFault};
 use super::{HeadExport, Leaves, LogSource, PAGE, Unreadable};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::checkpoint::HeadBody;
@@ -72,6 +73,9 @@ pub enum FindingKind {
     /// A decision whose verdict isn't its leaf's kind, or of another issuer.
     #[error("the body isn't one of this kind and log")]
     Body,
+    /// An outcome that an honest authority wouldn't have taken.
+    #[error("outcome: {0}")]
+    Outcome(#[from] OutcomeFault),
     /// The control chain doesn't take it.
     #[error("control chain: {0}")]
     Control(String),
@@ -159,6 +163,7 @@ pub fn verify(
 struct Walk<'a> {
     bundle: &'a TrustBundle,
     control: ControlState,
+    outcomes: Book,
     /// Keys by one of which the next signed head has to be signed: the bundle's, then those active at the newest signed head.
     vouched: Vec<VerifyingKey>,
     sha256: Frontier<Sha256Tree>,
@@ -178,6 +183,7 @@ impl<'a> Walk<'a> {
         Self {
             bundle,
             control: ControlState::of_bundle(bundle),
+            outcomes: Book::default(),
             vouched: bundle.head_keys().to_vec(),
             sha256: Frontier::new(),
             sha3: Frontier::new(),
@@ -204,7 +210,7 @@ impl<'a> Walk<'a> {
         while self.size < size {
             let next = leaves.next().map_err(|error| Finding::leaf(self.size, error))?;
             let (index, bytes) = next.ok_or_else(|| Finding::leaf(self.size, FindingKind::LeavesMissing))?;
-            self.take_leaf(index, &bytes, head.time_ms)?;
+            self.take_leaf(leaves.source, index, &bytes, head.time_ms)?;
         }
         self.check_body(&head).map_err(|kind| Finding::head(size, kind))?;
         self.previous = sha256(export.text.as_bytes());
@@ -219,7 +225,13 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn take_leaf(&mut self, index: u64, bytes: &[u8], head_ms: u64) -> Result<(), Finding> {
+    fn take_leaf(
+        &mut self,
+        source: &dyn LogSource,
+        index: u64,
+        bytes: &[u8],
+        head_ms: u64,
+    ) -> Result<(), Finding> {
         let leaf = Leaf::parse(bytes).map_err(|error| Finding::leaf(index, FindingKind::Malformed(error)))?;
         if leaf.index != index {
             return Err(Finding::leaf(index, FindingKind::Index(leaf.index)));
@@ -235,6 +247,7 @@ impl<'a> Walk<'a> {
                 .apply(bytes)
                 .map_err(|error| Finding::leaf(index, FindingKind::Control(error.to_string())))?;
         }
+        self.check_outcome(source, &leaf)?;
         let full = |_| Finding::leaf(index, FindingKind::Size);
         self.sha256.append(Sha256Tree::leaf_hash(bytes), |_| {}).map_err(full)?;
         self.sha3.append(Sha3_512Tree::leaf_hash(bytes), |_| {}).map_err(full)?;
@@ -242,6 +255,18 @@ impl<'a> Walk<'a> {
         *self.kinds.entry(leaf.kind.name()).or_default() += 1;
         self.size += 1;
         Ok(())
+    }
+
+    /// PROTOCOL §8.14: by a gateway, of an artifact before it, at a time that both admit, once.
+    fn check_outcome(&mut self, source: &dyn LogSource, leaf: &Leaf) -> Result<(), Finding> {
+        if leaf.kind != Kind::Outcome {
+            self.outcomes.note(leaf);
+            return Ok(());
+        }
+        let at = |kind| Finding::leaf(leaf.index, kind);
+        let outcome = Outcome::parse(&leaf.body).map_err(|error| at(FindingKind::Malformed(error)))?;
+        let judged = self.outcomes.take(source, leaf, &outcome, None).map_err(Finding::log)?;
+        judged.map(drop).map_err(|fault| at(FindingKind::Outcome(fault)))
     }
 
     fn check_body(&self, head: &HeadBody) -> Result<(), FindingKind> {
