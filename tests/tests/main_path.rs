@@ -74,6 +74,10 @@ fn the_main_path(kind: SignerKind) {
 
     deployment.stop_agent();
     deployment.stop_authority();
+    audited(&deployment);
+}
+
+fn audited(deployment: &Deployment) {
     deployment.audit("verify").expect("audit verify");
     deployment.audit("replay").expect("audit replay");
     let reconciled = deployment.audit("reconcile").expect("audit reconcile");
