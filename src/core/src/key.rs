@@ -13,6 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::cbor::{self, CborError, Decoder};
 use crate::digest::{Sha256Digest, sha256};
 
+mod known;
+
+pub use known::{KnownKeys, MAX_KNOWN};
+
 #[cfg(test)]
 mod tests;
 

@@ -7,6 +7,7 @@
 //!
 //! Neither finds a log that was forked before it was handed over: that takes the memory of gateways and witnesses.
 
+mod ahead;
 mod bundle;
 mod export;
 mod fold;

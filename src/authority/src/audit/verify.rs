@@ -1,16 +1,14 @@
 //! The whole log, offline: every leaf, every head, three trees, the control chain, every signature (PROTOCOL §5, §6).
 
+use super::ahead::{CheckedLeaf, ReadAhead};
 use super::outcomes::{Book, OutcomeFault};
-use super::{HeadExport, Leaves, LogSource, PAGE, Unreadable};
+use super::{HeadExport, LogSource, PAGE, Unreadable};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::VerifyingKey;
-use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
-use countersign_core::leaf::decision::{Decision, Verdict};
-use countersign_core::leaf::host::{Enrolment, HostStateRecord};
-use countersign_core::leaf::record::{Faults, Heartbeat, JoinToken, Outcome};
+use countersign_core::leaf::record::Outcome;
 use countersign_core::leaf::{Kind, Leaf, LeafError};
 use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tree, TreeHash};
 use countersign_core::note::{self, NoteKey, SignedNote};
@@ -140,24 +138,26 @@ pub fn verify(
     bundle: &TrustBundle,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, Finding> {
-    let mut walk = Walk::new(bundle);
-    let mut leaves = Leaves::new(source);
-    loop {
-        let from = walk.size + 1;
-        let page = source.heads(from, PAGE).map_err(Finding::log)?;
-        if page.is_empty() {
-            break;
+    std::thread::scope(|scope| {
+        let mut walk = Walk::new(bundle);
+        let mut leaves = ReadAhead::start(scope, source, bundle.origin().as_str());
+        loop {
+            let from = walk.size + 1;
+            let page = source.heads(from, PAGE).map_err(Finding::log)?;
+            if page.is_empty() {
+                break;
+            }
+            for head in page {
+                walk.take_head(source, &mut leaves, &head)?;
+            }
+            progress(walk.size);
         }
-        for head in page {
-            walk.take_head(&mut leaves, &head)?;
+        walk.check_last_good(source)?;
+        if let Some(leaf) = leaves.next().map_err(Finding::log)? {
+            return Err(Finding::leaf(leaf.index, FindingKind::Uncovered));
         }
-        progress(walk.size);
-    }
-    walk.check_last_good(source)?;
-    if let Some((index, _)) = leaves.next().map_err(Finding::log)? {
-        return Err(Finding::leaf(index, FindingKind::Uncovered));
-    }
-    walk.finish()
+        walk.finish()
+    })
 }
 
 struct Walk<'a> {
@@ -198,7 +198,12 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn take_head(&mut self, leaves: &mut Leaves<'_>, export: &HeadExport) -> Result<(), Finding> {
+    fn take_head(
+        &mut self,
+        source: &dyn LogSource,
+        leaves: &mut ReadAhead<'_>,
+        export: &HeadExport,
+    ) -> Result<(), Finding> {
         let at = self.size;
         let head =
             HeadBody::parse(&export.text).map_err(|_| Finding::head(at, FindingKind::HeadMalformed))?;
@@ -209,8 +214,8 @@ impl<'a> Walk<'a> {
         }
         while self.size < size {
             let next = leaves.next().map_err(|error| Finding::leaf(self.size, error))?;
-            let (index, bytes) = next.ok_or_else(|| Finding::leaf(self.size, FindingKind::LeavesMissing))?;
-            self.take_leaf(leaves.source, index, &bytes, head.time_ms)?;
+            let leaf = next.ok_or_else(|| Finding::leaf(self.size, FindingKind::LeavesMissing))?;
+            self.take_leaf(source, leaf, head.time_ms)?;
         }
         self.check_body(&head).map_err(|kind| Finding::head(size, kind))?;
         self.previous = sha256(export.text.as_bytes());
@@ -228,30 +233,27 @@ impl<'a> Walk<'a> {
     fn take_leaf(
         &mut self,
         source: &dyn LogSource,
-        index: u64,
-        bytes: &[u8],
+        checked: CheckedLeaf,
         head_ms: u64,
     ) -> Result<(), Finding> {
-        let leaf = Leaf::parse(bytes).map_err(|error| Finding::leaf(index, FindingKind::Malformed(error)))?;
-        if leaf.index != index {
-            return Err(Finding::leaf(index, FindingKind::Index(leaf.index)));
-        }
+        let index = checked.index;
+        let leaf = checked.leaf.map_err(|kind| Finding::leaf(index, kind))?;
         // PROTOCOL §5.1: times never decrease with the index.
         if leaf.time_ms < self.time_ms || leaf.time_ms > head_ms {
             return Err(Finding::leaf(index, FindingKind::Time));
         }
         self.time_ms = leaf.time_ms;
-        check_body(&leaf, self.bundle.origin().as_str()).map_err(|kind| Finding::leaf(index, kind))?;
+        checked.body.map_err(|kind| Finding::leaf(index, kind))?;
         if leaf.kind.is_control() {
             self.control
-                .apply(bytes)
+                .apply(&checked.bytes)
                 .map_err(|error| Finding::leaf(index, FindingKind::Control(error.to_string())))?;
         }
         self.check_outcome(source, &leaf)?;
         let full = |_| Finding::leaf(index, FindingKind::Size);
-        self.sha256.append(Sha256Tree::leaf_hash(bytes), |_| {}).map_err(full)?;
-        self.sha3.append(Sha3_512Tree::leaf_hash(bytes), |_| {}).map_err(full)?;
-        self.blake2.append(Blake2b512Tree::leaf_hash(bytes), |_| {}).map_err(full)?;
+        self.sha256.append(checked.sha256, |_| {}).map_err(full)?;
+        self.sha3.append(checked.sha3, |_| {}).map_err(full)?;
+        self.blake2.append(checked.blake2, |_| {}).map_err(full)?;
         *self.kinds.entry(leaf.kind.name()).or_default() += 1;
         self.size += 1;
         Ok(())
@@ -360,30 +362,4 @@ impl<'a> Walk<'a> {
             newest_ms: self.time_ms,
         })
     }
-}
-
-fn check_body(leaf: &Leaf, origin: &str) -> Result<(), FindingKind> {
-    let body = leaf.body.as_slice();
-    let parsed = match leaf.kind {
-        Kind::Allow | Kind::Deny => {
-            let decision = Decision::parse(body).map_err(FindingKind::Malformed)?;
-            let allows = matches!(decision.verdict, Verdict::Allow { .. });
-            if allows != (leaf.kind == Kind::Allow) || decision.issuer.as_str() != origin {
-                return Err(FindingKind::Body);
-            }
-            Ok(())
-        }
-        Kind::Enrolment => Enrolment::parse(body).map(drop),
-        Kind::HostState => HostStateRecord::parse(body).map(drop),
-        Kind::Key => KeyRecord::parse(body).map(drop),
-        Kind::Policy | Kind::References => EpochRecord::parse(body).map(drop),
-        Kind::Revocation => Revocation::parse(body).map(drop),
-        Kind::Principal => PrincipalRecord::parse(body).map(drop),
-        Kind::Heartbeat => Heartbeat::parse(body).map(drop),
-        Kind::Faults => Faults::parse(body).map(drop),
-        Kind::Recovery => RecoveryRecord::parse(body).map(drop),
-        Kind::JoinToken => JoinToken::parse(body).map(drop),
-        Kind::Outcome => Outcome::parse(body).map(drop),
-    };
-    parsed.map_err(FindingKind::Malformed)
 }

@@ -7,7 +7,7 @@ use super::LeafError;
 use super::host::{HostState, Tier};
 use crate::cbor::{Decoder, Key, MapBuilder, Slot, encode_map};
 use crate::digest::Sha256Digest;
-use crate::key::VerifyingKey;
+use crate::key::{KeyError, KnownKeys, VerifyingKey};
 use crate::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId};
 use crate::refusal::RefusalCode;
 
@@ -272,6 +272,15 @@ impl Decision {
 
     /// Parses exact body bytes of an allow or deny leaf.
     pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
+        Self::parse_with(bytes, &mut VerifyingKey::from_cose_key)
+    }
+
+    /// The same for whoever reads many: holder keys that were met before aren't checked again.
+    pub fn parse_among(bytes: &[u8], known: &mut KnownKeys) -> Result<Self, LeafError> {
+        Self::parse_with(bytes, &mut |key| known.from_cose_key(key))
+    }
+
+    fn parse_with(bytes: &[u8], key: &mut ReadKey<'_>) -> Result<Self, LeafError> {
         let mut reader = Reader::new(bytes)?;
         let d = &mut reader;
         let issuer = Origin::parse(d.required(label::ISS)?.text()?).map_err(|_| LeafError::Value("iss"))?;
@@ -283,7 +292,7 @@ impl Decision {
         let nbf = d.optional(label::NBF)?.map(Decoder::uint).transpose()?;
         let issued_at = d.required(label::IAT)?.uint()?;
         let request_id = read_request_id(d.required(label::CTI)?)?;
-        let holder = read_confirmation(d.required(label::CNF)?)?;
+        let holder = read_confirmation(d.required(label::CNF)?, key)?;
         let host =
             HostId::from_slice(d.required(label::UEID)?.bytes()?).map_err(|_| LeafError::Value("ueid"))?;
         let verdict = d.required(label::VERDICT)?.uint()?;
@@ -398,10 +407,13 @@ fn read_request_id(decoder: &mut Decoder<'_>) -> Result<RequestId, LeafError> {
     text.and_then(|text| RequestId::parse(text).ok()).ok_or(LeafError::Value("cti"))
 }
 
-fn read_confirmation(decoder: &mut Decoder<'_>) -> Result<VerifyingKey, LeafError> {
+/// How a COSE_Key becomes a key.
+type ReadKey<'a> = dyn FnMut(&[u8]) -> Result<VerifyingKey, KeyError> + 'a;
+
+fn read_confirmation(decoder: &mut Decoder<'_>, key: &mut ReadKey<'_>) -> Result<VerifyingKey, LeafError> {
     decoder.map_of(1)?;
     decoder.expect_key(1)?;
-    super::field::read_key(decoder)
+    key(decoder.bytes()?).map_err(|_| LeafError::Value("COSE_Key"))
 }
 
 /// PROTOCOL §7.1: an allow has a lifetime and no code, a deny has a code and no lifetime.
