@@ -118,6 +118,7 @@ make_token issue
 start_authority issue --signer pkcs11 --token issue --pin-file "$work/pin"
 measure issue issue.json --hosts "$hosts"
 stop_server
+countersign bench check --store "$work/issue/log.sqlite" --trust-bundle "$work/issue/trust-bundle.json" --json "$results/log.json" || failed=1
 
 echo
 echo "issue-slow-key: 200 ms for a signature, SQLite, $slow_hosts hosts, $seconds s"
@@ -141,6 +142,11 @@ if [ -f "$results/issue-slow-key.json" ]; then
     row issue-slow-key.json server_rss_mib '<' 200
     row issue-slow-key.json errors '=' 0
 fi
+echo "log.json"
+jq '.artifact_check_ratio = (.artifact_check_us / .ed25519_verify_us * 100 | round / 100)' "$results/log.json" >"$work/log.json"
+cp "$work/log.json" "$results/log.json"
+row log.json artifact_check_ratio '<=' 0.33
+row log.json audit_leaves_per_s '>=' 100000
 echo "evidence.json"
 jq '.quote_ratio = (.quote_verify_us / .bare_signature_us * 100 | round / 100)' "$results/evidence.json" >"$work/evidence.json"
 cp "$work/evidence.json" "$results/evidence.json"

@@ -13,6 +13,7 @@ use crate::merkle;
 use crate::note::{self, NoteKey, SignedNote};
 use crate::refusal::RefusalCode;
 use crate::tlog_proof::TlogProof;
+use crate::verified_heads::VerifiedHeads;
 
 /// Why a text isn't an artifact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +61,7 @@ pub struct Receipt {
     leaf_hash: Sha256Digest,
     head: HeadBody,
     note: SignedNote,
+    checkpoint: String,
 }
 
 impl Receipt {
@@ -82,17 +84,28 @@ impl Receipt {
             &head.sha256_root,
         )
         .map_err(|_| ArtifactError::Inclusion)?;
-        Ok(Self { leaf, leaf_bytes: proof.extra, leaf_hash, head, note })
+        Ok(Self { leaf, leaf_bytes: proof.extra, leaf_hash, head, note, checkpoint: proof.checkpoint })
     }
 
     /// Checks that a head key active at the head's control number signed the head. The state must know that number, or be older and then count
     /// what it knows: a gateway that is behind pulls first. A head of a compromised key passes up to that key's last good head, and counts for nothing
     /// until it is linked to it (PROTOCOL §8.5).
     pub fn verify_signature(self, control: &ControlState) -> Result<SignedReceipt, ArtifactError> {
+        self.verify_signature_among(control, &VerifiedHeads::default())
+    }
+
+    /// The same for whoever judges many: a head whose very note was good under this very state isn't verified again.
+    pub fn verify_signature_among(
+        self,
+        control: &ControlState,
+        verified: &VerifiedHeads,
+    ) -> Result<SignedReceipt, ArtifactError> {
         if self.head.origin != control.origin() {
             return Err(ArtifactError::Origin);
         }
-        verify_head(&self.note, &self.head, control, |last_good| self.head.size <= last_good.size)?;
+        verified.verified(control, &self.checkpoint, || {
+            verify_head(&self.note, &self.head, control, |last_good| self.head.size <= last_good.size)
+        })?;
         Ok(SignedReceipt(self))
     }
 

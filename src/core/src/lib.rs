@@ -23,3 +23,4 @@ pub mod statement;
 pub mod tile;
 pub mod tlog_proof;
 pub mod tuple;
+pub mod verified_heads;

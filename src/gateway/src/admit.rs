@@ -15,6 +15,7 @@ use countersign_core::leaf::decision::{Decision, LeafRef, Verdict};
 use countersign_core::name::{Action, Audience, RuntimeId};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::MAX_TTL_SECS;
+use countersign_core::verified_heads::VerifiedHeads;
 
 /// What a gateway is and demands; the same for every admission.
 #[derive(Clone, Debug)]
@@ -45,6 +46,8 @@ pub struct AdmissionInput<'a> {
     pub rules: &'a Rules,
     /// What it holds of the log; `None` if it never pulled, which refuses.
     pub snapshot: Option<&'a Snapshot>,
+    /// Heads whose signatures were verified before.
+    pub verified: &'a VerifiedHeads,
     /// The clocks now.
     pub now: &'a ClockReading,
     /// The artifact's text.
@@ -120,7 +123,7 @@ pub fn admit(input: &AdmissionInput<'_>) -> Result<Permit, Refusal> {
     // 2 and 3
     let refused = |error: countersign_core::artifact::ArtifactError| Refusal::new(error.code(), error);
     let receipt = Receipt::parse(input.artifact).map_err(refused)?;
-    let signed = receipt.verify_signature(snapshot.control()).map_err(refused)?;
+    let signed = receipt.verify_signature_among(snapshot.control(), input.verified).map_err(refused)?;
     // 4
     snapshot.check_link(&signed, input.link).map_err(unlinked)?;
     // From here on the artifact is genuine; a refusal can be reported.

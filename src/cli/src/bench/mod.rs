@@ -8,6 +8,7 @@
 //!
 //! Absent: anything that changes the authority's configuration. A policy and references are activated only where none are.
 
+mod check;
 mod enrol;
 mod evidence;
 mod evidence_ima;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Evidence(evidence::EvidenceArgs),
     /// Measure how many requests one quote serves, at a running agent whose TPM is slow.
     Agent(shared_quote::SharedQuoteArgs),
+    /// Measure what it costs to check an artifact and a whole log, on the store of an authority that isn't running.
+    Check(check::CheckArgs),
 }
 
 /// Arguments of `bench prepare`.
@@ -108,6 +111,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Issue(args) => Ok(run_issue(&args)?),
         Command::Evidence(args) => Ok(evidence::run(&args)?),
         Command::Agent(args) => Ok(shared_quote::run(&args)?),
+        Command::Check(args) => Ok(check::run(&args)?),
     }
 }
 
@@ -147,7 +151,7 @@ mod tests {
         let fixed = ["bench", "issue", "--url", "https://localhost:1", "--profile", "p", "--fleet", "f"];
         match Cli::try_parse_from(fixed.iter().chain(extra))?.command {
             Command::Issue(args) => Ok(args),
-            Command::Prepare(_) | Command::Evidence(_) | Command::Agent(_) => {
+            Command::Prepare(_) | Command::Evidence(_) | Command::Agent(_) | Command::Check(_) => {
                 unreachable!("another command was given")
             }
         }

@@ -23,6 +23,7 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::LeafRef;
 use countersign_core::name::Action;
 use countersign_core::refusal::RefusalCode;
+use countersign_core::verified_heads::VerifiedHeads;
 use environment::EnvironmentName;
 use program::SealedProgram;
 use std::ffi::OsString;
@@ -116,8 +117,15 @@ async fn judge<S: Source>(options: &ExecOptions, state: &StateDir, source: &S) -
     };
     // Only to know what to pull and to sign; `admit` parses again what it judges.
     let receipt = Receipt::parse(&options.artifact).ok();
-    let gate =
-        Gate { source, bundle: &options.bundle, state, rules: &options.rules, limits: &options.limits };
+    let verified = VerifiedHeads::default();
+    let gate = Gate {
+        source,
+        bundle: &options.bundle,
+        state,
+        rules: &options.rules,
+        limits: &options.limits,
+        verified: &verified,
+    };
     let ready = gate.ready(receipt.as_ref()).await?;
     let now = ClockReading::now().map_err(|error| Refusal::new(RefusalCode::SnapshotMissing, error))?;
     let leaf_hash = receipt.as_ref().map_or(Sha256Digest::ZERO, |receipt| *receipt.leaf_hash());
@@ -125,6 +133,7 @@ async fn judge<S: Source>(options: &ExecOptions, state: &StateDir, source: &S) -
     let input = AdmissionInput {
         rules: &options.rules,
         snapshot: ready.snapshot.as_ref(),
+        verified: &verified,
         now: &now,
         artifact: &options.artifact,
         link: ready.link.as_ref(),

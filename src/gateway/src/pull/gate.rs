@@ -16,6 +16,7 @@ use countersign_core::api::Acknowledgement;
 use countersign_core::artifact::Receipt;
 use countersign_core::bundle::TrustBundle;
 use countersign_core::refusal::RefusalCode;
+use countersign_core::verified_heads::VerifiedHeads;
 use std::time::{Duration, Instant};
 
 /// A head is renewed when a third of the lease is over: two more pulls may fail before anybody notices.
@@ -34,6 +35,8 @@ pub struct Gate<'a, S> {
     pub rules: &'a Rules,
     /// Bounds.
     pub limits: &'a PullLimits,
+    /// Heads whose signatures were verified before.
+    pub verified: &'a VerifiedHeads,
 }
 
 /// What an admission reads of the log.
@@ -176,7 +179,9 @@ impl<S: Source> Gate<'_, S> {
             return Ok(None);
         }
         // No proof is fetched for what a stranger made up.
-        let Ok(signed) = receipt.clone().verify_signature(snapshot.control()) else { return Ok(None) };
+        let Ok(signed) = receipt.clone().verify_signature_among(snapshot.control(), self.verified) else {
+            return Ok(None);
+        };
         let asked = self.source.consistency(from, to);
         let deadline = self.limits.deadline;
         let answer =

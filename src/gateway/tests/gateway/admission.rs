@@ -34,6 +34,7 @@ fn a_gateway_without_a_snapshot_admits_nothing() {
     let refusal = admit(&AdmissionInput {
         rules: &world.rules,
         snapshot: None,
+        verified: &world.verified,
         now: &world.now,
         artifact: &world.artifact,
         link: None,

@@ -8,6 +8,7 @@ use countersign_core::digest::sha256;
 use countersign_core::key::Algorithm;
 use countersign_core::leaf::control::Subject;
 use countersign_core::refusal::RefusalCode;
+use countersign_core::verified_heads::VerifiedHeads;
 use countersign_gateway::admit::Rules;
 use countersign_gateway::clock::ClockReading;
 use countersign_gateway::holder::key::HolderKey;
@@ -50,6 +51,7 @@ impl Door {
             state: &self.state,
             rules: &self.rules,
             limits: &self.limits,
+            verified: &VerifiedHeads::default(),
         };
         gate.ready(receipt).await
     }

@@ -8,6 +8,7 @@ use countersign_core::leaf::host::{HostState, Tier};
 use countersign_core::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::argv_digest;
+use countersign_core::verified_heads::VerifiedHeads;
 use countersign_gateway::admit::{AdmissionInput, Measured, Permit, Rules, admit};
 use countersign_gateway::clock::ClockReading;
 use countersign_gateway::holder::key::HolderKey;
@@ -69,6 +70,8 @@ pub(crate) struct World {
     pub(crate) holder: HolderKey,
     pub(crate) rules: Rules,
     pub(crate) snapshot: Snapshot,
+    /// Kept over all admissions, so that whatever is refused is refused after something like it was admitted.
+    pub(crate) verified: VerifiedHeads,
     pub(crate) now: ClockReading,
     pub(crate) measured: Measured,
     pub(crate) artifact: String,
@@ -101,13 +104,15 @@ impl World {
         let artifact = authority.receipt(index);
         let leaf = countersign_core::leaf::leaf_hash(authority.leaf(index));
         let proof = prove(&holder, "gate", &leaf, now.wall_ms);
-        Self { authority, holder, rules: rules(), snapshot, now, measured, artifact, link: None, proof }
+        let (verified, link) = (VerifiedHeads::default(), None);
+        Self { authority, holder, rules: rules(), snapshot, verified, now, measured, artifact, link, proof }
     }
 
     pub(crate) fn admit(&self) -> Result<Permit, Refusal> {
         admit(&AdmissionInput {
             rules: &self.rules,
             snapshot: Some(&self.snapshot),
+            verified: &self.verified,
             now: &self.now,
             artifact: &self.artifact,
             link: self.link.as_ref(),
