@@ -61,12 +61,18 @@ impl CertifyRefusal {
 pub struct CertifiedKey {
     public: Public,
     clock: ClockInfo,
+    firmware_version: u64,
 }
 
 impl CertifiedKey {
     /// Its public area.
     pub fn public(&self) -> &Public {
         &self.public
+    }
+
+    /// TPMS_ATTEST.firmwareVersion when it certified.
+    pub fn firmware_version(&self) -> u64 {
+        self.firmware_version
     }
 
     /// Clock and counters of the TPM when it certified.
@@ -104,7 +110,11 @@ pub fn verify_certification(
     if name.as_slice() != subject.name().as_bytes() {
         return Err(CertifyRefusal::NameMismatch);
     }
-    Ok(CertifiedKey { public: subject.clone(), clock: parsed.clock })
+    Ok(CertifiedKey {
+        public: subject.clone(),
+        clock: parsed.clock,
+        firmware_version: parsed.firmware_version,
+    })
 }
 
 #[cfg(test)]

@@ -122,7 +122,9 @@ impl<A: AuthorityApi> Agent<A> {
             token: token.map(str::to_owned),
             ek_certificate: keys.ek_certificate.clone().map(B64),
             ek_intermediates: self.ek_intermediates.iter().cloned().map(B64).collect(),
-            ek_public: B64(keys.ek_public.clone()),
+            ek_public: Some(B64(keys.ek_public.clone())),
+            ak_certificate: None,
+            ak_intermediates: Vec::new(),
             ak_public: B64(keys.ak_public.clone()),
             host_key_public: B64(keys.host_key_public.clone()),
         };

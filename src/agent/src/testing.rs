@@ -18,7 +18,9 @@ use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::{JsonKey, VerifyingKey};
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::decision::{Appraisal, Decision, Lineage, Verdict};
-use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState, HostStateRecord, Tier};
+use countersign_core::leaf::host::{
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, HostStateRecord, Tier,
+};
 use countersign_core::name::{HostId, Origin};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{
@@ -305,7 +307,10 @@ impl AuthorityApi for Arc<TestAuthority> {
         if call.token.as_deref() != Some("token") && !known {
             return Err(refusal(RefusalCode::JoinTokenInvalid, Vec::new()));
         }
-        let (ek, ak) = (Public::parse(&call.ek_public.0).unwrap(), Public::parse(&call.ak_public.0).unwrap());
+        let (ek, ak) = (
+            Public::parse(&call.ek_public.as_ref().unwrap().0).unwrap(),
+            Public::parse(&call.ak_public.0).unwrap(),
+        );
         let mut secret = [0; 32];
         random(&mut secret);
         let credential = make_credential(&ek, ak.name().as_bytes(), &secret, &mut random).unwrap();
@@ -315,6 +320,7 @@ impl AuthorityApi for Arc<TestAuthority> {
             enrolment: "0b".repeat(16),
             id_object: B64(credential.id_object),
             encrypted_secret: B64(credential.encrypted_secret),
+            secret: None,
             expires_ms: 1,
         })
     }
@@ -345,6 +351,7 @@ impl AuthorityApi for Arc<TestAuthority> {
             token: None,
             activation: Sha256Digest::ZERO,
             version: 1,
+            endorsement: Endorsement { kind: EndorsementKind::EkAllowed, weak_key: false, tpm: None },
         };
         let params = TestCa::params(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
         Ok(Enrolled {

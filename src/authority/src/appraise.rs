@@ -111,8 +111,8 @@ pub struct Facts<'a> {
     pub quote: &'a VerifiedQuote,
     /// What the boot log proves.
     pub boot: &'a BootFacts,
-    /// Whether the EK has a manufacturer's certificate; otherwise it was allow-listed.
-    pub ek_certified: bool,
+    /// Whether a certificate endorses the TPM; otherwise its EK was allow-listed.
+    pub certified: bool,
     /// References in force.
     pub references: Option<&'a References>,
     /// What the IMA list shows, if an IMA policy is in force.
@@ -137,7 +137,7 @@ pub fn appraise(facts: &Facts<'_>) -> Appraisal {
         }
         (Some(_), None) => Tier::Contraindicated,
     };
-    let hardware = if facts.ek_certified { Tier::Affirming } else { Tier::Warning };
+    let hardware = if facts.certified { Tier::Affirming } else { Tier::Warning };
     // Files that nobody looked at and violations aren't contradictions, and nothing to affirm.
     let file_system = facts.ima.map(|ima| match &ima.state().counts {
         counts if counts.violations == 0 && counts.excluded == 0 => Tier::Affirming,

@@ -195,8 +195,25 @@ pub enum EkProfile {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Enrolment {
-    /// PEM files with the roots of TPM manufacturers. With none, only allow-listed endorsement keys enrol.
+    /// PEM files with the roots of TPM manufacturers. With none, and no `ek_vendors`, only allow-listed endorsement keys enrol.
     pub ek_roots: Vec<PathBuf>,
+    /// Manufacturers whose bundled certificates are trusted, as `countersign admin ek-roots` names them, or `all`.
+    pub ek_vendors: Vec<String>,
+    /// Directory with what is known besides: `.pem`, `.crt`, `.cer` and `.der` files are intermediates, `.crl` files revocation lists. It is read at
+    /// start and every ten minutes; nothing is ever fetched.
+    pub ek_cache: Option<PathBuf>,
+    /// Refuse a certificate without a current revocation list of its issuer in `ek_cache`. A certificate that a list names is refused anyway.
+    pub ek_crl_required: bool,
+    /// Certificate policies (dotted), of which an EK certificate and its intermediates must assert one. Any when empty.
+    pub ek_policies: Vec<String>,
+    /// PEM files with the roots of issuers of attestation key certificates (IAK). With none, no such certificate is taken.
+    pub iak_roots: Vec<PathBuf>,
+    /// Enrol RSA keys with the fingerprint of CVE-2017-15361 all the same; policy sees `context.endorsement.weak_key`.
+    pub danger_weak_keys: bool,
+    /// Lowest firmware version that enrols, by manufacturer as in its certificates (`IFX`, `STM`), `*` for all others: the two halves of
+    /// TPMS_ATTEST.firmwareVersion in hexadecimal with a colon between, as in `"00070055:0011cb00"`.
+    #[serde(deserialize_with = "versions")]
+    pub firmware_floor: BTreeMap<String, String>,
     /// Endorsement keys that enrol without a certificate and without a join token: SHA-256 of the SubjectPublicKeyInfo, hex, which is the
     /// host identifier without its first two digits.
     #[serde(deserialize_with = "digests")]
@@ -207,7 +224,18 @@ pub struct Enrolment {
 
 impl Default for Enrolment {
     fn default() -> Self {
-        Self { ek_roots: Vec::new(), ek_allow: Vec::new(), ek_profile: EkProfile::Rsa2048 }
+        Self {
+            ek_roots: Vec::new(),
+            ek_vendors: Vec::new(),
+            ek_cache: None,
+            ek_crl_required: false,
+            ek_policies: Vec::new(),
+            iak_roots: Vec::new(),
+            danger_weak_keys: false,
+            firmware_floor: BTreeMap::new(),
+            ek_allow: Vec::new(),
+            ek_profile: EkProfile::Rsa2048,
+        }
     }
 }
 
@@ -371,6 +399,8 @@ impl Config {
         let absolute = |path: &mut PathBuf| *path = base.join(&*path);
         absolute(&mut self.state_dir);
         self.enrolment.ek_roots.iter_mut().for_each(absolute);
+        self.enrolment.iak_roots.iter_mut().for_each(absolute);
+        self.enrolment.ek_cache.iter_mut().for_each(absolute);
         let Store::Sqlite { path } = &mut self.store;
         absolute(path);
         match &mut self.signer {
@@ -505,6 +535,24 @@ fn digests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D:
             .map_err(|error| de::Error::custom(format!("{digest:?}: {error}")))?;
     }
     Ok(list)
+}
+
+/// Two halves of eight hexadecimal digits.
+#[must_use]
+pub fn firmware_version(text: &str) -> Option<u64> {
+    let (first, second) = text.split_once(':')?;
+    let half = |text: &str| if text.len() == 8 { u32::from_str_radix(text, 16).ok() } else { None };
+    Some((u64::from(half(first)?) << 32) | u64::from(half(second)?))
+}
+
+fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let versions = BTreeMap::<String, String>::deserialize(deserializer)?;
+    match versions.values().find(|text| firmware_version(text).is_none()) {
+        Some(text) => {
+            Err(de::Error::custom(format!("{text:?} isn't two halves of eight hexadecimal digits")))
+        }
+        None => Ok(versions),
+    }
 }
 
 fn text<T: std::fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {

@@ -81,6 +81,9 @@ pub(crate) struct InitArgs {
     /// PEM files with the roots of TPM manufacturers.
     #[arg(long)]
     ek_root: Vec<PathBuf>,
+    /// Manufacturers whose bundled certificates are trusted, as `admin ek-roots` names them, or `all`.
+    #[arg(long)]
+    ek_vendor: Vec<String>,
     /// Endorsement keys that enrol without certificate and token: SHA-256 of the SubjectPublicKeyInfo, hex.
     #[arg(long)]
     ek_allow: Vec<String>,
@@ -156,6 +159,8 @@ fn make(args: &InitArgs) -> Outcome {
             ek_roots: args.ek_root.iter().map(|path| absolute(path)).collect::<anyhow::Result<_>>()?,
             ek_allow: args.ek_allow.clone(),
             ek_profile: args.ek_profile.into(),
+            ek_vendors: args.ek_vendor.clone(),
+            ..Enrolment::default()
         },
         limits: Limits::default(),
         directory: dir.clone(),

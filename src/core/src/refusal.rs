@@ -149,6 +149,14 @@ codes! {
     LineageRootMismatch = "lineage-root-mismatch", Refusal, 403, "The parents don't have one common root.";
     // Enrolment.
     EkCertificateInvalid = "ek-certificate-invalid", Refusal, 403, "The EK certificate doesn't chain to a trusted vendor root.";
+    EkIssuerUnknown = "ek-issuer-unknown", Refusal, 403, "No trusted manufacturer issued the EK certificate.";
+    EkCertificateExpired = "ek-certificate-expired", Refusal, 403, "The EK certificate, or one above it, has expired or isn't valid yet.";
+    EkCertificateRevoked = "ek-certificate-revoked", Refusal, 403, "The EK certificate, or one above it, was revoked by its issuer.";
+    EkRevocationUnknown = "ek-revocation-unknown", Refusal, 403, "No current revocation list of the EK certificate's issuer is at hand.";
+    EkKeyWeak = "ek-key-weak", Refusal, 403, "The endorsed RSA key has the fingerprint of a weak generator (CVE-2017-15361).";
+    FirmwareTooOld = "firmware-too-old", Refusal, 403, "The TPM's firmware is older than the configured floor.";
+    IakCertificateInvalid = "iak-certificate-invalid", Refusal, 403, "The AK certificate isn't one of a TPM-resident key, or doesn't chain to a trusted issuer.";
+    IakKeyMismatch = "iak-key-mismatch", Refusal, 403, "The AK certificate is for another key than the AK public sent.";
     EkNotAllowed = "ek-not-allowed", Refusal, 403, "No EK certificate was sent and the EK isn't on the allow-list.";
     EkKeyMismatch = "ek-key-mismatch", Refusal, 403, "The EK certificate is for another key than the EK public sent.";
     EkAttributesInvalid = "ek-attributes-invalid", Refusal, 403, "The EK isn't a restricted decryption key of the accepted profile.";

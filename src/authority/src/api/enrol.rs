@@ -1,8 +1,10 @@
 //! Enrolment (PROTOCOL §12): a TPM shows that AK and EK are its own, and its host key gets a certificate.
 //!
 //! Comes in: public areas and an EK certificate, then the secret that only the TPM could decrypt. Goes out: a credential, then a certificate.
-//! Refused, each with its code: an EK that no trusted manufacturer certified and nobody allow-listed, keys with other attributes than their
-//! role demands, a key that belongs to another host, other keys of an enrolled EK without a token, a join token that is unknown or used, a wrong secret, a certification of another key.
+//! Where a certificate of the AK itself (IAK) says that it lives in a TPM, there is no EK and nothing to decrypt: the secret is only a nonce.
+//! Refused, each with its code: a TPM that no trusted manufacturer certified and nobody allow-listed, keys with other attributes than their
+//! role demands, weak keys, old firmware, a key that belongs to another host, other keys of an enrolled TPM without a token, a join token that
+//! is unknown or used, a wrong secret, a certification of another key.
 //!
 //! A begun enrolment dies on its first use, before anything is compared, so that nobody gets a second guess.
 
@@ -11,7 +13,7 @@ use super::problem::Refused;
 use super::{Call, faulted, json};
 use crate::sequence::{Append, Entry, Guard, Outcome, Spend};
 use crate::serve::Authority;
-use crate::serve::endorsement::{self, EkRefused};
+use crate::serve::endorsement::{EkRefusal, EkRefused, Judged};
 use crate::store::PendingEnrolment;
 use axum::response::Response;
 use countersign_core::api::{B64, Enrolled, EnrolmentBegin, EnrolmentFinish, EnrolmentOffer};
@@ -20,7 +22,7 @@ use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::field::{read_digest_or_null, write_digest};
-use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind};
+use countersign_core::leaf::host::{Admission, Endorsement, Enrolment, HostKeyKind};
 use countersign_core::leaf::record::join_token_digest;
 use countersign_core::leaf::{Kind, LeafError};
 use countersign_core::name::HostId;
@@ -39,9 +41,10 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 const MAX_TOKEN_LEN: usize = 128;
 const MAX_STALE: usize = 3;
 
-/// The three keys of a host, with the attributes that their roles demand.
+/// The keys of a host, with the attributes that their roles demand.
 struct HostKeys {
-    ek: Public,
+    /// Absent if a certificate endorses the AK.
+    ek: Option<Public>,
     ak: Public,
     host_key: Public,
     host: HostId,
@@ -51,8 +54,11 @@ struct HostKeys {
 /// What is remembered between the two calls.
 #[derive(Zeroize, ZeroizeOnDrop)]
 struct Pending {
-    ek_public: Vec<u8>,
-    ek_certificate: Option<Vec<u8>>,
+    ek_public: Option<Vec<u8>>,
+    /// What endorses the host: of the EK, or of the AK if there is no EK.
+    certificate: Option<Vec<u8>>,
+    #[zeroize(skip)]
+    endorsement: Endorsement,
     ak_public: Vec<u8>,
     host_key_public: Vec<u8>,
     /// The allow-list admits this EK without a token.
@@ -81,25 +87,25 @@ fn offer(
     authority: &Authority,
     document: EnrolmentBegin,
 ) -> Result<(PendingEnrolment, Sha256Digest, EnrolmentOffer), Refused> {
-    let keys = HostKeys::check(&document.ek_public.0, &document.ak_public.0, &document.host_key_public.0)?;
-    let certificate = document.ek_certificate.map(|der| der.0);
-    let intermediates: Vec<Vec<u8>> = document.ek_intermediates.into_iter().map(|der| der.0).collect();
-    let endorsement = authority
-        .endorsements()
-        .judge(&keys.ek, certificate.as_deref(), &intermediates, authority.now_ms() / 1_000)
-        .map_err(ek_refused)?;
+    let keys = HostKeys::check(
+        document.ek_public.as_ref().map(|public| public.0.as_slice()),
+        &document.ak_public.0,
+        &document.host_key_public.0,
+    )?;
+    let (judged, certificate) = judge(authority, &keys, &document)?;
     let token = match &document.token {
         Some(token) if token.len() > MAX_TOKEN_LEN => return Err(RefusalCode::JoinTokenInvalid.into()),
         Some(token) => Some(*join_token_digest(token).as_bytes()),
         None => None,
     };
     let mut pending = Pending {
-        ek_public: document.ek_public.0,
+        ek_public: document.ek_public.map(|public| public.0),
         // What nobody vouched for isn't part of the record.
-        ek_certificate: certificate.filter(|_| endorsement.certified),
+        certificate: certificate.filter(|_| judged.endorsement.kind.is_certified()),
+        endorsement: judged.endorsement,
         ak_public: document.ak_public.0,
         host_key_public: document.host_key_public.0,
-        preregistered: endorsement.preregistered,
+        preregistered: judged.preregistered,
         token,
         secret: [0; 32],
     };
@@ -107,8 +113,58 @@ fn offer(
     Standing::of(authority, &keys, &pending)?;
     let no_randomness = |_| Refused::from(RefusalCode::Internal);
     getrandom::fill(&mut pending.secret).map_err(no_randomness)?;
+    let (id_object, encrypted_secret, secret) = match &keys.ek {
+        Some(ek) => {
+            let (id_object, encrypted_secret) = sealed(ek, &keys.ak, &pending.secret)?;
+            (id_object, encrypted_secret, None)
+        }
+        // The issuer of the AK's certificate saw that the AK is in a TPM: nothing has to be shown by decrypting.
+        None => (Vec::new(), Vec::new(), Some(B64(pending.secret.to_vec()))),
+    };
+    let mut id = [0; 16];
+    getrandom::fill(&mut id).map_err(no_randomness)?;
+    let lifetime = authority.config().limits.enrolment_secs.saturating_mul(1_000);
+    let expires_ms = authority.now_ms().saturating_add(lifetime);
+    let offer = EnrolmentOffer {
+        enrolment: data_encoding::HEXLOWER.encode(&id),
+        id_object: B64(id_object),
+        encrypted_secret: B64(encrypted_secret),
+        secret,
+        expires_ms,
+    };
+    // One of each host and token is pending: whoever has one token, or none, can't fill the table.
+    let claim =
+        sha256(&[keys.host.as_bytes().as_slice(), token.as_ref().map_or(&[], |token| token)].concat());
+    Ok((PendingEnrolment { id, expires_ms, record: pending.encode() }, claim, offer))
+}
+
+/// What vouches for the TPM, and the certificate that was sent for it.
+fn judge(
+    authority: &Authority,
+    keys: &HostKeys,
+    document: &EnrolmentBegin,
+) -> Result<(Judged, Option<Vec<u8>>), Refused> {
+    let endorsements = authority.endorsements();
+    let now_secs = authority.now_ms() / 1_000;
+    let ders = |list: &[B64]| list.iter().map(|der| der.0.clone()).collect::<Vec<_>>();
+    let judged = match (&keys.ek, &document.ak_certificate) {
+        (Some(ek), None) => {
+            let certificate = document.ek_certificate.as_ref().map(|der| der.0.as_slice());
+            endorsements.judge(ek, certificate, &ders(&document.ek_intermediates), now_secs)
+        }
+        (None, Some(certificate)) if document.ek_certificate.is_none() => {
+            endorsements.judge_iak(&keys.ak, &certificate.0, &ders(&document.ak_intermediates), now_secs)
+        }
+        _ => return Err(Refused::new(RefusalCode::Malformed, "either an EK or a certificate of the AK")),
+    };
+    let certificate = document.ek_certificate.as_ref().or(document.ak_certificate.as_ref());
+    Ok((judged.map_err(ek_refused)?, certificate.map(|der| der.0.clone())))
+}
+
+/// The secret so that only the TPM that holds both keys gets it: TPM2B_ID_OBJECT and TPM2B_ENCRYPTED_SECRET.
+fn sealed(ek: &Public, ak: &Public, secret: &[u8; 32]) -> Result<(Vec<u8>, Vec<u8>), Refused> {
     let mut failed = false;
-    let credential = make_credential(&keys.ek, keys.ak.name().as_bytes(), &pending.secret, &mut |buffer| {
+    let credential = make_credential(ek, ak.name().as_bytes(), secret, &mut |buffer| {
         failed |= getrandom::fill(buffer).is_err();
     });
     if failed {
@@ -116,20 +172,7 @@ fn offer(
     }
     let credential =
         credential.map_err(|fault| Refused::new(RefusalCode::EkAttributesInvalid, fault.to_string()))?;
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(no_randomness)?;
-    let lifetime = authority.config().limits.enrolment_secs.saturating_mul(1_000);
-    let expires_ms = authority.now_ms().saturating_add(lifetime);
-    let offer = EnrolmentOffer {
-        enrolment: data_encoding::HEXLOWER.encode(&id),
-        id_object: B64(credential.id_object),
-        encrypted_secret: B64(credential.encrypted_secret),
-        expires_ms,
-    };
-    // One of each EK and token is pending: whoever has one token, or none, can't fill the table.
-    let claim =
-        sha256(&[keys.host.as_bytes().as_slice(), token.as_ref().map_or(&[], |token| token)].concat());
-    Ok((PendingEnrolment { id, expires_ms, record: pending.encode() }, claim, offer))
+    Ok((credential.id_object, credential.encrypted_secret))
 }
 
 /// `POST /v1/enrolments/{id}`.
@@ -195,11 +238,17 @@ impl Proven {
         if !bool::from(document.secret.0.as_slice().ct_eq(&pending.secret)) {
             return Err(RefusalCode::ActivationFailed.into());
         }
-        let keys = HostKeys::check(&pending.ek_public, &pending.ak_public, &pending.host_key_public)?;
+        let ek_public = pending.ek_public.as_deref();
+        let keys = HostKeys::check(ek_public, &pending.ak_public, &pending.host_key_public)?;
         let nonce = activation_data(authority.origin().as_str(), &id, &pending.secret);
         let (attest, signature) = (&document.attest.0, &document.signature.0);
-        verify_certification(&keys.ak, attest, signature, &keys.host_key, nonce.as_bytes())
-            .map_err(|refusal| Refused::new(RefusalCode::CertificationInvalid, refusal.to_string()))?;
+        let certified =
+            verify_certification(&keys.ak, attest, signature, &keys.host_key, nonce.as_bytes())
+                .map_err(|refusal| Refused::new(RefusalCode::CertificationInvalid, refusal.to_string()))?;
+        let endorsements = authority.endorsements();
+        if !endorsements.accepts_firmware(&pending.endorsement, certified.firmware_version()) {
+            return Err(RefusalCode::FirmwareTooOld.into());
+        }
         let activation = encode_map(|map| {
             map.entry(1).bytes(attest);
             map.entry(2).bytes(signature);
@@ -217,8 +266,8 @@ impl Proven {
         };
         let body = Enrolment {
             host: self.keys.host,
-            ek_public: sha256(&self.pending.ek_public),
-            ek_certificate: self.pending.ek_certificate.as_deref().map(sha256),
+            ek_public: sha256(self.pending.naming_public()),
+            ek_certificate: self.pending.certificate.as_deref().map(sha256),
             ak_public: sha256(&self.pending.ak_public),
             ak_name: self.keys.ak.name().as_bytes().to_vec(),
             host_key: self.keys.verifying.clone(),
@@ -227,9 +276,11 @@ impl Proven {
             token,
             activation: sha256(&self.activation),
             version: standing.version,
+            endorsement: self.pending.endorsement.clone(),
         };
-        let blobs = [&self.activation, &self.pending.ek_public, &self.pending.ak_public];
-        let blobs = blobs.into_iter().chain(self.pending.ek_certificate.as_ref());
+        let blobs = [&self.activation, &self.pending.ak_public];
+        let blobs =
+            blobs.into_iter().chain(self.pending.ek_public.as_ref()).chain(self.pending.certificate.as_ref());
         Ok(Append {
             guards: vec![standing.guard, Guard::Control(standing.control)],
             spends: std::iter::once(Spend::Enrolment(self.id)).chain(token.map(Spend::JoinToken)).collect(),
@@ -264,7 +315,7 @@ impl Standing {
         let (guard, version) = match &row {
             Some(row) => {
                 let known = &row.enrolment;
-                let same = known.ek_public == sha256(&pending.ek_public)
+                let same = known.ek_public == sha256(pending.naming_public())
                     && known.ak_public == sha256(&pending.ak_public)
                     && known.host_key == keys.verifying;
                 let current = row.state.version;
@@ -296,19 +347,23 @@ impl Standing {
 }
 
 impl HostKeys {
-    fn check(ek: &[u8], ak: &[u8], host_key: &[u8]) -> Result<Self, Refused> {
+    fn check(ek: Option<&[u8]>, ak: &[u8], host_key: &[u8]) -> Result<Self, Refused> {
         let parse = |bytes: &[u8], what: &'static str| {
             Public::parse(bytes)
                 .map_err(|fault| Refused::new(RefusalCode::Malformed, format!("{what}: {fault}")))
         };
-        let (ek, ak, host_key) =
-            (parse(ek, "ek_public")?, parse(ak, "ak_public")?, parse(host_key, "host_key_public")?);
+        let ek = ek.map(|ek| parse(ek, "ek_public")).transpose()?;
+        let (ak, host_key) = (parse(ak, "ak_public")?, parse(host_key, "host_key_public")?);
         let unfit =
             |code, fault: countersign_tpm::public::AttributeRefusal| Refused::new(code, fault.to_string());
-        require_endorsement_key(&ek).map_err(|fault| unfit(RefusalCode::EkAttributesInvalid, fault))?;
+        if let Some(ek) = &ek {
+            require_endorsement_key(ek).map_err(|fault| unfit(RefusalCode::EkAttributesInvalid, fault))?;
+        }
         require_attestation_key(&ak).map_err(|fault| unfit(RefusalCode::AkAttributesInvalid, fault))?;
         require_host_key(&host_key).map_err(|fault| unfit(RefusalCode::HostKeyAttributesInvalid, fault))?;
-        let host = HostId::from_slice(&ueid(&ek)).map_err(|_| Refused::from(RefusalCode::Internal))?;
+        // PROTOCOL §2: a host is named by its EK, or by its AK if that is what a certificate endorses.
+        let host = HostId::from_slice(&ueid(ek.as_ref().unwrap_or(&ak)))
+            .map_err(|_| Refused::from(RefusalCode::Internal))?;
         let verifying = VerifyingKey::from_spki_der(&host_key.spki_der())
             .map_err(|fault| Refused::new(RefusalCode::HostKeyAttributesInvalid, fault.to_string()))?;
         Ok(Self { ek, ak, host_key, host, verifying })
@@ -318,38 +373,55 @@ impl HostKeys {
 fn ek_refused(refused: EkRefused) -> Refused {
     let detail = refused.to_string();
     let code = match refused {
-        EkRefused::Chain(endorsement::EkRefusal::KeyMismatch) => RefusalCode::EkKeyMismatch,
-        EkRefused::Chain(_) => RefusalCode::EkCertificateInvalid,
+        EkRefused::Chain(refusal) => chain_code(&refusal),
+        EkRefused::Iak(EkRefusal::KeyMismatch) => RefusalCode::IakKeyMismatch,
+        EkRefused::Iak(_) => RefusalCode::IakCertificateInvalid,
         EkRefused::NotAllowed => RefusalCode::EkNotAllowed,
         EkRefused::Profile => RefusalCode::EkAttributesInvalid,
+        EkRefused::Weak => RefusalCode::EkKeyWeak,
     };
     Refused::new(code, detail)
 }
 
+const fn chain_code(refusal: &EkRefusal) -> RefusalCode {
+    match refusal {
+        EkRefusal::KeyMismatch => RefusalCode::EkKeyMismatch,
+        // A root of the right name that didn't sign is a stranger too.
+        EkRefusal::IssuerUnknown | EkRefusal::SignatureInvalid => RefusalCode::EkIssuerUnknown,
+        EkRefusal::Expired | EkRefusal::NotYetValid => RefusalCode::EkCertificateExpired,
+        EkRefusal::Revoked => RefusalCode::EkCertificateRevoked,
+        EkRefusal::CrlStale | EkRefusal::CrlMissing => RefusalCode::EkRevocationUnknown,
+        _ => RefusalCode::EkCertificateInvalid,
+    }
+}
+
 impl Pending {
+    /// The public area of the key that names the host.
+    fn naming_public(&self) -> &[u8] {
+        self.ek_public.as_deref().unwrap_or(&self.ak_public)
+    }
+
     fn encode(&self) -> Vec<u8> {
         encode_map(|map| {
-            map.entry(1).bytes(&self.ek_public);
-            match &self.ek_certificate {
-                Some(der) => map.entry(2).bytes(der),
-                None => map.entry(2).bytes(&[]),
-            }
+            map.entry(1).bytes(self.ek_public.as_deref().unwrap_or_default());
+            map.entry(2).bytes(self.certificate.as_deref().unwrap_or_default());
             map.entry(3).bytes(&self.ak_public);
             map.entry(4).bytes(&self.host_key_public);
             map.entry(5).bool(self.preregistered);
             write_digest(map.entry(6), self.token.map(Sha256Digest::new).as_ref());
             map.entry(7).bytes(&self.secret);
+            self.endorsement.write(map.entry(8));
         })
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
         let mut decoder = Decoder::new(bytes)?;
         let d = &mut decoder;
-        d.map_of(7)?;
+        d.map_of(8)?;
         d.expect_key(1)?;
-        let ek_public = d.bytes()?.to_vec();
+        let ek_public = Some(d.bytes()?.to_vec()).filter(|public| !public.is_empty());
         d.expect_key(2)?;
-        let ek_certificate = Some(d.bytes()?.to_vec()).filter(|der| !der.is_empty());
+        let certificate = Some(d.bytes()?.to_vec()).filter(|der| !der.is_empty());
         d.expect_key(3)?;
         let ak_public = d.bytes()?.to_vec();
         d.expect_key(4)?;
@@ -360,10 +432,13 @@ impl Pending {
         let token = read_digest_or_null(d)?.map(|digest| *digest.as_bytes());
         d.expect_key(7)?;
         let secret: Zeroizing<[u8; 32]> = Zeroizing::new(d.byte_array()?);
+        d.expect_key(8)?;
+        let endorsement = Endorsement::read(d)?;
         decoder.finish()?;
         Ok(Self {
             ek_public,
-            ek_certificate,
+            certificate,
+            endorsement,
             ak_public,
             host_key_public,
             preregistered,

@@ -60,6 +60,8 @@ fn errors_name_file_line_and_key() {
     check("[store]", "[limits]\nqueue = -1\n[store]", 7, "queue", "invalid value");
     check("[store]", "[limits]\nque = 1\n[store]", 7, "que", "unknown field");
     check("[store]", "[enrolment]\nek_allow = [\"00\"]\n[store]", 7, "ek_allow", "a digest of 32 bytes");
+    let floor = "[enrolment]\nfirmware_floor = { IFX = \"7.85\" }\n[store]";
+    check("[store]", floor, 7, "firmware_floor", "two halves");
     check("[store]", "[enrolment]\nek_profile = \"dsa\"\n[store]", 7, "ek_profile", "unknown variant");
     check("trust_domain = ", "trust_domain ", 2, "trust_domain", "expected `=`");
 }

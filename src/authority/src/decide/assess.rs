@@ -97,7 +97,7 @@ fn judge<'a>(situation: &Situation<'a>) -> Result<Good<'a>, Finding> {
     let appraisal = appraise(&appraise::Facts {
         quote: &quoted.quote,
         boot: boot.facts(),
-        ek_certified: situation.host.ek_certified,
+        certified: situation.host.endorsement.kind.is_certified(),
         references: situation.references,
         ima: ima.as_deref(),
     });

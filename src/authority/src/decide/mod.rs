@@ -285,7 +285,7 @@ fn permitted(
         boot: good.boot,
         firmware_version: good.quoted.quote.firmware_version(),
         host_key_kind: host.host_key_kind,
-        ek_certified: host.ek_certified,
+        endorsement: &host.endorsement,
         asserted: &asserted,
         depth: inputs.family.depth(),
         root: root.as_ref().map(|(_, leaf_hash)| leaf_hash),

@@ -8,7 +8,7 @@ use countersign_core::document::ReferencesDocument;
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Verdict};
-use countersign_core::leaf::host::{HostKeyKind, HostState, HostStateRecord, Tier};
+use countersign_core::leaf::host::{EndorsementKind, HostKeyKind, HostState, HostStateRecord, Tier};
 use countersign_core::name::{Action, Audience};
 use countersign_core::record::{ChallengeStanding, InputsRecord};
 use countersign_core::refusal::RefusalCode;
@@ -198,7 +198,7 @@ fn weak_endorsements_and_configurations_warn() {
         .clone()
     };
     assert_eq!(affirmed(|_| {}).tier, Tier::Affirming);
-    let listed = affirmed(|world| world.host.endorsed.ek_certified = false);
+    let listed = affirmed(|world| world.host.endorsed.endorsement.kind = EndorsementKind::EkAllowed);
     assert_eq!((listed.tier, listed.vector), (Tier::Warning, vec![(0, 2), (1, 2), (2, 2), (4, 32)]));
     let insecure =
         affirmed(|world| world.host.reboot(&BootOptions { secure_boot: false, ..BootOptions::default() }));

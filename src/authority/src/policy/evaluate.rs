@@ -5,7 +5,7 @@ use super::{CompiledPolicy, Slice, boot};
 use cedar_policy::{Context, Decision, Entities, Entity, EntityId, EntityUid, Request, RestrictedExpression};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::{Appraisal, Delegation};
-use countersign_core::leaf::host::HostKeyKind;
+use countersign_core::leaf::host::{Endorsement, EndorsementKind, HostKeyKind};
 use countersign_core::request;
 use countersign_tpm::eventlog::VerifiedBootLog;
 use countersign_tpm::ima::appraise::Appraised;
@@ -50,8 +50,8 @@ pub struct PolicyFacts<'a> {
     pub firmware_version: u64,
     /// How the host key is held.
     pub host_key_kind: HostKeyKind,
-    /// Whether the EK has a manufacturer's certificate.
-    pub ek_certified: bool,
+    /// How the TPM is endorsed.
+    pub endorsement: &'a Endorsement,
     /// Claims that rest on the host's word.
     pub asserted: &'a [String],
     /// Generations above.
@@ -176,7 +176,8 @@ pub(super) fn context(facts: &PolicyFacts<'_>, reads: &Reads) -> Vec<(String, Re
             HostKeyKind::Software => "software",
         }))
     });
-    put("ek_certificate", &|| Some(RestrictedExpression::new_bool(facts.ek_certified)));
+    put("ek_certificate", &|| Some(RestrictedExpression::new_bool(facts.endorsement.kind == EndorsementKind::EkCertificate)));
+    put("endorsement", &|| endorsement(facts.endorsement));
     put("asserted", &|| Some(texts(facts.asserted.iter().map(String::as_str))));
     put("depth", &|| Some(long(facts.depth)));
     put("has_parent", &|| Some(RestrictedExpression::new_bool(!asked.parents.is_empty())));
@@ -209,6 +210,20 @@ fn ima(facts: &ImaFacts<'_>) -> Option<RestrictedExpression> {
         ("padded_sha1", RestrictedExpression::new_bool(state.rule == Rule::PaddedSha1)),
     ];
     RestrictedExpression::new_record(members.map(|(name, value)| (name.to_owned(), value))).ok()
+}
+
+fn endorsement(endorsement: &Endorsement) -> Option<RestrictedExpression> {
+    let mut members = vec![
+        ("kind", text(endorsement.kind.name())),
+        ("weak_key", RestrictedExpression::new_bool(endorsement.weak_key)),
+    ];
+    if let Some(tpm) = &endorsement.tpm {
+        members.push(("manufacturer", text(&tpm.manufacturer)));
+        members.push(("model", text(&tpm.model)));
+        members.push(("version", text(&tpm.version)));
+    }
+    let members = members.into_iter().map(|(name, value)| (name.to_owned(), value));
+    RestrictedExpression::new_record(members).ok()
 }
 
 fn delegation(delegation: &Delegation) -> Option<RestrictedExpression> {

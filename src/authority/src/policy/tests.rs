@@ -11,7 +11,7 @@ use crate::verify::Evidence;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::Appraisal;
-use countersign_core::leaf::host::{HostKeyKind, Tier};
+use countersign_core::leaf::host::{Endorsement, EndorsementKind, HostKeyKind, Tier, TpmModel};
 use countersign_core::request::{Request, RequestDocument};
 use countersign_tpm::eventlog::VerifiedBootLog;
 use std::str::FromStr;
@@ -48,6 +48,9 @@ fn boot() -> &'static VerifiedBootLog {
     })
 }
 
+const CERTIFIED: Endorsement =
+    Endorsement { kind: EndorsementKind::EkCertificate, weak_key: false, tpm: None };
+
 fn facts<'a>(request: &'a Request, appraisal: &'a Appraisal) -> PolicyFacts<'a> {
     PolicyFacts {
         request,
@@ -56,7 +59,7 @@ fn facts<'a>(request: &'a Request, appraisal: &'a Appraisal) -> PolicyFacts<'a> 
         boot: boot(),
         firmware_version: 0x0007_0002_0000_0005,
         host_key_kind: HostKeyKind::Certified,
-        ek_certified: true,
+        endorsement: &CERTIFIED,
         asserted: &[],
         depth: 0,
         root: None,
@@ -120,6 +123,8 @@ fn policies_see_host_lineage_and_delegation() {
         when {{
             context.tier == "affirming" && context has reference_set && context.reference_set == "fleet" &&
             context.secure_boot == "on" && context.host_key == "certified" && context.ek_certificate &&
+            context.endorsement.kind == "ek-certificate" && !context.endorsement.weak_key &&
+            !(context.endorsement has manufacturer) &&
             context.firmware.version_1 >= 458754 && context.firmware.version_2 == 5 &&
             !context.asserted.contains("nothing") && context.depth == 0 && !context.has_parent && !(context has root) &&
             context has delegation && context.delegation.budget <= 10 &&
@@ -204,7 +209,7 @@ fn what_no_policy_reads_is_not_put() {
 }
 
 /// Conditions that look at every part of the question, in every form of the language that can.
-const LOOKS: [&str; 14] = [
+const LOOKS: [&str; 15] = [
     "context.tier == \"affirming\"",
     "context.secure_boot == \"unknown\" || context.host_key != \"certified\"",
     "context has reference_set && context.reference_set == \"fleet\"",
@@ -219,6 +224,7 @@ const LOOKS: [&str; 14] = [
     "principal in Host::\"00\"",
     "context has boot && context.boot.bank == \"sha256\"",
     "context.arguments != \"\" && context.ek_certificate",
+    "context.endorsement has model || context.endorsement.kind != \"ek-allowed\"",
 ];
 
 #[test]
@@ -252,7 +258,14 @@ fn the_context_that_is_built_is_the_one_that_the_schema_declares() {
     let full = PolicyFacts { root: Some(&Sha256Digest::ZERO), depth: 3, ..facts(&request, &affirmed) };
     document.delegation = None;
     let plain = parsed(&document);
-    let firmware = PolicyFacts { firmware_version: u64::MAX, ..facts(&plain, &none) };
+    let model = |word: &str| word.to_owned();
+    let described = Endorsement {
+        kind: EndorsementKind::IakCertificate,
+        weak_key: true,
+        tpm: Some(TpmModel { manufacturer: model("STM"), model: model("ST33"), version: model("1") }),
+    };
+    let firmware =
+        PolicyFacts { firmware_version: u64::MAX, endorsement: &described, ..facts(&plain, &none) };
     for facts in [full, firmware] {
         let uid = |text: &str| cedar_policy::EntityUid::from_str(text).unwrap();
         for family in super::FAMILIES {

@@ -75,7 +75,7 @@ pub struct Authority {
     policies: PolicyCache,
     documents: ArcSwap<Documents>,
     challenge_keys: ArcSwap<ChallengeKeys>,
-    endorsements: Endorsements,
+    endorsements: ArcSwap<Endorsements>,
     clock: Arc<dyn Clock>,
     budgets: Budgets,
     metrics: Metrics,
@@ -145,10 +145,18 @@ impl Authority {
         &self.verifier
     }
 
-    /// Which endorsement keys enrol.
+    /// Which TPMs enrol, by the files as they were last read.
     #[must_use]
-    pub const fn endorsements(&self) -> &Endorsements {
-        &self.endorsements
+    pub fn endorsements(&self) -> Arc<Endorsements> {
+        self.endorsements.load_full()
+    }
+
+    /// Reads the files of the endorsement rules again. What can't be read changes nothing; a revocation list that isn't renewed ends by itself.
+    pub fn reload_endorsements(&self) {
+        match Endorsements::load(&self.config.enrolment) {
+            Ok(endorsements) => self.endorsements.store(Arc::new(endorsements)),
+            Err(fault) => tracing::warn!(%fault, "endorsement files weren't read again"),
+        }
     }
 
     /// Counters.

@@ -159,7 +159,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         policies,
         documents: ArcSwap::from_pointee(documents),
         challenge_keys: ArcSwap::from_pointee(challenge_keys),
-        endorsements,
+        endorsements: ArcSwap::from_pointee(endorsements),
         clock,
         metrics: Metrics::new(),
         remembered: Remembered::default(),

@@ -24,6 +24,8 @@ use tokio::time::{MissedTickBehavior, interval};
 const CUSTODY_EVERY: Duration = Duration::from_secs(3_600);
 /// How long a rotation may wait unnoticed once it is due.
 const ROTATION_EVERY: Duration = Duration::from_millis(250);
+/// How often an operator's directory of intermediates and revocation lists is read.
+const ENDORSEMENTS_EVERY: Duration = Duration::from_secs(600);
 /// How often to look whether a new challenge key is due.
 const CHALLENGE_KEYS_EVERY: Duration = Duration::from_secs(5);
 
@@ -52,6 +54,18 @@ pub(super) fn spawn(
             tracing::warn!(code = refused.code().as_str(), "rotation waits");
         }
     }));
+    if authority.config().enrolment.ek_cache.is_some() {
+        tasks.spawn(every(ENDORSEMENTS_EVERY, stop.clone(), Arc::clone(authority), async |authority| {
+            let worker = Arc::clone(authority);
+            let done = authority.run(move || {
+                worker.reload_endorsements();
+                Ok(())
+            });
+            if let Err(refused) = done.await {
+                tracing::warn!(code = refused.code().as_str(), "endorsement files weren't read again");
+            }
+        }));
+    }
     let certificate = Arc::clone(certificate);
     tasks.spawn(every(CUSTODY_EVERY, stop.clone(), Arc::clone(authority), async move |authority| {
         let (worker, certificate) = (Arc::clone(authority), Arc::clone(&certificate));

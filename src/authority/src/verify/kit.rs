@@ -8,7 +8,9 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::{PolicyDocument, Settings};
 use countersign_core::key::{JsonKey, VerifyingKey};
-use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState};
+use countersign_core::leaf::host::{
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState,
+};
 use countersign_core::name::{HostId, Origin, TrustDomain};
 use countersign_core::request::{
     DelegationDocument, ParentDocument, RequestDocument, delegation_preimage, holder_preimage,
@@ -121,6 +123,7 @@ impl Host {
             token: Some(Sha256Digest::ZERO),
             activation: Sha256Digest::ZERO,
             version: 1,
+            endorsement: Endorsement { kind: EndorsementKind::EkCertificate, weak_key: false, tpm: None },
         };
         let endorsed = Endorsed::new(
             &enrolment,

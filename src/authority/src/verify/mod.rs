@@ -20,7 +20,7 @@ use countersign_core::challenge::ChallengeBody;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
 use countersign_core::leaf::decision::LeafRef;
-use countersign_core::leaf::host::{Enrolment, HostKeyKind, HostState};
+use countersign_core::leaf::host::{Endorsement, Enrolment, HostKeyKind, HostState};
 use countersign_core::name::HostId;
 use countersign_core::record::EvidenceRecord;
 use countersign_core::refusal::RefusalCode;
@@ -71,8 +71,8 @@ pub struct Endorsed {
     pub ak: Arc<Public>,
     /// How the host key is held.
     pub host_key_kind: HostKeyKind,
-    /// Whether the EK has a manufacturer's certificate; otherwise it was allow-listed.
-    pub ek_certified: bool,
+    /// How the TPM is endorsed.
+    pub endorsement: Endorsement,
     /// The host's state as the log shows it.
     pub prior: HostState,
     /// The state of the IMA appraisal that `prior` names.
@@ -97,7 +97,7 @@ impl Endorsed {
             enrolment: leaf,
             ak: Arc::new(ak),
             host_key_kind: enrolment.host_key_kind,
-            ek_certified: enrolment.ek_certificate.is_some(),
+            endorsement: enrolment.endorsement.clone(),
             prior,
             ima: None,
         })

@@ -31,6 +31,7 @@ use countersign_core::request::{activation_data, holder_preimage, qualifying_dat
 use countersign_fixture::SoftHsm;
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::ek::ueid;
+use countersign_tpm::public::Public;
 use countersign_tpm::quote::PcrSelectionSpec;
 use countersign_tpm::simulated::SimulatedTpm;
 use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
@@ -69,7 +70,7 @@ impl Manufacturer {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "Test TPM Root");
         params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().unwrap();
         let root_pem = params.self_signed(&key).unwrap().pem();
         Self { issuer: Issuer::new(params, key), root_pem }
@@ -77,14 +78,38 @@ impl Manufacturer {
 
     /// An EK certificate for this TPM.
     pub(crate) fn certify(&self, tpm: &SimulatedTpm) -> Vec<u8> {
+        self.certify_key(tpm.ek_public(), |params| params.key_usages = vec![KeyUsagePurpose::KeyAgreement])
+    }
+
+    /// A certificate of any P-256 key.
+    pub(crate) fn certify_key(&self, key: &Public, shape: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name.push(DnType::CommonName, "TPM");
         params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::KeyAgreement];
-        let spki = tpm.ek_public().spki_der();
+        shape(&mut params);
+        let spki = key.spki_der();
         // SubjectPublicKeyInfo of P-256 ends with the uncompressed point.
         let point = spki[spki.len() - 65..].to_vec();
         params.signed_by(&EkPoint(point), &self.issuer).unwrap().der().to_vec()
+    }
+
+    /// A revocation list that speaks from the first of January of one year to that of another.
+    pub(crate) fn revocation_list(&self, serials: &[u64], years: (i32, i32)) -> Vec<u8> {
+        let revoked = |serial: &u64| rcgen::RevokedCertParams {
+            serial_number: rcgen::SerialNumber::from(*serial),
+            revocation_time: rcgen::date_time_ymd(years.0, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = rcgen::CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(years.0, 1, 1),
+            next_update: rcgen::date_time_ymd(years.1, 1, 1),
+            crl_number: rcgen::SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().der().to_vec()
     }
 }
 
@@ -119,7 +144,7 @@ pub(crate) fn options(hsm: &SoftHsm, maker: &Manufacturer) -> InitOptions {
         admin_listen: any,
         signer: token("authority"),
         recovery: Recovery { place: token("recovery"), label: "recovery".to_owned() },
-        enrolment: Enrolment { ek_roots: vec![roots], ek_allow: Vec::new(), ek_profile: EkProfile::P256 },
+        enrolment: Enrolment { ek_roots: vec![roots], ek_profile: EkProfile::P256, ..Enrolment::default() },
         limits: Limits { drain_secs: 5, ..Limits::default() },
     }
 }
@@ -344,14 +369,19 @@ impl Machine {
             token: token.map(str::to_owned),
             ek_certificate: Some(B64(self.ek_certificate.clone())),
             ek_intermediates: Vec::new(),
-            ek_public: B64(self.tpm.ek_public().bytes().to_vec()),
+            ek_public: Some(B64(self.tpm.ek_public().bytes().to_vec())),
+            ak_certificate: None,
+            ak_intermediates: Vec::new(),
             ak_public: B64(self.tpm.ak_public().bytes().to_vec()),
             host_key_public: B64(self.tpm.host_public().bytes().to_vec()),
         }
     }
 
     pub(crate) fn finish(&self, offer: &EnrolmentOffer) -> EnrolmentFinish {
-        let secret = self.tpm.activate_credential(&offer.id_object.0, &offer.encrypted_secret.0).unwrap();
+        let secret = match &offer.secret {
+            Some(secret) => secret.0.clone(),
+            None => self.tpm.activate_credential(&offer.id_object.0, &offer.encrypted_secret.0).unwrap(),
+        };
         self.finish_with(offer, &secret.try_into().unwrap())
     }
 

@@ -94,7 +94,9 @@ impl Enroller {
             token: Some(token.to_owned()),
             ek_certificate: Some(B64(host.ek_certificate.clone())),
             ek_intermediates: Vec::new(),
-            ek_public: B64(host.tpm.ek_public_tpmt().to_vec()),
+            ek_public: Some(B64(host.tpm.ek_public_tpmt().to_vec())),
+            ak_certificate: None,
+            ak_intermediates: Vec::new(),
             ak_public: B64(host.tpm.ak_public().bytes().to_vec()),
             host_key_public: B64(host.tpm.host_public().bytes().to_vec()),
         };

@@ -62,8 +62,15 @@ pub struct EnrolmentBegin {
     /// Intermediates, DER.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ek_intermediates: Vec<B64>,
-    /// TPMT_PUBLIC of the EK.
-    pub ek_public: B64,
+    /// TPMT_PUBLIC of the EK; absent if a certificate endorses the AK.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek_public: Option<B64>,
+    /// Certificate of the AK by an issuer that saw it in a TPM (IAK), DER. It takes the place of the EK and its certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ak_certificate: Option<B64>,
+    /// Intermediates of that certificate, DER.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ak_intermediates: Vec<B64>,
     /// TPMT_PUBLIC of the AK.
     pub ak_public: B64,
     /// TPMT_PUBLIC of the host key.
@@ -83,10 +90,13 @@ impl fmt::Debug for EnrolmentBegin {
 pub struct EnrolmentOffer {
     /// Identifier of the pending enrolment: 32 hex digits, 16 bytes.
     pub enrolment: String,
-    /// TPM2B_ID_OBJECT contents.
+    /// TPM2B_ID_OBJECT contents; empty if a certificate endorses the AK.
     pub id_object: B64,
-    /// TPM2B_ENCRYPTED_SECRET contents.
+    /// TPM2B_ENCRYPTED_SECRET contents; empty if a certificate endorses the AK.
     pub encrypted_secret: B64,
+    /// The secret itself, if a certificate endorses the AK: it only has to be fresh then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<B64>,
     /// Until when, ms.
     pub expires_ms: u64,
 }
@@ -95,7 +105,7 @@ pub struct EnrolmentOffer {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolmentFinish {
-    /// What TPM2_ActivateCredential returned.
+    /// What TPM2_ActivateCredential returned, or the offer's own secret.
     pub secret: B64,
     /// TPMS_ATTEST of TPM2_Certify over the host key.
     pub attest: B64,

@@ -210,14 +210,111 @@ pub enum Admission {
     Reenrolment,
 }
 
+/// What vouches that a host's TPM is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndorsementKind {
+    /// A certificate of the endorsement key, by its manufacturer.
+    EkCertificate,
+    /// The operator's list of endorsement keys.
+    EkAllowed,
+    /// A certificate of the attestation key, by an issuer that saw it in a TPM.
+    IakCertificate,
+}
+
+impl EndorsementKind {
+    /// The word that policies compare with.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EkCertificate => "ek-certificate",
+            Self::EkAllowed => "ek-allowed",
+            Self::IakCertificate => "iak-certificate",
+        }
+    }
+
+    /// Somebody who makes TPMs or puts them into machines signed for it.
+    #[must_use]
+    pub const fn is_certified(self) -> bool {
+        matches!(self, Self::EkCertificate | Self::IakCertificate)
+    }
+}
+
+/// A TPM as its certificate describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TpmModel {
+    /// Name in the TCG vendor registry.
+    pub manufacturer: String,
+    /// Model.
+    pub model: String,
+    /// Firmware version when the certificate was issued.
+    pub version: String,
+}
+
+/// How a host's TPM is endorsed, and what is known of it from that (PROTOCOL §8.3).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endorsement {
+    /// By what.
+    pub kind: EndorsementKind,
+    /// The endorsed RSA key has the fingerprint of CVE-2017-15361.
+    pub weak_key: bool,
+    /// The TPM, if a certificate describes it.
+    pub tpm: Option<TpmModel>,
+}
+
+impl Endorsement {
+    /// Writes the map.
+    pub fn write(&self, slot: Slot<'_>) {
+        slot.map(|map| {
+            map.entry(1).uint(match self.kind {
+                EndorsementKind::EkCertificate => 1,
+                EndorsementKind::EkAllowed => 2,
+                EndorsementKind::IakCertificate => 3,
+            });
+            map.entry(2).bool(self.weak_key);
+            if let Some(tpm) = &self.tpm {
+                map.entry(3).text(&tpm.manufacturer);
+                map.entry(4).text(&tpm.model);
+                map.entry(5).text(&tpm.version);
+            }
+        });
+    }
+
+    /// Reads the map.
+    pub fn read(decoder: &mut Decoder<'_>) -> Result<Self, LeafError> {
+        let members = decoder.map()?;
+        decoder.expect_key(1)?;
+        let kind = match decoder.uint()? {
+            1 => EndorsementKind::EkCertificate,
+            2 => EndorsementKind::EkAllowed,
+            3 => EndorsementKind::IakCertificate,
+            _ => return Err(LeafError::Value("endorsement")),
+        };
+        decoder.expect_key(2)?;
+        let weak_key = decoder.bool()?;
+        let tpm = match members {
+            2 => None,
+            5 => {
+                decoder.expect_key(3)?;
+                let manufacturer = decoder.text()?.to_owned();
+                decoder.expect_key(4)?;
+                let model = decoder.text()?.to_owned();
+                decoder.expect_key(5)?;
+                Some(TpmModel { manufacturer, model, version: decoder.text()?.to_owned() })
+            }
+            _ => return Err(LeafError::Value("endorsement")),
+        };
+        Ok(Self { kind, weak_key, tpm })
+    }
+}
+
 /// Body of an enrolment leaf (PROTOCOL §8.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Enrolment {
     /// UEID.
     pub host: HostId,
-    /// SHA-256 of the EK's TPMT_PUBLIC.
+    /// SHA-256 of the TPMT_PUBLIC of the key that names the host: the EK, or the AK that an IAK certificate endorses.
     pub ek_public: Sha256Digest,
-    /// SHA-256 of the EK certificate, if one was sent.
+    /// SHA-256 of the certificate that endorses the host, if one does; the bytes are a blob.
     pub ek_certificate: Option<Sha256Digest>,
     /// SHA-256 of the AK's TPMT_PUBLIC; the bytes are a blob.
     pub ak_public: Sha256Digest,
@@ -235,6 +332,8 @@ pub struct Enrolment {
     pub activation: Sha256Digest,
     /// Host version after this leaf.
     pub version: u64,
+    /// How the TPM is endorsed.
+    pub endorsement: Endorsement,
 }
 
 impl Enrolment {
@@ -260,13 +359,14 @@ impl Enrolment {
             write_digest(map.entry(9), self.token.as_ref());
             map.entry(10).bytes(self.activation.as_bytes());
             map.entry(11).uint(self.version);
+            self.endorsement.write(map.entry(12));
         })
     }
 
     /// Parses exact body bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
         let mut decoder = Decoder::new(bytes)?;
-        decoder.map_of(11)?;
+        decoder.map_of(12)?;
         decoder.expect_key(1)?;
         let host = HostId::from_slice(decoder.bytes()?).map_err(|_| LeafError::Value("host identifier"))?;
         decoder.expect_key(2)?;
@@ -298,6 +398,8 @@ impl Enrolment {
         let activation = Sha256Digest::new(decoder.byte_array()?);
         decoder.expect_key(11)?;
         let version = decoder.uint()?;
+        decoder.expect_key(12)?;
+        let endorsement = Endorsement::read(&mut decoder)?;
         decoder.finish()?;
         Ok(Self {
             host,
@@ -311,6 +413,7 @@ impl Enrolment {
             token,
             activation,
             version,
+            endorsement,
         })
     }
 }

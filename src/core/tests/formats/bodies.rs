@@ -8,7 +8,9 @@ use countersign_core::leaf::control::{
     RecoveryRecord, Revocation, Role, Subject,
 };
 use countersign_core::leaf::decision::{Decision, Verdict};
-use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState, HostStateRecord};
+use countersign_core::leaf::host::{
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, HostStateRecord, TpmModel,
+};
 use countersign_core::leaf::record::{Faults, Heartbeat, HeartbeatReason, JoinToken, Outcome};
 use countersign_core::name::Origin;
 use countersign_core::record::{EvidenceRecord, InputsRecord};
@@ -69,8 +71,19 @@ fn hosts() {
         token: Some(digest(4)),
         activation: digest(5),
         version: 1,
+        endorsement: Endorsement { kind: EndorsementKind::EkAllowed, weak_key: true, tpm: None },
     };
     one_encoding(&enrolment, Enrolment::encode, Enrolment::parse);
+    for kind in [EndorsementKind::EkCertificate, EndorsementKind::IakCertificate] {
+        let model = TpmModel {
+            manufacturer: "STM".to_owned(),
+            model: "ST33".to_owned(),
+            version: "00490004".to_owned(),
+        };
+        let endorsement = Endorsement { kind, weak_key: false, tpm: Some(model) };
+        let enrolment = Enrolment { endorsement, ..enrolment.clone() };
+        one_encoding(&enrolment, Enrolment::encode, Enrolment::parse);
+    }
     let record = HostStateRecord {
         host: host(),
         state: state(),

@@ -20,7 +20,9 @@ use countersign_core::leaf::control::{
 use countersign_core::leaf::decision::{
     Appraisal, Decision, Delegation, LeafRef, Lineage, PolicyClaim, Verdict as Decided,
 };
-use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState, Tier};
+use countersign_core::leaf::host::{
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, Tier,
+};
 use countersign_core::leaf::record::JoinToken;
 use countersign_core::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId, TrustDomain};
 use countersign_core::refusal::RefusalCode;
@@ -168,6 +170,7 @@ pub(crate) fn enrolment(host: HostId, key: u8, version: u64, token: Option<Sha25
         token,
         activation: Sha256Digest::new([6; 32]),
         version,
+        endorsement: Endorsement { kind: EndorsementKind::EkAllowed, weak_key: false, tpm: None },
     };
     Entry::plain(Kind::Enrolment, record.encode())
 }
