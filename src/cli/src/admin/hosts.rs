@@ -24,6 +24,10 @@ pub(super) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     if context.json {
         return output::json(&hosts);
     }
+    if let ([host], Some(_)) = (hosts.as_slice(), &args.host) {
+        print(host);
+        return Ok(());
+    }
     let rows = hosts
         .into_iter()
         .map(|host| {
@@ -36,7 +40,28 @@ pub(super) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn all(context: &Context) -> Result<Vec<HostDocument>, Failure> {
+/// One host, a line for each thing.
+fn print(host: &HostDocument) {
+    let until = if host.trusted_until_ms == 0 { "-".to_owned() } else { output::time(host.trusted_until_ms) };
+    let age = host.state_age_ms.map_or_else(|| "-".to_owned(), |age| format!("{} s", age / 1_000));
+    let lines = [
+        ("host", host.host.clone()),
+        ("status", host.status.clone()),
+        ("tier", host.tier.clone()),
+        ("reason", host.reason.clone()),
+        ("trusted until", until),
+        ("told", format!("{age} ago")),
+        ("endorsement", host.endorsement.clone()),
+        ("enrolment leaf", host.enrolment.to_string()),
+        ("resets, restarts", format!("{}, {}", host.reset_count, host.restart_count)),
+        ("evidence", host.evidence.clone().unwrap_or_else(|| "-".to_owned())),
+    ];
+    for (name, value) in lines {
+        anstream::println!("{name:<17} {value}");
+    }
+}
+
+pub(super) async fn all(context: &Context) -> Result<Vec<HostDocument>, Failure> {
     let mut hosts = Vec::new();
     let mut after = None;
     loop {

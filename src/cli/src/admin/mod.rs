@@ -1,6 +1,8 @@
 //! `countersign admin`: acts and questions of operators, over the admin listener. What an act does is a leaf; the receipt is printed or kept.
 
+mod compare;
 mod documents;
+mod ek_roots;
 mod hosts;
 mod ima_policy;
 mod keys;
@@ -35,6 +37,8 @@ enum Command {
     JoinToken(tokens::Args),
     /// List hosts, or show one.
     Hosts(hosts::Args),
+    /// List the certificates of TPM manufacturers that are part of this build.
+    EkRoots(ek_roots::Args),
     /// Reference values: capture, activate, show.
     #[command(subcommand)]
     References(references::Command),
@@ -72,12 +76,17 @@ pub(crate) fn run(args: Args) -> Outcome {
         ima_policy::import_files(import)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::EkRoots(wanted) = &args.command {
+        ek_roots::run(wanted, args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let context = Context { admin: profile::open(&args.profile)?, json: args.json };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         match args.command {
             Command::JoinToken(args) => tokens::run(&context, &args).await,
             Command::Hosts(args) => hosts::run(&context, &args).await,
+            Command::EkRoots(args) => ek_roots::run(&args, context.json),
             Command::References(command) => references::run(&context, command).await,
             Command::ImaPolicy(command) => ima_policy::run(&context, command).await,
             Command::Policy(command) => policy::run(&context, command).await,

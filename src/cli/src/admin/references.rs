@@ -1,13 +1,20 @@
 //! `admin references`.
 
-use super::{Context, documents};
+use super::compare::{self, Change};
+use super::{Context, documents, hosts};
 use crate::failure::Failure;
 use crate::output;
 use anyhow::Context as _;
 use countersign_core::api::B64;
-use countersign_core::api::admin::{CaptureCall, ReferencesCall};
+use countersign_core::api::admin::{CaptureCall, HostDocument, ReferencesCall};
+use countersign_core::digest::Sha256Digest;
 use countersign_core::document::ReferencesDocument;
-use std::path::PathBuf;
+use countersign_core::name::HostId;
+use countersign_core::record::EvidenceRecord;
+use countersign_core::refusal::RefusalCode;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -36,8 +43,34 @@ pub(super) enum Command {
         #[arg(long)]
         expected_epoch: Option<u64>,
     },
-    /// Print the active references.
+    /// Print the active references: the file that `activate` takes.
     Show,
+    /// Say in words how a host's last good evidence differs from reference values.
+    Diff {
+        /// Host identifier.
+        host: String,
+        /// Only this set.
+        #[arg(long)]
+        set: Option<String>,
+        /// A references file instead of the active references.
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Say what a references file would change for every host, by its last good evidence. Exit status 1 if a host would break.
+    Check {
+        /// JSON, as printed by `capture`.
+        file: PathBuf,
+    },
+}
+
+/// A host in the answer of `check`, for programs.
+#[derive(Serialize)]
+struct Checked {
+    host: String,
+    change: Change,
+    /// The set that it would match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<String>,
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -61,6 +94,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
             let epoch = expected_epoch.unwrap_or(active.epoch);
             activate_document(context, B64(document.encode()), epoch).await
         }
+        Command::Diff { host, set, file } => diff(context, &host, set.as_deref(), file.as_deref()).await,
+        Command::Check { file } => check(context, &file).await,
         Command::Show => {
             let active = context.admin.client.references().await?;
             match active.document {
@@ -74,6 +109,80 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
                 }
             }
         }
+    }
+}
+
+async fn active(context: &Context) -> Result<Option<ReferencesDocument>, Failure> {
+    let document = context.admin.client.references().await?.document;
+    let document = document.map(|bytes| ReferencesDocument::parse(&bytes.0)).transpose();
+    Ok(document.context("references document")?)
+}
+
+/// The host's last good evidence; none if it never had any.
+async fn evidence(context: &Context, host: &HostDocument) -> Result<Option<EvidenceRecord>, Failure> {
+    let Some(digest) = &host.evidence else { return Ok(None) };
+    let digest = Sha256Digest::from_hex(digest).context("evidence digest")?;
+    let bytes = context.admin.client.blob(&digest).await?;
+    Ok(Some(EvidenceRecord::parse(&bytes).context("evidence record")?))
+}
+
+async fn diff(context: &Context, host: &str, set: Option<&str>, file: Option<&Path>) -> Result<(), Failure> {
+    let host = HostId::from_hex(host).context("host identifiers are 66 hexadecimal digits")?;
+    let references = match file {
+        Some(file) => documents::read_references(file)?,
+        None => active(context).await?.context("no references are active")?,
+    };
+    let host = context.admin.client.host(&host).await?;
+    let evidence = evidence(context, &host).await?.context("the host has no good evidence yet")?;
+    let mut found = compare::nearest(&references, &evidence);
+    found.retain(|one| set.is_none_or(|set| set == one.set));
+    if found.is_empty() {
+        return Err(anyhow::anyhow!("there is no such set").into());
+    }
+    if context.json {
+        return output::json(&found);
+    }
+    for one in &found {
+        anstream::print!("{}", compare::words(one));
+    }
+    Ok(())
+}
+
+async fn check(context: &Context, file: &Path) -> Result<(), Failure> {
+    let candidate = documents::read_references(file)?;
+    let active = active(context).await?;
+    let mut checked = Vec::new();
+    let mut counts: BTreeMap<Change, usize> = BTreeMap::new();
+    for host in hosts::all(context).await?.into_iter().filter(|host| host.status == "active") {
+        let (change, set) = match evidence(context, &host).await? {
+            None => (Change::Unknown, None),
+            Some(evidence) => {
+                let now = active.as_ref().is_none_or(|active| compare::matching(active, &evidence).is_some());
+                let set = compare::matching(&candidate, &evidence);
+                (Change::of(now, set.is_some()), set)
+            }
+        };
+        *counts.entry(change).or_default() += 1;
+        checked.push(Checked { host: host.host, change, set });
+    }
+    checked.sort_by(|a, b| (a.change, &a.host).cmp(&(b.change, &b.host)));
+    if context.json {
+        output::json(&checked)?;
+    } else {
+        let rows = checked.into_iter().map(|one| {
+            vec![one.host, one.change.words().to_owned(), one.set.unwrap_or_else(|| "-".to_owned())]
+        });
+        output::table(&["HOST", "CHANGE", "SET"], rows.collect());
+        for (change, count) in &counts {
+            anstream::println!("{count} {}", change.words());
+        }
+    }
+    match counts.get(&Change::Breaks) {
+        Some(count) => {
+            let detail = format!("{count} hosts that match now would match no set of {}", file.display());
+            Err(Failure::refused(RefusalCode::ReferenceMismatch, detail))
+        }
+        None => Ok(()),
     }
 }
 

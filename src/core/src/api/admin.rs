@@ -266,6 +266,13 @@ pub struct HostDocument {
     /// Evidence record of the last good quote, hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<String>,
+    /// How the TPM is endorsed: `ek-certificate`, `ek-allowed` or `iak-certificate`.
+    pub endorsement: String,
+    /// Why it stands as it does, in words.
+    pub reason: String,
+    /// Age of the leaf that told of this state, ms; for one host only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_age_ms: Option<u64>,
 }
 
 /// `GET /v1/admin/hosts`.

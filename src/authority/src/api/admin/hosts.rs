@@ -9,7 +9,9 @@ use crate::store::HostRow;
 use axum::response::Response;
 use countersign_core::api::admin::{HostDocument, Hosts};
 use countersign_core::control::ControlState;
+use countersign_core::leaf::Leaf;
 use countersign_core::leaf::control::Subject;
+use countersign_core::leaf::host::Tier;
 use countersign_core::name::HostId;
 use countersign_core::refusal::RefusalCode;
 use std::sync::Arc;
@@ -26,19 +28,55 @@ pub(in crate::api) async fn list(authority: Arc<Authority>, call: Call) -> Resul
     let control = authority.control();
     let full = u64::try_from(rows.len()).is_ok_and(|count| count == PAGE);
     let next = rows.last().filter(|_| full).map(|row| row.host.to_hex());
-    json(&Hosts { hosts: rows.iter().map(|row| document(row, &control)).collect(), next })
+    let now_ms = authority.now_ms();
+    json(&Hosts { hosts: rows.iter().map(|row| document(row, &control, now_ms)).collect(), next })
 }
 
 /// `GET /v1/admin/hosts/{id}`.
 pub(in crate::api) async fn one(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
     let host = HostId::from_hex(&call.parameter).map_err(|_| Refused::from(RefusalCode::NotFound))?;
     let worker = Arc::clone(&authority);
-    let row = authority.run(move || worker.reader().host(&host).map_err(read_fault)).await?;
-    let row = row.ok_or_else(|| Refused::from(RefusalCode::NotFound))?;
-    json(&document(&row, &authority.control()))
+    let found = authority.run(move || {
+        let reader = worker.reader();
+        let Some(row) = reader.host(&host).map_err(read_fault)? else { return Ok(None) };
+        let leaf = reader.leaf(row.state_index).map_err(read_fault)?;
+        Ok(Some((row, leaf)))
+    });
+    let (row, leaf) = found.await?.ok_or_else(|| Refused::from(RefusalCode::NotFound))?;
+    let now_ms = authority.now_ms();
+    let told_ms = leaf.and_then(|bytes| Leaf::parse(&bytes).ok()).map(|leaf| leaf.time_ms);
+    let document = document(&row, &authority.control(), now_ms);
+    json(&HostDocument { state_age_ms: told_ms.map(|told| now_ms.saturating_sub(told)), ..document })
 }
 
-fn document(row: &HostRow, control: &ControlState) -> HostDocument {
+/// Why a host stands as it does, the weightiest first.
+fn reason(row: &HostRow, control: &ControlState, now_ms: u64) -> String {
+    let state = &row.state;
+    if control.is_revoked(&Subject::Host(row.host)) {
+        return "an operator revoked it".to_owned();
+    }
+    if state.evidence.is_none() {
+        return "it never gave good evidence".to_owned();
+    }
+    if state.trusted_until_ms <= now_ms {
+        let ago = now_ms.saturating_sub(state.trusted_until_ms) / 1_000;
+        return format!("its trust ended {ago} s ago and it gave no good evidence since");
+    }
+    match state.tier {
+        Tier::None => "nothing of it was appraised".to_owned(),
+        Tier::Affirming => {
+            "its TPM is certified, Secure Boot was on, and its registers match a reference set".to_owned()
+        }
+        Tier::Warning if control.references().is_none() => "no reference values are active".to_owned(),
+        Tier::Warning if !row.enrolment.endorsement.kind.is_certified() => {
+            "its EK is allow-listed: no certificate endorses its TPM".to_owned()
+        }
+        Tier::Warning => "its registers match a reference set; Secure Boot isn't proven on".to_owned(),
+        Tier::Contraindicated => "its registers match no active reference set".to_owned(),
+    }
+}
+
+fn document(row: &HostRow, control: &ControlState, now_ms: u64) -> HostDocument {
     let revoked = control.is_revoked(&Subject::Host(row.host));
     HostDocument {
         host: row.host.to_hex(),
@@ -49,5 +87,8 @@ fn document(row: &HostRow, control: &ControlState) -> HostDocument {
         reset_count: row.state.reset_count,
         restart_count: row.state.restart_count,
         evidence: row.state.evidence.map(|digest| digest.to_hex()),
+        endorsement: row.enrolment.endorsement.kind.name().to_owned(),
+        reason: reason(row, control, now_ms),
+        state_age_ms: None,
     }
 }

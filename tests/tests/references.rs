@@ -1,0 +1,70 @@
+//! What operators ask of hosts and reference values before they act: how a host stands and why, how it differs, what would break.
+
+use countersign_tests::{Deployment, SignerKind};
+
+#[test]
+fn operators_see_why_a_host_stands_how_it_differs_and_what_would_break() {
+    let mut deployment = Deployment::ready(SignerKind::Pkcs11);
+    let host = deployment.host();
+    let shown = deployment.admin(&["hosts", &host]).expect("host");
+    for words in ["affirming", "ek-certificate", "match a reference set", "trusted until"] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
+    let diff = deployment.admin(&["references", "diff", &host]).expect("diff");
+    assert!(diff.starts_with("agrees with set fleet, generation 1 of 1"), "{diff}");
+
+    // The active document changes nothing; one with another kernel would break the host.
+    let active = deployment.admin(&["references", "show"]).expect("show");
+    let file = deployment.text("candidate.json");
+    std::fs::write(&file, &active).unwrap();
+    let checked = deployment.admin(&["references", "check", &file]).expect("check");
+    assert!(checked.contains("goes on") && checked.contains("1 goes on"), "{checked}");
+    let mut other: serde_json::Value = serde_json::from_str(&active).unwrap();
+    other["fleet"][0]["pcrs"]["9"] = "ab".repeat(32).into();
+    std::fs::write(&file, other.to_string()).unwrap();
+    let checked = deployment.admin(&["references", "check", &file]);
+    checked.refused("reference-mismatch");
+    assert!(checked.out.contains("would break"), "{checked:#?}");
+    let diff = deployment.admin(&["references", "diff", &host, "--file", &file]).expect("diff");
+    assert!(diff.contains("PCR 9") && diff.contains("kernel, initrd"), "{diff}");
+    assert!(diff.contains(&"ab".repeat(32)) && diff.contains("1 of "), "{diff}");
+
+    // The host boots something else, honestly logged.
+    deployment.stop_agent();
+    deployment.reboot_host(2);
+    deployment.start_agent();
+    let mut why = serde_json::Value::Null;
+    let told = countersign_fixture::wait_until(std::time::Duration::from_secs(60), || {
+        let shown = deployment.admin(&["hosts", &host, "--json"]).expect("host");
+        why = serde_json::from_str(&shown).unwrap();
+        why[0]["tier"] == "contraindicated"
+    });
+    assert!(told, "{why}");
+    assert_eq!(why[0]["reason"], "its registers match no active reference set");
+    assert!(why[0]["state_age_ms"].as_u64().unwrap() < 600_000, "{why}");
+    let captured = deployment.admin(&["references", "capture", &host, "--set", "fleet", "--append"]);
+    std::fs::write(&file, captured.expect("capture")).unwrap();
+    let checked = deployment.admin(&["references", "check", &file]).expect("check");
+    assert!(checked.contains("1 would be accepted"), "{checked}");
+    deployment.admin(&["revoke", "host", &host, "--reason", "test"]).expect("revoke");
+    let shown = deployment.admin(&["hosts", &host]).expect("host");
+    assert!(shown.contains("an operator revoked it"), "{shown}");
+}
+
+#[test]
+fn the_bundled_manufacturers_are_listed_without_an_authority() {
+    let ran = |args: &[&str]| {
+        let mut command = countersign_tests::countersign();
+        countersign_tests::Ran::of(command.args(["admin", "ek-roots"]).args(args))
+    };
+    let roots = ran(&[]).expect("ek-roots");
+    for words in ["STMicroelectronics", "Infineon", "Nuvoton", "Intel", "AMD", "BSD-3-Clause", "anchor"] {
+        assert!(roots.contains(words), "{words}: {roots}");
+    }
+    assert!(!roots.contains("intermediate "), "{roots}");
+    let intel = ran(&["--vendor", "Intel", "--all", "--json"]).expect("ek-roots");
+    let intel: serde_json::Value = serde_json::from_str(&intel).unwrap();
+    assert_eq!(intel.as_array().unwrap().len(), 5);
+    assert!(intel.as_array().unwrap().iter().all(|one| one["commit"].as_str().unwrap().len() == 40));
+    assert_eq!(ran(&["--vendor", "Nobody"]).status, Some(2));
+}
