@@ -127,6 +127,13 @@ def _outcome(value):
     return found
 
 
+def _endorsement(value):
+    found = record({1: ("kind", one_of(1, 2, 3)), 2: ("weak_key", boolean)},
+                   {3: ("manufacturer", text()), 4: ("model", text()), 5: ("firmware", text())})(value)
+    want(len(found) in (2, 5), "a certificate describes the whole TPM or nothing of it")
+    return found
+
+
 _epoch_body = record({1: ("digest", digest), 2: ("epoch", uint(1)), 3: ("principal", digest)})
 BODIES = {
     "allow": _decision(1),
@@ -135,6 +142,7 @@ BODIES = {
         1: ("host", host_identifier), 2: ("ek", digest), 3: ("ek_certificate", nullable(digest)), 4: ("ak", digest),
         5: ("ak_name", data(least=1)), 6: ("host_key", cose_key), 7: ("host_key_kind", one_of(1, 2)),
         8: ("admission", one_of(1, 2, 3)), 9: ("token", nullable(digest)), 10: ("activation", digest), 11: ("version", uint()),
+        12: ("endorsement", _endorsement),
     }),
     "host-state": record({1: ("host", host_identifier), 2: ("state", host_state), 3: ("evidence", digest),
                           4: ("code", nullable(code))}),

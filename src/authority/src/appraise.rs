@@ -88,11 +88,13 @@ impl References {
         &self.document
     }
 
-    /// Name of the first set, in the order of names, with a generation that the quote agrees with in every register named (PROTOCOL §8.2).
+    /// Name of the first set, in the order of names, with a generation that counts at this time and that the quote agrees with in every register
+    /// named (PROTOCOL §8.2).
     #[must_use]
-    pub fn matching_set(&self, quote: &VerifiedQuote) -> Option<&str> {
+    pub fn matching_set(&self, quote: &VerifiedQuote, time_ms: u64) -> Option<&str> {
         let matches = |generation: &Generation| {
-            generation.bank == quote.bank().id()
+            generation.lifetime.contains(time_ms)
+                && generation.bank == quote.bank().id()
                 && !generation.pcrs.is_empty()
                 && generation.pcrs.iter().all(|(pcr, value)| quote.pcr(*pcr) == Some(value.as_slice()))
         };
@@ -117,12 +119,15 @@ pub struct Facts<'a> {
     pub references: Option<&'a References>,
     /// What the IMA list shows, if an IMA policy is in force.
     pub ima: Option<&'a ImaAppraised>,
+    /// Decision time, ms since the Unix epoch.
+    pub time_ms: u64,
 }
 
 /// Appraises facts.
 #[must_use]
 pub fn appraise(facts: &Facts<'_>) -> Appraisal {
-    let reference_set = facts.references.and_then(|references| references.matching_set(facts.quote));
+    let reference_set =
+        facts.references.and_then(|references| references.matching_set(facts.quote, facts.time_ms));
     let configuration = match facts.boot.secure_boot {
         // Who debugs the firmware decides what Secure Boot says.
         SecureBoot::On if facts.boot.debug_mode != Some(true) => Tier::Affirming,

@@ -123,6 +123,31 @@ pub struct Generation {
     pub bank: u16,
     /// PCR index and value, ascending.
     pub pcrs: Vec<(u32, Vec<u8>)>,
+    /// When it counts.
+    pub lifetime: Lifetime,
+}
+
+/// When something counts, both ends included; an absent end is open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetime {
+    /// From when, ms since the Unix epoch.
+    pub not_before_ms: Option<u64>,
+    /// Until when, ms since the Unix epoch.
+    pub not_after_ms: Option<u64>,
+}
+
+impl Lifetime {
+    /// It has begun.
+    #[must_use]
+    pub fn has_begun(&self, time_ms: u64) -> bool {
+        self.not_before_ms.is_none_or(|from| from <= time_ms)
+    }
+
+    /// It counts at this time.
+    #[must_use]
+    pub fn contains(&self, time_ms: u64) -> bool {
+        self.has_begun(time_ms) && self.not_after_ms.is_none_or(|until| time_ms <= until)
+    }
 }
 
 /// Named sets of accepted states, several generations of a set valid at once; and what may run after boot.
@@ -155,6 +180,13 @@ impl ReferencesDocument {
                                     });
                                 }
                             });
+                            let lifetime = &generation.lifetime;
+                            if let Some(from) = lifetime.not_before_ms {
+                                item.entry(3).uint(from);
+                            }
+                            if let Some(until) = lifetime.not_after_ms {
+                                item.entry(4).uint(until);
+                            }
                         });
                     }
                 });
@@ -181,7 +213,7 @@ impl ReferencesDocument {
             }
             let mut generations = Vec::new();
             for _ in 0..decoder.array()? {
-                decoder.map_of(2)?;
+                let members = decoder.map()?;
                 decoder.expect_key(1)?;
                 let bank = u16::try_from(decoder.uint()?).map_err(|_| LeafError::Value("bank"))?;
                 decoder.expect_key(2)?;
@@ -190,7 +222,8 @@ impl ReferencesDocument {
                 if pcrs.is_empty() || !pcrs.is_sorted_by(|a, b| a.0 < b.0) {
                     return Err(LeafError::Value("generation"));
                 }
-                generations.push(Generation { bank, pcrs });
+                let lifetime = read_lifetime(&mut decoder, members)?;
+                generations.push(Generation { bank, pcrs, lifetime });
             }
             if generations.is_empty() {
                 return Err(LeafError::Value("set without generation"));
@@ -205,5 +238,23 @@ impl ReferencesDocument {
     #[must_use]
     pub fn digest(&self) -> Sha256Digest {
         sha256(&self.encode())
+    }
+}
+
+/// The optional members 3 and 4 of a generation's map. A lifetime that ends before it begins would never match: a mistake.
+fn read_lifetime(decoder: &mut Decoder<'_>, members: usize) -> Result<Lifetime, LeafError> {
+    let mut lifetime = Lifetime::default();
+    for _ in 2..members {
+        let end = match decoder.key()? {
+            Key::Int(3) => &mut lifetime.not_before_ms,
+            Key::Int(4) => &mut lifetime.not_after_ms,
+            _ => return Err(LeafError::Value("generation")),
+        };
+        *end = Some(decoder.uint()?);
+    }
+    match (members, lifetime.not_before_ms, lifetime.not_after_ms) {
+        (0..2, _, _) => Err(LeafError::Value("generation")),
+        (_, Some(from), Some(until)) if until < from => Err(LeafError::Value("lifetime")),
+        _ => Ok(lifetime),
     }
 }

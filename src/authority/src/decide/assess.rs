@@ -100,6 +100,7 @@ fn judge<'a>(situation: &Situation<'a>) -> Result<Good<'a>, Finding> {
         certified: situation.host.endorsement.kind.is_certified(),
         references: situation.references,
         ima: ima.as_deref(),
+        time_ms: situation.time_ms,
     });
     Ok(Good { quoted, boot, appraisal, ima })
 }

@@ -4,7 +4,7 @@ use super::kit::{NOW, World, code, parsed, plain};
 use super::{ENGINE, Family, Inconsistent, Inputs, Outcome, Situation, decide, decide_attestation};
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent, references, signed};
 use countersign_core::digest::{Sha256Digest, sha256};
-use countersign_core::document::ReferencesDocument;
+use countersign_core::document::{Lifetime, ReferencesDocument};
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Verdict};
@@ -183,6 +183,22 @@ fn several_generations_hold_at_once() {
     world.activate_references(&references(&[("fleet", old), ("fleet", new)]));
     let request = world.request();
     assert_eq!(code(&world.decide(&request)), None);
+}
+
+#[test]
+fn a_generation_counts_within_its_lifetime_only() {
+    let judged = |from: i64, until: i64| {
+        let outcome = plain(|world| {
+            let mut generation = world.host.generation();
+            let at = |offset: i64| world.time_ms.checked_add_signed(offset);
+            generation.lifetime = Lifetime { not_before_ms: at(from), not_after_ms: at(until) };
+            world.activate_references(&references(&[("fleet", generation)]));
+        });
+        code(&outcome)
+    };
+    assert_eq!(judged(0, 0), None);
+    assert_eq!(judged(-1_000, -1), Some(RefusalCode::ReferenceMismatch));
+    assert_eq!(judged(1, 1_000), Some(RefusalCode::ReferenceMismatch));
 }
 
 #[test]

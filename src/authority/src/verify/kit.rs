@@ -215,7 +215,11 @@ impl Host {
         let bank = HashAlg::from_id(self.settings.bank).unwrap();
         let selection = PcrSelectionSpec::new(bank, &self.settings.pcrs).unwrap();
         let pcrs = self.tpm.pcr_values(&selection).unwrap();
-        countersign_core::document::Generation { bank: self.settings.bank, pcrs }
+        countersign_core::document::Generation {
+            bank: self.settings.bank,
+            pcrs,
+            lifetime: countersign_core::document::Lifetime::default(),
+        }
     }
 }
 

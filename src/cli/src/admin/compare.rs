@@ -3,7 +3,7 @@
 //! Comes in: PCR values of a host's last good evidence, references documents. Goes out: text. Nothing is decided here; the authority decides by its
 //! own comparison, which is the same: every register that a generation names has the quoted value (PROTOCOL §8.2).
 
-use countersign_core::document::{Generation, ReferencesDocument};
+use countersign_core::document::{Generation, Lifetime, ReferencesDocument};
 use countersign_core::record::EvidenceRecord;
 use serde::Serialize;
 
@@ -54,14 +54,17 @@ pub(super) struct Comparison {
     pub(super) of: usize,
     /// Registers that the generation names.
     pub(super) registers: usize,
-    /// Those that differ. None: the host matches.
+    /// Those that differ.
     pub(super) differences: Vec<Difference>,
+    /// Why the generation doesn't count now, if it doesn't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lapsed: Option<&'static str>,
 }
 
 impl Comparison {
     /// The host matches.
     pub(super) const fn agrees(&self) -> bool {
-        self.differences.is_empty()
+        self.differences.is_empty() && self.lapsed.is_none()
     }
 }
 
@@ -82,8 +85,20 @@ fn differences(generation: &Generation, evidence: &EvidenceRecord) -> Vec<Differ
         .collect()
 }
 
-/// The host against every set: its nearest generation, that is the one with the fewest differences and, of those, the newest.
-pub(super) fn nearest(document: &ReferencesDocument, evidence: &EvidenceRecord) -> Vec<Comparison> {
+fn lapsed(lifetime: &Lifetime, now_ms: u64) -> Option<&'static str> {
+    if lifetime.contains(now_ms) {
+        return None;
+    }
+    Some(if lifetime.has_begun(now_ms) { "its lifetime has ended" } else { "its lifetime hasn't begun" })
+}
+
+/// The host against every set: its nearest generation, that is the one with the fewest differences, of those one that counts now, of those the
+/// newest.
+pub(super) fn nearest(
+    document: &ReferencesDocument,
+    evidence: &EvidenceRecord,
+    now_ms: u64,
+) -> Vec<Comparison> {
     let set = |(name, generations): (&String, &Vec<Generation>)| {
         let all = generations.iter().enumerate().map(|(place, generation)| Comparison {
             set: name.clone(),
@@ -91,20 +106,31 @@ pub(super) fn nearest(document: &ReferencesDocument, evidence: &EvidenceRecord) 
             of: generations.len(),
             registers: generation.pcrs.len(),
             differences: differences(generation, evidence),
+            lapsed: lapsed(&generation.lifetime, now_ms),
         });
-        all.min_by_key(|one| (one.differences.len(), usize::MAX - one.generation))
+        // A generation that agrees but has lapsed says more than one that counts and doesn't agree.
+        let weight =
+            |one: &Comparison| (one.differences.len(), one.lapsed.is_some(), usize::MAX - one.generation);
+        all.min_by_key(weight)
     };
     document.sets.iter().filter_map(set).collect()
 }
 
 /// The set that the host matches, if any: the first by name, as the authority takes it.
-pub(super) fn matching(document: &ReferencesDocument, evidence: &EvidenceRecord) -> Option<String> {
-    nearest(document, evidence).into_iter().find(Comparison::agrees).map(|one| one.set)
+pub(super) fn matching(
+    document: &ReferencesDocument,
+    evidence: &EvidenceRecord,
+    now_ms: u64,
+) -> Option<String> {
+    nearest(document, evidence, now_ms).into_iter().find(Comparison::agrees).map(|one| one.set)
 }
 
 /// One comparison, for people.
 pub(super) fn words(comparison: &Comparison) -> String {
-    let Comparison { set, generation, of, registers, differences } = comparison;
+    let Comparison { set, generation, of, registers, differences, lapsed } = comparison;
+    if let (true, Some(why)) = (differences.is_empty(), lapsed) {
+        return format!("would agree with set {set}, generation {generation} of {of}, but {why}\n");
+    }
     if differences.is_empty() {
         return format!(
             "agrees with set {set}, generation {generation} of {of}, in all {registers} registers\n"
@@ -166,6 +192,8 @@ impl Change {
 mod tests {
     use super::*;
 
+    const NOW: u64 = 1_000_000;
+
     fn evidence(pcrs: &[(u32, u8)]) -> EvidenceRecord {
         EvidenceRecord {
             challenge: Vec::new(),
@@ -178,10 +206,14 @@ mod tests {
         }
     }
 
-    fn document(sets: &[(&str, &[&[(u32, u8)]])]) -> ReferencesDocument {
-        let generation = |pcrs: &&[(u32, u8)]| Generation {
+    /// Registers, each with the byte that its value is made of.
+    type Registers<'a> = &'a [(u32, u8)];
+
+    fn document(sets: &[(&str, &[Registers<'_>])]) -> ReferencesDocument {
+        let generation = |pcrs: &Registers<'_>| Generation {
             bank: 0x000b,
             pcrs: pcrs.iter().map(|(pcr, fill)| (*pcr, vec![*fill; 32])).collect(),
+            lifetime: Lifetime::default(),
         };
         let sets =
             sets.iter().map(|(name, list)| ((*name).to_owned(), list.iter().map(generation).collect()));
@@ -192,18 +224,19 @@ mod tests {
     fn the_nearest_generation_is_told_with_its_registers_in_words() {
         let references = document(&[("fleet", &[&[(0, 1), (4, 2), (9, 3)], &[(0, 1), (4, 2), (9, 4)]])]);
         let host = evidence(&[(0, 1), (4, 2), (9, 9)]);
-        let [one] = &nearest(&references, &host)[..] else { panic!("one set") };
+        let [one] = &nearest(&references, &host, NOW)[..] else { panic!("one set") };
         // Both generations differ in one register: the newer is told.
         assert_eq!((one.generation, one.of, one.registers, one.agrees()), (2, 2, 3, false));
         let text = words(one);
         assert!(text.contains("1 of 3 registers differ") && text.contains("PCR 9"), "{text}");
         assert!(text.contains("kernel, initrd") && text.contains(&"09".repeat(32)), "{text}");
         assert!(text.contains(&"04".repeat(32)), "{text}");
-        assert_eq!(matching(&references, &host), None);
+        assert_eq!(matching(&references, &host, NOW), None);
         let updated = evidence(&[(0, 1), (4, 2), (9, 3)]);
-        assert_eq!(matching(&references, &updated).as_deref(), Some("fleet"));
+        assert_eq!(matching(&references, &updated, NOW).as_deref(), Some("fleet"));
         assert!(
-            words(&nearest(&references, &updated)[0]).starts_with("agrees with set fleet, generation 1 of 2")
+            words(&nearest(&references, &updated, NOW)[0])
+                .starts_with("agrees with set fleet, generation 1 of 2")
         );
     }
 
@@ -211,18 +244,34 @@ mod tests {
     fn a_register_that_was_not_quoted_and_another_bank_do_not_agree() {
         let references = document(&[("fleet", &[&[(0, 1), (14, 2)]])]);
         let host = evidence(&[(0, 1)]);
-        let [one] = &nearest(&references, &host)[..] else { panic!("one set") };
+        let [one] = &nearest(&references, &host, NOW)[..] else { panic!("one set") };
         assert_eq!(one.differences.len(), 1);
         assert_eq!((one.differences[0].pcr, one.differences[0].host.as_deref()), (14, None));
         assert!(words(one).contains("not quoted in this bank"));
         let other = EvidenceRecord { bank: 0x000c, ..evidence(&[(0, 1), (14, 2)]) };
-        assert_eq!(nearest(&references, &other)[0].differences.len(), 2);
+        assert_eq!(nearest(&references, &other, NOW)[0].differences.len(), 2);
     }
 
     #[test]
     fn the_first_matching_set_by_name_counts() {
         let references = document(&[("b", &[&[(0, 1)]]), ("a", &[&[(0, 2)]]), ("c", &[&[(0, 1)]])]);
-        assert_eq!(matching(&references, &evidence(&[(0, 1)])).as_deref(), Some("b"));
+        assert_eq!(matching(&references, &evidence(&[(0, 1)]), NOW).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_generation_outside_its_lifetime_does_not_count_and_says_so() {
+        let mut references = document(&[("fleet", &[&[(0, 1)], &[(0, 2)]])]);
+        let host = evidence(&[(0, 1)]);
+        let mut with = |not_before_ms, not_after_ms| {
+            let generations = references.sets.get_mut("fleet").unwrap();
+            generations[0].lifetime = Lifetime { not_before_ms, not_after_ms };
+            (matching(&references, &host, NOW).is_some(), words(&nearest(&references, &host, NOW)[0]))
+        };
+        assert!(with(Some(NOW), Some(NOW)).0);
+        let (agrees, text) = with(None, Some(NOW - 1));
+        assert!(!agrees && text.contains("generation 1 of 2, but its lifetime has ended"), "{text}");
+        let (agrees, text) = with(Some(NOW + 1), None);
+        assert!(!agrees && text.contains("hasn't begun"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Policy and references documents on disk: a folder of Cedar files with settings, a JSON file of PCR values.
 
 use anyhow::{Context, bail, ensure};
-use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument, Settings};
+use countersign_core::document::{Generation, Lifetime, PolicyDocument, ReferencesDocument, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,16 +16,16 @@ struct SettingsFile {
 }
 
 /// PCR banks by name (TCG Algorithm Registry).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-enum Bank {
+pub(super) enum Bank {
     Sha256,
     Sha384,
     Sha512,
 }
 
 impl Bank {
-    const fn id(self) -> u16 {
+    pub(super) const fn id(self) -> u16 {
         match self {
             Self::Sha256 => 0x000b,
             Self::Sha384 => 0x000c,
@@ -75,6 +75,25 @@ struct GenerationFile {
     bank: Bank,
     /// Value in hexadecimal by PCR index.
     pcrs: BTreeMap<u32, String>,
+    /// From when it counts, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<String>,
+    /// Until when it counts, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_after: Option<String>,
+}
+
+/// A time as the documents have it.
+pub(super) fn to_ms(time: jiff::Timestamp) -> anyhow::Result<u64> {
+    u64::try_from(time.as_millisecond()).context("a time before 1970")
+}
+
+fn parse_ms(text: &str) -> anyhow::Result<u64> {
+    to_ms(text.parse().with_context(|| format!("{text:?} isn't a time of RFC 3339"))?)
+}
+
+fn text_of(ms: u64) -> anyhow::Result<String> {
+    Ok(jiff::Timestamp::from_millisecond(i64::try_from(ms)?)?.to_string())
 }
 
 /// Reads a references file: JSON, set name to generations.
@@ -104,7 +123,11 @@ fn generation(file: GenerationFile) -> anyhow::Result<Generation> {
             Ok((index, value))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Generation { bank: file.bank.id(), pcrs })
+    let lifetime = Lifetime {
+        not_before_ms: file.not_before.as_deref().map(parse_ms).transpose()?,
+        not_after_ms: file.not_after.as_deref().map(parse_ms).transpose()?,
+    };
+    Ok(Generation { bank: file.bank.id(), pcrs, lifetime })
 }
 
 /// The same document as JSON for people.
@@ -119,7 +142,12 @@ pub(super) fn references_json(document: &ReferencesDocument) -> anyhow::Result<S
                     .iter()
                     .map(|(index, value)| (*index, data_encoding::HEXLOWER.encode(value)))
                     .collect();
-                Ok(GenerationFile { bank: Bank::of(generation.bank)?, pcrs })
+                Ok(GenerationFile {
+                    bank: Bank::of(generation.bank)?,
+                    pcrs,
+                    not_before: generation.lifetime.not_before_ms.map(text_of).transpose()?,
+                    not_after: generation.lifetime.not_after_ms.map(text_of).transpose()?,
+                })
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         file.insert(name.clone(), generations);

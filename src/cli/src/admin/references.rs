@@ -1,7 +1,7 @@
 //! `admin references`.
 
 use super::compare::{self, Change};
-use super::{Context, documents, hosts};
+use super::{Context, corim, documents, hosts};
 use crate::failure::Failure;
 use crate::output;
 use anyhow::Context as _;
@@ -56,6 +56,20 @@ pub(super) enum Command {
         #[arg(long)]
         file: Option<PathBuf>,
     },
+    /// Make a references file from a CoRIM (draft-ietf-rats-corim-10, unsigned) and print it.
+    Import {
+        /// CBOR.
+        file: PathBuf,
+        /// Name of the set; the model that each environment names when absent.
+        #[arg(long)]
+        set: Option<String>,
+        /// Bank whose digests are taken.
+        #[arg(long, value_enum, default_value = "sha256")]
+        bank: documents::Bank,
+        /// Keep what is active and add to it.
+        #[arg(long)]
+        append: bool,
+    },
     /// Say what a references file would change for every host, by its last good evidence. Exit status 1 if a host would break.
     Check {
         /// JSON, as printed by `capture`.
@@ -96,6 +110,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
         }
         Command::Diff { host, set, file } => diff(context, &host, set.as_deref(), file.as_deref()).await,
         Command::Check { file } => check(context, &file).await,
+        Command::Import { file, set, bank, append } => {
+            import(context, &file, set.as_deref(), bank.id(), append).await
+        }
         Command::Show => {
             let active = context.admin.client.references().await?;
             match active.document {
@@ -134,7 +151,7 @@ async fn diff(context: &Context, host: &str, set: Option<&str>, file: Option<&Pa
     };
     let host = context.admin.client.host(&host).await?;
     let evidence = evidence(context, &host).await?.context("the host has no good evidence yet")?;
-    let mut found = compare::nearest(&references, &evidence);
+    let mut found = compare::nearest(&references, &evidence, now_ms()?);
     found.retain(|one| set.is_none_or(|set| set == one.set));
     if found.is_empty() {
         return Err(anyhow::anyhow!("there is no such set").into());
@@ -148,17 +165,60 @@ async fn diff(context: &Context, host: &str, set: Option<&str>, file: Option<&Pa
     Ok(())
 }
 
+async fn import(
+    context: &Context,
+    file: &Path,
+    set: Option<&str>,
+    bank: u16,
+    append: bool,
+) -> Result<(), Failure> {
+    let named = || file.display().to_string();
+    let size = std::fs::metadata(file).with_context(named)?.len();
+    if size > corim::MAX_CORIM_BYTES {
+        return Err(
+            anyhow::anyhow!("{}: larger than {} bytes", file.display(), corim::MAX_CORIM_BYTES).into()
+        );
+    }
+    let manifest = corim::read(&std::fs::read(file).with_context(named)?, bank).with_context(named)?;
+    let active = if append { active(context).await? } else { None };
+    let mut references = active.unwrap_or_default();
+    for (model, generation) in manifest.generations {
+        let name = set.unwrap_or(&model);
+        if name.is_empty() {
+            return Err(
+                anyhow::anyhow!("an environment names no model: give the set a name with --set").into()
+            );
+        }
+        let generations = references.sets.entry(name.to_owned()).or_default();
+        if !generations.contains(&generation) {
+            generations.push(generation);
+        }
+    }
+    if manifest.passed_over > 0 {
+        anstream::eprintln!("{} tags or triples of other kinds were passed over", manifest.passed_over);
+    }
+    print(&B64(references.encode()))
+}
+
+/// This machine's time; the authority judges by its own.
+fn now_ms() -> Result<u64, Failure> {
+    Ok(documents::to_ms(jiff::Timestamp::now())?)
+}
+
 async fn check(context: &Context, file: &Path) -> Result<(), Failure> {
     let candidate = documents::read_references(file)?;
     let active = active(context).await?;
+    let now_ms = now_ms()?;
     let mut checked = Vec::new();
     let mut counts: BTreeMap<Change, usize> = BTreeMap::new();
     for host in hosts::all(context).await?.into_iter().filter(|host| host.status == "active") {
         let (change, set) = match evidence(context, &host).await? {
             None => (Change::Unknown, None),
             Some(evidence) => {
-                let now = active.as_ref().is_none_or(|active| compare::matching(active, &evidence).is_some());
-                let set = compare::matching(&candidate, &evidence);
+                let now = active
+                    .as_ref()
+                    .is_none_or(|active| compare::matching(active, &evidence, now_ms).is_some());
+                let set = compare::matching(&candidate, &evidence, now_ms);
                 (Change::of(now, set.is_some()), set)
             }
         };

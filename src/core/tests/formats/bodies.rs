@@ -2,7 +2,7 @@
 
 use crate::samples::{decision, digest, evidence, host, inputs, key, policy, references, state, statements};
 use countersign_core::bundle::Statement;
-use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument};
+use countersign_core::document::{Generation, Lifetime, PolicyDocument, ReferencesDocument};
 use countersign_core::leaf::control::{
     Approval, EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord,
     RecoveryRecord, Revocation, Role, Subject,
@@ -174,10 +174,31 @@ fn documents() {
 }
 
 #[test]
+fn a_generation_has_a_lifetime_that_includes_its_ends_and_begins_before_it_ends() {
+    let with = |not_before_ms, not_after_ms| {
+        let lifetime = Lifetime { not_before_ms, not_after_ms };
+        let generation = Generation { bank: 0x000b, pcrs: vec![(0, vec![1; 32])], lifetime };
+        ReferencesDocument { ima: None, sets: BTreeMap::from([("fleet".into(), vec![generation])]) }
+    };
+    for (from, until) in
+        [(None, None), (Some(5), None), (None, Some(5)), (Some(5), Some(5)), (Some(4), Some(5))]
+    {
+        one_encoding(&with(from, until), ReferencesDocument::encode, ReferencesDocument::parse);
+    }
+    assert!(ReferencesDocument::parse(&with(Some(6), Some(5)).encode()).is_err());
+    let lifetime = Lifetime { not_before_ms: Some(4), not_after_ms: Some(6) };
+    let counts: Vec<bool> = (3..8).map(|time| lifetime.contains(time)).collect();
+    assert_eq!(counts, [false, true, true, true, false]);
+}
+
+#[test]
 fn a_references_document_cannot_match_every_host_by_naming_no_pcr() {
     let all = ReferencesDocument {
         ima: None,
-        sets: BTreeMap::from([("all".into(), vec![Generation { bank: 0x000b, pcrs: vec![] }])]),
+        sets: BTreeMap::from([(
+            "all".into(),
+            vec![Generation { bank: 0x000b, pcrs: vec![], lifetime: Lifetime::default() }],
+        )]),
     };
     assert!(ReferencesDocument::parse(&all.encode()).is_err());
 }

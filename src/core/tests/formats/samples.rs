@@ -3,7 +3,7 @@
 use countersign_core::bundle::{Compromise, Initial, Says};
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::{Blake2b512Digest, Sha3_512Digest, Sha256Digest};
-use countersign_core::document::{Generation, PolicyDocument, ReferencesDocument, Settings};
+use countersign_core::document::{Generation, Lifetime, PolicyDocument, ReferencesDocument, Settings};
 use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::decision::{Appraisal, Decision, Delegation, Lineage, PolicyClaim, Verdict};
@@ -162,7 +162,11 @@ pub(crate) fn references() -> ReferencesDocument {
         ima: Some(digest(4)),
         sets: BTreeMap::from([(
             "fleet".into(),
-            vec![Generation { bank: 0x000b, pcrs: vec![(0, vec![1; 32]), (4, vec![2; 32])] }],
+            vec![Generation {
+                bank: 0x000b,
+                pcrs: vec![(0, vec![1; 32]), (4, vec![2; 32])],
+                lifetime: Lifetime::default(),
+            }],
         )]),
     }
 }

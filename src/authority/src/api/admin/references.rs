@@ -12,7 +12,7 @@ use axum::response::Response;
 use countersign_core::api::B64;
 use countersign_core::api::admin::{CaptureCall, ReferencesCall, ReferencesCaptured};
 use countersign_core::digest::{Sha256Digest, sha256};
-use countersign_core::document::{Generation, ReferencesDocument, Settings};
+use countersign_core::document::{Generation, Lifetime, ReferencesDocument, Settings};
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::{EpochRecord, Role};
 use countersign_core::name::HostId;
@@ -127,7 +127,8 @@ fn captured(authority: &Authority, host: &HostId, call: &CaptureCall) -> Result<
     if values.is_empty() {
         return Err(malformed("no PCR is left"));
     }
-    let generation = Generation { bank: record.bank, pcrs: values.into_iter().collect() };
+    let generation =
+        Generation { bank: record.bank, pcrs: values.into_iter().collect(), lifetime: Lifetime::default() };
     let mut references = match authority.documents_in_force()?.references() {
         Some(active) if call.append => active.document().clone(),
         // What may run after boot isn't captured, and stays as it is.
