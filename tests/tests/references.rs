@@ -6,6 +6,8 @@ use countersign_tests::{Deployment, SignerKind};
 fn operators_see_why_a_host_stands_how_it_differs_and_what_would_break() {
     let mut deployment = Deployment::ready(SignerKind::Pkcs11);
     let host = deployment.host();
+    // Its state was last told before there were reference values; a decision tells it anew.
+    deployment.ask("artifact", &[], &["/bin/true"]).expect("artifact");
     let shown = deployment.admin(&["hosts", &host]).expect("host");
     for words in ["affirming", "ek-certificate", "match a reference set", "trusted until"] {
         assert!(shown.contains(words), "{words}: {shown}");

@@ -100,7 +100,7 @@ fn what_is_of_another_kind_is_counted_and_what_is_not_a_pcr_is_refused() {
         assert!(error.contains(words), "{error}");
     };
     let good = record(of_pcr(4, 4));
-    let more = corim_of(map(&[(0, array(&[good.clone()])), (2, array(&[]))]));
+    let more = corim_of(map(&[(0, array(std::slice::from_ref(&good))), (2, array(&[]))]));
     assert_eq!(read(&more, SHA256).unwrap().passed_over, 1);
     let named = map(&[(0, text("shim")), (1, map(&[(2, digests(1))]))]);
     check(corim(&[record(named)]), "isn't of a PCR");

@@ -406,7 +406,9 @@ mod tests {
             token: Some(token.clone()),
             ek_certificate: None,
             ek_intermediates: Vec::new(),
-            ek_public: empty(),
+            ek_public: Some(empty()),
+            ak_certificate: None,
+            ak_intermediates: Vec::new(),
             ak_public: empty(),
             host_key_public: empty(),
         };

@@ -17,7 +17,9 @@ use countersign_core::leaf::control::{
     RecoveryRecord, Revocation, Role, Subject, key_introduction, key_possession,
 };
 use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Lineage, PolicyClaim, Verdict};
-use countersign_core::leaf::host::{Admission, Enrolment, HostKeyKind, HostState, HostStateRecord};
+use countersign_core::leaf::host::{
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, HostStateRecord,
+};
 use countersign_core::leaf::record::{
     Faults, Heartbeat, HeartbeatReason, JoinToken, Outcome, join_token_digest,
 };
@@ -310,6 +312,7 @@ pub(crate) fn made() -> Made {
         token: Some(token),
         activation: digest(3),
         version: 1,
+        endorsement: Endorsement { kind: EndorsementKind::EkCertificate, weak_key: false, tpm: None },
     };
     let enrolled = log.append(vec![(Kind::Enrolment, enrolment.encode())], &[first]);
     log.receipt("an enrolment", enrolled[0].0, None);

@@ -67,11 +67,14 @@ fn reason(row: &HostRow, control: &ControlState, now_ms: u64) -> String {
         Tier::Affirming => {
             "its TPM is certified, Secure Boot was on, and its registers match a reference set".to_owned()
         }
-        Tier::Warning if control.references().is_none() => "no reference values are active".to_owned(),
         Tier::Warning if !row.enrolment.endorsement.kind.is_certified() => {
             "its EK is allow-listed: no certificate endorses its TPM".to_owned()
         }
-        Tier::Warning => "its registers match a reference set; Secure Boot isn't proven on".to_owned(),
+        Tier::Warning if control.references().is_none() => "no reference values are active".to_owned(),
+        Tier::Warning => {
+            "at its last appraisal Secure Boot wasn't proven on, or no reference values were active"
+                .to_owned()
+        }
         Tier::Contraindicated => "its registers match no active reference set".to_owned(),
     }
 }
