@@ -169,6 +169,61 @@ fn a_revocation_list_that_has_ended_vouches_for_nothing_and_still_revokes() {
 }
 
 #[test]
+fn a_stranger_who_takes_an_issuers_name_has_no_list_verified() {
+    let top = root();
+    let mut store = trusting(&[&top]);
+    // More lists in the root's name than signatures that one question may cost.
+    let stranger = root();
+    for _ in 0..=MAX_SIGNATURE_CHECKS {
+        store.add_crl(&crl(&stranger, &[], (2026, 2027))).unwrap();
+    }
+    let between = below(&stranger, authority("middle", 2));
+    let cert = issue(&between, &ek(7));
+    let sent = [between.der, stranger.der.clone()];
+    refused(store.verify_ek(&cert, &sent, NOW), "ek-signature-invalid");
+    // Whoever has a genuine certificate meets them: forged lists in an operator's directory admit nobody.
+    refused(store.verify_ek(&issue(&top, &ek(8)), &[], NOW), "ek-path-too-complex");
+}
+
+#[test]
+fn constraints_that_nobody_here_understands_refuse_wherever_they_stand() {
+    // nameConstraints, policyMappings, policyConstraints, inhibitAnyPolicy. RFC 5280 §4.2.1.5, .10, .11, .14.
+    for last in [30_u64, 33, 36, 54] {
+        let critical = || {
+            let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, last], vec![0x30, 0x00]);
+            extension.set_criticality(true);
+            extension
+        };
+        let top = root();
+        let mut params = authority("constrained", 2);
+        params.custom_extensions = vec![critical()];
+        let between = below(&top, params);
+        let cert = issue(&between, &ek(7));
+        // What can't be read is no candidate, and in an operator's directory a mistake.
+        refused(trusting(&[&top]).verify_ek(&cert, from_ref(&between.der), NOW), "ek-issuer-unknown");
+        refused(trusting(&[&top]).add_intermediate(&between.der), "ek-critical-extension");
+        let mut params = ek(8);
+        params.custom_extensions = vec![critical()];
+        refused(trusting(&[&top]).verify_ek(&issue(&top, &params), &[], NOW), "ek-critical-extension");
+    }
+}
+
+#[test]
+fn of_two_certificates_in_one_place_none_is_taken() {
+    let top = root();
+    let store = trusting(&[&top]);
+    let (first, second) = (issue(&top, &ek(7)), issue(&top, &ek(8)));
+    refused(
+        store.verify_ek(&[first.clone(), second.clone()].concat(), &[], NOW),
+        "ek-certificate-trailing-bytes",
+    );
+    let wrapped =
+        [&[0x30, 0x82], &u16::try_from(first.len() + second.len()).unwrap().to_be_bytes()[..]].concat();
+    let nested = [wrapped, first, second].concat();
+    refused(store.verify_ek(&nested, &[], NOW), "ek-certificate-malformed");
+}
+
+#[test]
 fn revocation_lists_that_do_not_speak_for_all_or_are_no_lists_are_refused() {
     let top = root();
     let mut store = trusting(&[&top]);

@@ -153,6 +153,17 @@ fn a_certificate_of_the_attestation_key_takes_the_place_of_the_endorsement_key()
             code(anyone.finish_enrolment(&offer.enrolment, &by_another).await),
             "certification-invalid"
         );
+        // A certification of an earlier enrolment, as it was and with the secret of this one, is worth nothing.
+        let heard = machine.finish(&anyone.begin_enrolment(&call).await.unwrap());
+        for with_fresh_secret in [false, true] {
+            let offer = anyone.begin_enrolment(&call).await.unwrap();
+            let mut replayed = heard.clone();
+            if with_fresh_secret {
+                replayed.secret = offer.secret.clone().unwrap();
+            }
+            let expected = if with_fresh_secret { "certification-invalid" } else { "activation-failed" };
+            assert_eq!(code(anyone.finish_enrolment(&offer.enrolment, &replayed).await), expected);
+        }
         let offer = anyone.begin_enrolment(&call).await.unwrap();
         let named = HostId::from_slice(&ueid(machine.tpm.ak_public())).unwrap();
         let host = house.finish("iak", machine, &offer).await.unwrap();
@@ -185,6 +196,42 @@ fn firmware_below_the_floor_does_not_enrol() {
         let anyone = house.service(ClientIdentity::Anonymous);
         let answer = anyone.finish_enrolment(&offer.enrolment, &finish).await;
         assert_eq!(code(answer), "firmware-too-old");
+        house.serving.stop().await;
+    });
+}
+
+#[test]
+fn a_directory_that_is_read_again_revokes_and_neither_junk_nor_forged_lists_take_that_back() {
+    let cache = tempfile::tempdir().unwrap();
+    let tweak = |options: &mut InitOptions| options.enrolment.ek_cache = Some(cache.path().to_owned());
+    let name = "a_directory_that_is_read_again_revokes_and_neither_junk_nor_forged_lists_take_that_back";
+    with_house(name, tweak, async |house| {
+        let machine = house.machine();
+        let certificate = house.maker.certify_key(machine.tpm.ek_public(), |params| ek(params, 7));
+        let certified = |call: &mut EnrolmentBegin| call.ek_certificate = Some(B64(certificate.clone()));
+        let begins = async || {
+            let mut call = machine.begin(Some(&house.token().await));
+            certified(&mut call);
+            house.service(ClientIdentity::Anonymous).begin_enrolment(&call).await.map(drop)
+        };
+        begins().await.unwrap();
+        let file = |name: &str| cache.path().join(name);
+        std::fs::write(file("maker.crl"), house.maker.revocation_list(&[7], (2025, 2090))).unwrap();
+        begins().await.unwrap();
+        house.serving.authority().reload_endorsements();
+        assert_eq!(code(begins().await), "ek-certificate-revoked");
+        // Of the same name and longer life, by whoever could write there.
+        std::fs::write(file("newer.crl"), Manufacturer::new().revocation_list(&[], (2026, 2095))).unwrap();
+        house.serving.authority().reload_endorsements();
+        assert_eq!(code(begins().await), "ek-certificate-revoked");
+        // What can't be read leaves everything as it was read last.
+        std::fs::remove_file(file("maker.crl")).unwrap();
+        std::fs::write(file("junk.crl"), b"0\x82").unwrap();
+        house.serving.authority().reload_endorsements();
+        assert_eq!(code(begins().await), "ek-certificate-revoked");
+        std::fs::remove_file(file("junk.crl")).unwrap();
+        house.serving.authority().reload_endorsements();
+        begins().await.unwrap();
         house.serving.stop().await;
     });
 }

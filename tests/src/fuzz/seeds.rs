@@ -29,6 +29,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     }
     assert!(!found.is_empty(), "no vectors under {}", own.display());
     found.extend(simulated());
+    found.extend(countersign_tpm::ek::bundled().into_iter().flatten().map(|one| one.der.clone()));
     if let Some(real) = real_vectors() {
         for folder in ["eventlog", "quote", "ek-certs", "ek-roots", "ima"] {
             let of_folder = files(&real.join(folder));

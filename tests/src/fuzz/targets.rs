@@ -17,6 +17,7 @@ use countersign_core::request::{Request, SignedRequest};
 use countersign_core::tlog_proof::TlogProof;
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::attest::Attest;
+use countersign_tpm::ek::TrustStore;
 use countersign_tpm::eventlog::{EventLog, MAX_EVENTS, MAX_LOG_BYTES, verify_replay};
 use countersign_tpm::ima::list::Entries;
 use countersign_tpm::ima::policy::RuntimePolicy;
@@ -111,6 +112,17 @@ pub(super) fn signature(bytes: &[u8]) {
 /// A certificate as a TPM's NV memory or an operator has it, and a bare public key.
 pub(super) fn ek_certificate(bytes: &[u8]) {
     let _ = countersign_tpm::ek::check_issuer(bytes);
+    // As a root, as what a host sent, as a revocation list, as the certificate that is judged: each in front of the others.
+    let mut store = TrustStore::new();
+    let _ = store.add_root(bytes);
+    let _ = store.add_crl(bytes);
+    let sent = [bytes.to_vec()];
+    for now_unix_secs in [0, 1_800_000_000] {
+        let _ = store.verify_iak(bytes, &sent, now_unix_secs);
+        if let Ok(verified) = store.verify_ek(bytes, &sent, now_unix_secs) {
+            assert!(!verified.chain().is_empty(), "endorsed by nobody");
+        }
+    }
     let _ = PublicKey::from_spki_der(bytes);
 }
 

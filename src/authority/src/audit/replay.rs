@@ -418,7 +418,7 @@ impl Replay<'_> {
             enrolment: known.leaf,
             ak,
             host_key_kind: known.enrolment.host_key_kind,
-            endorsement: known.enrolment.endorsement.clone(),
+            endorsement: Arc::new(known.enrolment.endorsement.clone()),
             prior,
             ima: self.ima_state(&prior)?,
         })

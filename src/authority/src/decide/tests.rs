@@ -214,7 +214,9 @@ fn weak_endorsements_and_configurations_warn() {
         .clone()
     };
     assert_eq!(affirmed(|_| {}).tier, Tier::Affirming);
-    let listed = affirmed(|world| world.host.endorsed.endorsement.kind = EndorsementKind::EkAllowed);
+    let listed = affirmed(|world| {
+        std::sync::Arc::make_mut(&mut world.host.endorsed.endorsement).kind = EndorsementKind::EkAllowed;
+    });
     assert_eq!((listed.tier, listed.vector), (Tier::Warning, vec![(0, 2), (1, 2), (2, 2), (4, 32)]));
     let insecure =
         affirmed(|world| world.host.reboot(&BootOptions { secure_boot: false, ..BootOptions::default() }));

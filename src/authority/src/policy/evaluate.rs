@@ -176,7 +176,9 @@ pub(super) fn context(facts: &PolicyFacts<'_>, reads: &Reads) -> Vec<(String, Re
             HostKeyKind::Software => "software",
         }))
     });
-    put("ek_certificate", &|| Some(RestrictedExpression::new_bool(facts.endorsement.kind == EndorsementKind::EkCertificate)));
+    put("ek_certificate", &|| {
+        Some(RestrictedExpression::new_bool(facts.endorsement.kind == EndorsementKind::EkCertificate))
+    });
     put("endorsement", &|| endorsement(facts.endorsement));
     put("asserted", &|| Some(texts(facts.asserted.iter().map(String::as_str))));
     put("depth", &|| Some(long(facts.depth)));

@@ -21,6 +21,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Bytes of an RSA-2048 modulus.
 const RSA_2048_BYTES: usize = 256;
@@ -56,6 +57,9 @@ pub enum RootsError {
         /// What was wrong.
         source: EkRefusal,
     },
+    /// A directory, pipe or device where a file belongs: reading it could wait forever.
+    #[error("{0}: not a file")]
+    NotAFile(PathBuf),
     /// A file without certificates or revocation lists.
     #[error("{0}: nothing in it")]
     Empty(PathBuf),
@@ -254,6 +258,16 @@ impl Endorsements {
     }
 }
 
+impl super::Authority {
+    /// Reads the files of the endorsement rules again. What can't be read changes nothing; a revocation list that isn't renewed ends by itself.
+    pub fn reload_endorsements(&self) {
+        match Endorsements::load(&self.config.enrolment) {
+            Ok(endorsements) => self.endorsements.store(Arc::new(endorsements)),
+            Err(fault) => tracing::warn!(%fault, "endorsement files weren't read again"),
+        }
+    }
+}
+
 fn add_bundled(store: &mut TrustStore, vendors: &[String]) -> Result<(), RootsError> {
     if vendors.is_empty() {
         return Ok(());
@@ -306,7 +320,11 @@ fn add_cache(stores: &mut [&mut TrustStore], directory: &Path) -> Result<(), Roo
             "pem" | "crt" | "cer" | "der" => false,
             _ => continue,
         };
-        let size = std::fs::metadata(&path).map_err(failed(&path))?.len();
+        let found = std::fs::metadata(&path).map_err(failed(&path))?;
+        if !found.is_file() {
+            return Err(RootsError::NotAFile(path));
+        }
+        let size = found.len();
         // A list in PEM is a third longer.
         if size > u64::try_from(MAX_CRL_BYTES).unwrap_or(u64::MAX).saturating_mul(2) {
             return Err(RootsError::Issuer { path, source: EkRefusal::TooLong(MAX_CRL_BYTES) });

@@ -106,6 +106,13 @@ fn a_directory_with_something_that_could_never_serve_is_a_mistake_told_at_the_st
         assert!(error.contains(name), "{error}");
         std::fs::remove_file(directory.path().join(name)).unwrap();
     }
+    std::fs::create_dir(directory.path().join("folder.crl")).unwrap();
+    assert!(matches!(load(), Err(RootsError::NotAFile(_))));
+    std::fs::remove_dir(directory.path().join("folder.crl")).unwrap();
+    // Reading a pipe that nobody writes to would never end.
+    let made = std::process::Command::new("mkfifo").arg(directory.path().join("pipe.pem")).status().unwrap();
+    assert!(made.success());
+    assert!(matches!(load(), Err(RootsError::NotAFile(_))));
     let absent = Some(directory.path().join("absent"));
     let absent = Endorsements::load(&Enrolment { ek_cache: absent, ..Enrolment::default() });
     assert!(matches!(absent, Err(RootsError::Read { .. })));

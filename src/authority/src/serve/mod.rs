@@ -151,14 +151,6 @@ impl Authority {
         self.endorsements.load_full()
     }
 
-    /// Reads the files of the endorsement rules again. What can't be read changes nothing; a revocation list that isn't renewed ends by itself.
-    pub fn reload_endorsements(&self) {
-        match Endorsements::load(&self.config.enrolment) {
-            Ok(endorsements) => self.endorsements.store(Arc::new(endorsements)),
-            Err(fault) => tracing::warn!(%fault, "endorsement files weren't read again"),
-        }
-    }
-
     /// Counters.
     #[must_use]
     pub const fn metrics(&self) -> &Metrics {

@@ -72,7 +72,7 @@ pub struct Endorsed {
     /// How the host key is held.
     pub host_key_kind: HostKeyKind,
     /// How the TPM is endorsed.
-    pub endorsement: Endorsement,
+    pub endorsement: Arc<Endorsement>,
     /// The host's state as the log shows it.
     pub prior: HostState,
     /// The state of the IMA appraisal that `prior` names.
@@ -97,7 +97,7 @@ impl Endorsed {
             enrolment: leaf,
             ak: Arc::new(ak),
             host_key_kind: enrolment.host_key_kind,
-            endorsement: enrolment.endorsement.clone(),
+            endorsement: Arc::new(enrolment.endorsement.clone()),
             prior,
             ima: None,
         })
