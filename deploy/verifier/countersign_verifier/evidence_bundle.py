@@ -9,16 +9,25 @@ from .judge import check_evidence, check_inputs, check_receipt, check_request
 from .leaf import parse_leaf
 from .log import Allowed, check_narrowing
 from .refusal import demand
-from .schema import array, data, judge_bytes, record, row, table, text, uint
+from .schema import array, data, judge_bytes, record, row, table, text, uint, want
 from .tpm import BANKS, Public, check_boot_log, check_quote
 
 MAX_BUNDLE = 16 << 20
+U64 = (1 << 64) - 1
 CODE = "evidence-bundle-malformed"
 MISMATCH = "evidence-bundle-mismatch"
 INCOMPLETE = "evidence-bundle-incomplete"
 
 registers = array(row(uint(most=31), data(most=64)), 1, 24)
-reference_sets = table(text(1), array(record({1: ("bank", uint(most=65535)), 2: ("pcrs", registers)}), 1))
+
+def generation(value):
+    """One generation of a reference set: registers, and from when until when they count (§8.2)."""
+    found = record({1: ("bank", uint(most=65535)), 2: ("pcrs", registers)}, {3: ("from", uint()), 4: ("until", uint())})(value)
+    want(found.get("from", 0) <= found.get("until", U64), "a generation ends before it begins")
+    return found
+
+
+reference_sets = table(text(1), array(generation, 1))
 challenge_shape = row(data(8), data(33), uint(), data(32), data(16))
 
 
@@ -187,8 +196,8 @@ def _references(body, inputs, evidence, parts):
         quoted = dict(evidence["pcrs"])
         for name in sorted(document, key=str.encode):
             generations = document[name]
-            fits = any(one["bank"] == evidence["bank"] and all(quoted.get(pcr) == value for pcr, value in one["pcrs"])
-                       for one in generations)
+            fits = any(one["bank"] == evidence["bank"] and one.get("from", 0) <= inputs["time_ms"] <= one.get("until", U64)
+                       and all(quoted.get(pcr) == value for pcr, value in one["pcrs"]) for one in generations)
             if fits:
                 matched = name
                 break

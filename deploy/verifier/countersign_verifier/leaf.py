@@ -134,16 +134,25 @@ def _endorsement(value):
     return found
 
 
-_epoch_body = record({1: ("digest", digest), 2: ("epoch", uint(1)), 3: ("principal", digest)})
-BODIES = {
-    "allow": _decision(1),
-    "deny": _decision(2),
-    "enrolment": record({
+def _enrolment(value):
+    found = record({
         1: ("host", host_identifier), 2: ("ek", digest), 3: ("ek_certificate", nullable(digest)), 4: ("ak", digest),
         5: ("ak_name", data(least=1)), 6: ("host_key", cose_key), 7: ("host_key_kind", one_of(1, 2)),
         8: ("admission", one_of(1, 2, 3)), 9: ("token", nullable(digest)), 10: ("activation", digest), 11: ("version", uint()),
         12: ("endorsement", _endorsement),
-    }),
+    })(value)
+    kind = found["endorsement"]["kind"]
+    want((kind == 2) == (found["ek_certificate"] is None), "a certificate is named exactly where one endorses")
+    want(kind != 2 or "model" not in found["endorsement"], "no certificate describes the TPM of an allow-listed EK")
+    want((kind == 3) == (found["ek"] == found["ak"]), "the AK names the host exactly where its certificate endorses it")
+    return found
+
+
+_epoch_body = record({1: ("digest", digest), 2: ("epoch", uint(1)), 3: ("principal", digest)})
+BODIES = {
+    "allow": _decision(1),
+    "deny": _decision(2),
+    "enrolment": _enrolment,
     "host-state": record({1: ("host", host_identifier), 2: ("state", host_state), 3: ("evidence", digest),
                           4: ("code", nullable(code))}),
     "key": _key,

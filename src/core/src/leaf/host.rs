@@ -303,6 +303,9 @@ impl Endorsement {
             }
             _ => return Err(LeafError::Value("endorsement")),
         };
+        if tpm.is_some() && !kind.is_certified() {
+            return Err(LeafError::Value("endorsement"));
+        }
         Ok(Self { kind, weak_key, tpm })
     }
 }
@@ -401,6 +404,13 @@ impl Enrolment {
         decoder.expect_key(12)?;
         let endorsement = Endorsement::read(&mut decoder)?;
         decoder.finish()?;
+        // PROTOCOL §8.3: the kind is what the other keys say too.
+        let of_ak = ek_public == ak_public;
+        if endorsement.kind.is_certified() != ek_certificate.is_some()
+            || (endorsement.kind == EndorsementKind::IakCertificate) != of_ak
+        {
+            return Err(LeafError::Value("endorsement"));
+        }
         Ok(Self {
             host,
             ek_public,

@@ -71,19 +71,9 @@ fn hosts() {
         token: Some(digest(4)),
         activation: digest(5),
         version: 1,
-        endorsement: Endorsement { kind: EndorsementKind::EkAllowed, weak_key: true, tpm: None },
+        endorsement: Endorsement { kind: EndorsementKind::EkCertificate, weak_key: true, tpm: None },
     };
     one_encoding(&enrolment, Enrolment::encode, Enrolment::parse);
-    for kind in [EndorsementKind::EkCertificate, EndorsementKind::IakCertificate] {
-        let model = TpmModel {
-            manufacturer: "STM".to_owned(),
-            model: "ST33".to_owned(),
-            version: "00490004".to_owned(),
-        };
-        let endorsement = Endorsement { kind, weak_key: false, tpm: Some(model) };
-        let enrolment = Enrolment { endorsement, ..enrolment.clone() };
-        one_encoding(&enrolment, Enrolment::encode, Enrolment::parse);
-    }
     let record = HostStateRecord {
         host: host(),
         state: state(),
@@ -91,6 +81,41 @@ fn hosts() {
         code: Some(RefusalCode::BootLogMismatch),
     };
     one_encoding(&record, HostStateRecord::encode, HostStateRecord::parse);
+}
+
+#[test]
+fn an_enrolment_says_of_one_endorsement_only() {
+    let model =
+        TpmModel { manufacturer: "STM".to_owned(), model: "ST33".to_owned(), version: "00490004".to_owned() };
+    let body = |kind, certificate: bool, of_ak: bool, described: bool| Enrolment {
+        host: host(),
+        ek_public: digest(if of_ak { 3 } else { 1 }),
+        ek_certificate: certificate.then(|| digest(2)),
+        ak_public: digest(3),
+        ak_name: vec![0, 11, 5, 5],
+        host_key: key(),
+        host_key_kind: HostKeyKind::Certified,
+        admission: Admission::Preregistered,
+        token: None,
+        activation: digest(5),
+        version: 1,
+        endorsement: Endorsement { kind, weak_key: false, tpm: described.then(|| model.clone()) },
+    };
+    let kinds = [EndorsementKind::EkCertificate, EndorsementKind::EkAllowed, EndorsementKind::IakCertificate];
+    for (kind, shape) in kinds.into_iter().flat_map(|kind| (0..8).map(move |shape| (kind, shape))) {
+        let (certificate, of_ak, described) = (shape & 1 != 0, shape & 2 != 0, shape & 4 != 0);
+        let body = body(kind, certificate, of_ak, described);
+        let agrees = match kind {
+            EndorsementKind::EkCertificate => certificate && !of_ak,
+            EndorsementKind::EkAllowed => !certificate && !of_ak && !described,
+            EndorsementKind::IakCertificate => certificate && of_ak,
+        };
+        if agrees {
+            one_encoding(&body, Enrolment::encode, Enrolment::parse);
+        } else {
+            assert!(Enrolment::parse(&body.encode()).is_err(), "{body:?}");
+        }
+    }
 }
 
 #[test]

@@ -303,7 +303,7 @@ pub(crate) fn made() -> Made {
     let enrolment = Enrolment {
         host: host(),
         ek_public: digest(1),
-        ek_certificate: None,
+        ek_certificate: Some(digest(12)),
         ak_public: digest(2),
         ak_name: [&[0x00, 0x0b][..], digest(2).as_bytes()].concat(),
         host_key: public(HOST_KEY),

@@ -6,10 +6,13 @@ use countersign_core::artifact::{Receipt, verify_note_with};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::cbor::{MapBuilder, encode_map};
 use countersign_core::checkpoint::HeadBody;
+use countersign_core::digest::Sha256Digest;
 use countersign_core::key::{JsonKey, VerifyingKey};
 use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
 use countersign_core::leaf::decision::{Decision, Verdict};
-use countersign_core::leaf::host::{Enrolment, HostStateRecord};
+use countersign_core::leaf::host::{
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostStateRecord, TpmModel,
+};
 use countersign_core::leaf::record::{Faults, Heartbeat, JoinToken, Outcome};
 use countersign_core::leaf::{Kind, Leaf, LeafError};
 use countersign_core::note::SignedNote;
@@ -173,6 +176,49 @@ fn administrative_bodies() -> Vec<(&'static str, Vec<u8>)> {
         ("revocation of an unknown kind of subject", revocation(4, 0)),
         ("revocation of an artifact named like a host", revocation(2, 0)),
         ("revocation with a reason of 257 bytes", revocation(1, 257)),
+    ]
+}
+
+/// Enrolments whose endorsement isn't what the other keys say.
+fn enrolments() -> Vec<(&'static str, Vec<u8>)> {
+    let digest = Sha256Digest::new([8; 32]);
+    let other = Sha256Digest::new([9; 32]);
+    let model = || TpmModel { manufacturer: "STM".into(), model: "ST33".into(), version: "1".into() };
+    let enrolment = |kind, naming, certificate, tpm| {
+        let body = Enrolment {
+            host: crate::samples::host(),
+            ek_public: naming,
+            ek_certificate: certificate,
+            ak_public: digest,
+            ak_name: vec![0, 11, 1],
+            host_key: public(HOLDER),
+            host_key_kind: HostKeyKind::Certified,
+            admission: Admission::Preregistered,
+            token: None,
+            activation: digest,
+            version: 1,
+            endorsement: Endorsement { kind, weak_key: false, tpm },
+        };
+        leaf(Kind::Enrolment, body.encode())
+    };
+    let (certified, listed, of_ak) =
+        (EndorsementKind::EkCertificate, EndorsementKind::EkAllowed, EndorsementKind::IakCertificate);
+    let good = enrolment(certified, other, Some(digest), Some(model()));
+    read_leaf(&good).unwrap();
+    // The endorsement is the end of the body: {1: 1, 2: false, 3: .., 4: .., 5: ..}.
+    let members = [0x0c, 0xa5, 0x01, 0x01, 0x02, 0xf4];
+    let with = |bytes: &[u8]| swap_bytes(&good, &members, bytes);
+    vec![
+        ("endorsed by a certificate that isn't named", enrolment(certified, other, None, None)),
+        ("allow-listed with a certificate", enrolment(listed, other, Some(digest), None)),
+        ("allow-listed with a description of its TPM", enrolment(listed, other, None, Some(model()))),
+        (
+            "named by the AK and endorsed by an EK certificate",
+            enrolment(certified, digest, Some(digest), None),
+        ),
+        ("endorsed by an AK certificate and named by an EK", enrolment(of_ak, other, Some(digest), None)),
+        ("endorsement of kind 4", with(&[0x0c, 0xa5, 0x01, 0x04, 0x02, 0xf4])),
+        ("endorsement whose weakness is a number", with(&[0x0c, 0xa5, 0x01, 0x01, 0x02, 0x00])),
     ]
 }
 
@@ -450,8 +496,12 @@ fn whatever_is_wrong_is_refused() {
     let log = made();
     let trusted = TrustBundle::verify(log.bundle.as_bytes()).unwrap();
     let mut published = Vec::new();
-    for (name, bytes) in
-        envelopes().into_iter().chain(small_bodies()).chain(administrative_bodies()).chain(decisions())
+    for (name, bytes) in envelopes()
+        .into_iter()
+        .chain(small_bodies())
+        .chain(administrative_bodies())
+        .chain(enrolments())
+        .chain(decisions())
     {
         assert!(read_leaf(&bytes).is_err(), "accepted: {name}");
         published.push(json!({ "what": "leaf", "name": name, "hex": hex(&bytes) }));
