@@ -217,7 +217,7 @@ mod tests {
         };
         let sets =
             sets.iter().map(|(name, list)| ((*name).to_owned(), list.iter().map(generation).collect()));
-        ReferencesDocument { sets: sets.collect() }
+        ReferencesDocument { ima: None, sets: sets.collect() }
     }
 
     #[test]

@@ -215,9 +215,9 @@ async fn check(context: &Context, file: &Path) -> Result<(), Failure> {
         let (change, set) = match evidence(context, &host).await? {
             None => (Change::Unknown, None),
             Some(evidence) => {
-                let now = active
-                    .as_ref()
-                    .is_none_or(|active| compare::matching(active, &evidence, now_ms).is_some());
+                // A document that is in force for its IMA policy alone says nothing of boots.
+                let now = active.as_ref().filter(|active| !active.sets.is_empty());
+                let now = now.is_none_or(|now| compare::matching(now, &evidence, now_ms).is_some());
                 let set = compare::matching(&candidate, &evidence, now_ms);
                 (Change::of(now, set.is_some()), set)
             }

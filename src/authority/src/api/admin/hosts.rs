@@ -72,7 +72,8 @@ fn reason(row: &HostRow, control: &ControlState, now_ms: u64) -> String {
         }
         Tier::Warning if control.references().is_none() => "no reference values are active".to_owned(),
         Tier::Warning => {
-            "at its last appraisal Secure Boot wasn't proven on, or no reference values were active"
+            "at its last appraisal Secure Boot wasn't proven on, no reference values were active, or files ran that \
+             the IMA policy only excuses"
                 .to_owned()
         }
         Tier::Contraindicated => "its registers match no active reference set".to_owned(),
