@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod custody;
 pub mod decide;
+pub mod foresee;
 pub mod init;
 pub mod outcome;
 pub mod policy;

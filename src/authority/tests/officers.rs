@@ -8,8 +8,8 @@ use countersign_authority::custody::KeyStore;
 use countersign_client::Client;
 use countersign_core::api::B64;
 use countersign_core::api::admin::{
-    CaptureCall, CompromiseCall, OperatorCall, PolicyCall, PolicyValidateCall, PrepareKeyCall,
-    ReferencesCall, RotateCall,
+    CaptureCall, CompromiseCall, OperatorCall, PolicyCall, PolicyCheckCall, PolicyValidateCall,
+    PrepareKeyCall, ReferencesCall, RevocationCall, RotateCall, SubjectDocument,
 };
 use countersign_core::bundle::{Compromise, Says, Statement, statement_preimage};
 use countersign_core::checkpoint::HeadBody;
@@ -25,6 +25,64 @@ use support::{
 #[cfg(test)]
 fn document(text: &str) -> B64 {
     B64(policy(text).encode())
+}
+
+#[test]
+fn what_a_policy_would_change_is_told_before_it_is_active() {
+    let name = "what_a_policy_would_change_is_told_before_it_is_active";
+    with_house(
+        name,
+        |_| (),
+        async |house| {
+            house.permit_all().await;
+            let (one, two) = (house.host("one").await, house.host("two").await);
+            for (host, request) in [(&one, "r1"), (&two, "r1"), (&one, "r2")] {
+                assert_eq!(host.artifacts(&[request]).await.unwrap().decisions[0].verdict, "allow");
+            }
+            let admin = house.admin();
+            let active = admin.policy().await.unwrap();
+            // Index, verdict under the active policy and under the other one, of each host.
+            let foreseen = async |document: B64, before| {
+                let checked = admin.check_policy(&PolicyCheckCall { document, before }).await.unwrap();
+                assert_eq!((checked.epoch, checked.before), (active.epoch, None));
+                let verdict = |word: Option<String>| word.unwrap();
+                let of = |id: String| if id == one.id.to_hex() { 1 } else { 2 };
+                let decisions = checked.decisions.into_iter();
+                let found: Vec<_> =
+                    decisions.map(|it| (of(it.host), it.index, verdict(it.now), verdict(it.then))).collect();
+                assert!(found.is_sorted_by(|a, b| a.1 > b.1), "newest first: {found:?}");
+                found
+            };
+            let told = |found: &[(u8, u64, String, String)]| -> Vec<(u8, String, String)> {
+                found.iter().map(|(host, _, now, then)| (*host, now.clone(), then.clone())).collect()
+            };
+            let row = |host: u8, now: &str, then: &str| (host, now.to_owned(), then.to_owned());
+            let same = foreseen(document(support::PERMIT), None).await;
+            assert_eq!(told(&same), [row(1, "allow", "allow"), row(2, "allow", "allow")]);
+            let strict = "permit(principal, action, resource) when { context.endorsement.kind == \"iak-certificate\" };";
+            let strict = foreseen(document(strict), None).await;
+            assert_eq!(told(&strict), [row(1, "allow", "policy-denied"), row(2, "allow", "policy-denied")]);
+            // A host that has to quote other registers first can't be judged by what it quoted.
+            let mut other = policy(support::PERMIT);
+            other.settings.pcrs.pop();
+            let other = foreseen(B64(other.encode()), None).await;
+            assert_eq!(told(&other)[0], row(1, "allow", "quote-selection-mismatch"));
+            // Page by page: what lies below the newest decision about the first host.
+            let below = foreseen(document(support::PERMIT), Some(same[0].1)).await;
+            assert_eq!(told(&below), told(&[same[1].clone(), below[1].clone()]));
+            assert!(below[1].0 == 1 && below[1].1 < same[1].1, "{below:?}");
+            assert!(foreseen(document(support::PERMIT), Some(0)).await.is_empty());
+            // Revocation is today's, and nothing of all this was put into force.
+            let subject = SubjectDocument::Host { host: one.id.to_hex() };
+            admin.revoke(&RevocationCall { subject, revoke: true, reason: "test".to_owned() }).await.unwrap();
+            let revoked = foreseen(document(support::PERMIT), None).await;
+            assert_eq!(told(&revoked)[0], row(1, "host-revoked", "host-revoked"));
+            assert_eq!(admin.policy().await.unwrap().digest, active.digest);
+            let call = PolicyCheckCall { document: document("permit(everything);"), before: None };
+            assert_eq!(code(admin.check_policy(&call).await), "policy-invalid");
+            house.serving.stop().await;
+        },
+    );
 }
 
 #[test]

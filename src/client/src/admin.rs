@@ -4,8 +4,9 @@ use crate::service::success;
 use crate::{Client, ClientError};
 use countersign_core::api::admin::{
     ActiveDocument, CaptureCall, CompromiseCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall,
-    JoinTokenMade, KeyPrepared, Keys, Leaves, OperatorCall, PolicyCall, PolicyValidateCall, PolicyValidated,
-    PrepareKeyCall, Principals, ReferencesCall, ReferencesCaptured, RevocationCall, RotateCall,
+    JoinTokenMade, KeyPrepared, Keys, Leaves, OperatorCall, PolicyCall, PolicyCheckCall, PolicyChecked,
+    PolicyValidateCall, PolicyValidated, PrepareKeyCall, Principals, ReferencesCall, ReferencesCaptured,
+    RevocationCall, RotateCall,
 };
 use countersign_core::api::{CertificateIssued, Recorded};
 use countersign_core::digest::Sha256Digest;
@@ -90,6 +91,11 @@ impl Client {
     /// `POST /v1/admin/policies/validate`.
     pub async fn validate_policy(&self, call: &PolicyValidateCall) -> Result<PolicyValidated, ClientError> {
         self.post("/v1/admin/policies/validate", call).await
+    }
+
+    /// `POST /v1/admin/policies/check`.
+    pub async fn check_policy(&self, call: &PolicyCheckCall) -> Result<PolicyChecked, ClientError> {
+        self.post("/v1/admin/policies/check", call).await
     }
 
     /// `POST /v1/admin/policies`.

@@ -70,6 +70,7 @@ routes! {
     Post "/v1/admin/references/capture", Admin, OPERATOR, [], Some("CaptureCall") => Answer::Json("ReferencesCaptured"), admin::references::capture, "A references document from a host's last good evidence; not active.";
     Post "/v1/admin/references", Admin, OFFICER, [], Some("ReferencesCall") => Answer::Json("Recorded"), admin::references::activate, "Activate a references document.";
     Post "/v1/admin/policies/validate", Admin, OPERATOR, [], Some("PolicyValidateCall") => Answer::Json("PolicyValidated"), admin::policies::validate, "Validate a policy document.";
+    Post "/v1/admin/policies/check", Admin, OPERATOR, [], Some("PolicyCheckCall") => Answer::Json("PolicyChecked"), admin::policies::check, "The newest decision about each host, made again under a policy that isn't active.";
     Post "/v1/admin/policies", Admin, OFFICER, [], Some("PolicyCall") => Answer::Json("Recorded"), admin::policies::activate, "Validate and activate a policy document.";
     Post "/v1/admin/revocations", Admin, OPERATOR, [], Some("RevocationCall") => Answer::Json("Recorded"), admin::revocations::revoke, "Revoke; reinstating needs a security officer.";
     Post "/v1/admin/gateways", Admin, OFFICER, [], Some("GatewayCall") => Answer::Json("CertificateIssued"), admin::principals::add_gateway, "Certificate for a gateway's key.";

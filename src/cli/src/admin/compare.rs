@@ -153,15 +153,15 @@ pub(super) fn words(comparison: &Comparison) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Change {
-    /// It matches now and wouldn't any more.
+    /// It is accepted now and wouldn't be any more.
     Breaks,
-    /// It doesn't match now and wouldn't either.
+    /// It isn't accepted now and wouldn't be either.
     StaysOut,
-    /// It has no good evidence: nothing can be said.
+    /// It has no good evidence, or none of what would be asked for: nothing can be said.
     Unknown,
-    /// It doesn't match now and would.
+    /// It isn't accepted now and would be.
     Heals,
-    /// It matches now and would go on to.
+    /// It is accepted now and would go on to be.
     Stays,
 }
 
@@ -203,6 +203,7 @@ mod tests {
             pcrs: pcrs.iter().map(|(pcr, fill)| (*pcr, vec![*fill; 32])).collect(),
             boot_log: None,
             requests: Vec::new(),
+            ima: None,
         }
     }
 

@@ -79,6 +79,46 @@ pub struct PolicyValidateCall {
     pub document: B64,
 }
 
+/// `POST /v1/admin/policies/check`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyCheckCall {
+    /// CBOR of PROTOCOL §8.1.
+    pub document: B64,
+    /// Only leaves below this index; the newest when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+}
+
+/// Answer to a check: the newest decision about each host, made again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyChecked {
+    /// Epoch in force.
+    pub epoch: u64,
+    /// Newest first.
+    pub decisions: Vec<CheckedDecision>,
+    /// Leaves below this index weren't looked at; absent when all were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+}
+
+/// A decision under the active policy and under one that isn't active.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckedDecision {
+    /// Host identifier, hex.
+    pub host: String,
+    /// Index of the decision's leaf.
+    pub index: u64,
+    /// `allow` or a refusal code, under the active policy; absent if the decision can't be made again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<String>,
+    /// The same under the policy that was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub then: Option<String>,
+}
+
 /// `POST /v1/admin/policies`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

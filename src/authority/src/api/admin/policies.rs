@@ -4,13 +4,17 @@ use super::recorded;
 use crate::acts::{Draft, Mandate, act, require_epoch};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
-use crate::api::{Call, json};
+use crate::api::{Call, faulted, json};
+use crate::foresee::{ForeseeFault, Foretold, Question, foresee};
 use crate::policy::CompiledPolicy;
 use crate::sequence::Entry;
 use crate::serve::Authority;
 use axum::response::Response;
 use countersign_core::api::B64;
-use countersign_core::api::admin::{ActiveDocument, PolicyCall, PolicyValidateCall, PolicyValidated};
+use countersign_core::api::admin::{
+    ActiveDocument, CheckedDecision, PolicyCall, PolicyCheckCall, PolicyChecked, PolicyValidateCall,
+    PolicyValidated,
+};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::PolicyDocument;
 use countersign_core::leaf::Kind;
@@ -44,6 +48,38 @@ pub(in crate::api) async fn validate(authority: Arc<Authority>, call: Call) -> R
     let (_, policy) = load(&authority, call.document::<PolicyValidateCall>()?.document.0).await?;
     let (digest, warnings) = (policy.digest().to_hex(), policy.warnings().to_vec());
     json(&PolicyValidated { digest, warnings, epoch })
+}
+
+/// `POST /v1/admin/policies/check`.
+pub(in crate::api) async fn check(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    let by = call.caller.principal()?;
+    let PolicyCheckCall { document, before } = call.document()?;
+    let (_, candidate) = load(&authority, document.0).await?;
+    let worker = Arc::clone(&authority);
+    let answer = authority.run(move || {
+        let documents = worker.documents_in_force()?;
+        let question = Question {
+            origin: worker.origin(),
+            trust_domain: worker.trust_domain(),
+            reader: worker.reader(),
+            documents: &documents,
+            candidate: &candidate,
+            by,
+        };
+        let foresight = foresee(&question, before).map_err(|fault| match fault {
+            ForeseeFault::Read(fault) => read_fault(fault),
+            other => faulted(&other, RefusalCode::Internal),
+        })?;
+        let word = |verdict: Foretold| verdict.map_or("allow", |code| code.as_str()).to_owned();
+        let decisions = foresight.decisions.into_iter().map(|one| {
+            let (now, then) = one.verdicts.unzip();
+            let host = one.host.to_hex();
+            CheckedDecision { host, index: one.index, now: now.map(word), then: then.map(word) }
+        });
+        let epoch = documents.control().epoch();
+        Ok(PolicyChecked { epoch, decisions: decisions.collect(), before: foresight.before })
+    });
+    json(&answer.await?)
 }
 
 /// `POST /v1/admin/policies`.
