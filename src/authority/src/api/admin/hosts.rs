@@ -58,11 +58,13 @@ fn reason(row: &HostRow, control: &ControlState, now_ms: u64) -> String {
     if state.evidence.is_none() {
         return "it never gave good evidence".to_owned();
     }
-    if state.trusted_until_ms <= now_ms {
-        let ago = now_ms.saturating_sub(state.trusted_until_ms) / 1_000;
-        return format!("its trust ended {ago} s ago and it gave no good evidence since");
-    }
     match state.tier {
+        // Such evidence ends trust at once, so this comes before what the clock says.
+        Tier::Contraindicated => "its registers match no active reference set".to_owned(),
+        _ if state.trusted_until_ms <= now_ms => {
+            let ago = now_ms.saturating_sub(state.trusted_until_ms) / 1_000;
+            format!("its trust ended {ago} s ago and it gave no good evidence since")
+        }
         Tier::None => "nothing of it was appraised".to_owned(),
         Tier::Affirming => {
             "its TPM is certified, Secure Boot was on, and its registers match a reference set".to_owned()
@@ -76,7 +78,6 @@ fn reason(row: &HostRow, control: &ControlState, now_ms: u64) -> String {
              the IMA policy only excuses"
                 .to_owned()
         }
-        Tier::Contraindicated => "its registers match no active reference set".to_owned(),
     }
 }
 
