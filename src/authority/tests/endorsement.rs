@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use countersign_authority::init::InitOptions;
-use countersign_client::ClientIdentity;
+use countersign_client::{Client, ClientIdentity};
 use countersign_core::api::admin::PolicyCall;
 use countersign_core::api::{B64, EnrolmentBegin};
 use countersign_core::leaf::Leaf;
@@ -49,6 +49,20 @@ async fn refused(house: &House, machine: &Machine, shape: impl FnOnce(&mut Enrol
     shape(&mut call);
     let answer = house.service(ClientIdentity::Anonymous).begin_enrolment(&call).await;
     assert_eq!(code(answer), expected);
+}
+
+/// A certification of an earlier enrolment, as it was and with the secret of this one, is worth nothing.
+#[cfg(test)]
+async fn replayed_certifications(anyone: &Client, machine: &Machine, call: &EnrolmentBegin) {
+    let heard = machine.finish(&anyone.begin_enrolment(call).await.unwrap());
+    for (fresh_secret, expected) in [(false, "activation-failed"), (true, "certification-invalid")] {
+        let offer = anyone.begin_enrolment(call).await.unwrap();
+        let mut replayed = heard.clone();
+        if fresh_secret {
+            replayed.secret = offer.secret.clone().unwrap();
+        }
+        assert_eq!(code(anyone.finish_enrolment(&offer.enrolment, &replayed).await), expected);
+    }
 }
 
 #[test]
@@ -153,17 +167,7 @@ fn a_certificate_of_the_attestation_key_takes_the_place_of_the_endorsement_key()
             code(anyone.finish_enrolment(&offer.enrolment, &by_another).await),
             "certification-invalid"
         );
-        // A certification of an earlier enrolment, as it was and with the secret of this one, is worth nothing.
-        let heard = machine.finish(&anyone.begin_enrolment(&call).await.unwrap());
-        for with_fresh_secret in [false, true] {
-            let offer = anyone.begin_enrolment(&call).await.unwrap();
-            let mut replayed = heard.clone();
-            if with_fresh_secret {
-                replayed.secret = offer.secret.clone().unwrap();
-            }
-            let expected = if with_fresh_secret { "certification-invalid" } else { "activation-failed" };
-            assert_eq!(code(anyone.finish_enrolment(&offer.enrolment, &replayed).await), expected);
-        }
+        replayed_certifications(&anyone, &machine, &call).await;
         let offer = anyone.begin_enrolment(&call).await.unwrap();
         let named = HostId::from_slice(&ueid(machine.tpm.ak_public())).unwrap();
         let host = house.finish("iak", machine, &offer).await.unwrap();
