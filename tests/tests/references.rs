@@ -54,6 +54,27 @@ fn operators_see_why_a_host_stands_how_it_differs_and_what_would_break() {
 }
 
 #[test]
+fn operators_see_what_a_policy_would_break() {
+    let deployment = Deployment::ready(SignerKind::Pkcs11);
+    deployment.ask("artifact", &[], &["/bin/true"]).expect("artifact");
+    let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/policy/demo");
+    let folder = deployment.path("candidate");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(demo.join("settings.toml"), folder.join("settings.toml")).unwrap();
+    let check = |policy: &str| {
+        std::fs::write(folder.join("one.cedar"), policy).unwrap();
+        deployment.admin(&["policy", "check", &folder.display().to_string()])
+    };
+    let checked = check("permit (principal, action, resource);").expect("check");
+    assert!(checked.contains("goes on"), "{checked}");
+    let checked = check("forbid (principal, action, resource);");
+    checked.refused("policy-denied");
+    assert!(checked.out.contains("would break") && checked.out.contains("allow"), "{checked:#?}");
+    // Nothing was put into force.
+    deployment.ask("another", &[], &["/bin/true"]).expect("artifact");
+}
+
+#[test]
 fn the_bundled_manufacturers_are_listed_without_an_authority() {
     let ran = |args: &[&str]| {
         let mut command = countersign_tests::countersign();
