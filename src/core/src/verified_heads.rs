@@ -7,7 +7,7 @@
 use crate::control::ControlState;
 use crate::digest::{Sha256Digest, sha256};
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Most heads that are remembered.
 pub const MAX_VERIFIED_HEADS: usize = 1_024;
@@ -33,19 +33,25 @@ impl VerifiedHeads {
         verify: impl FnOnce() -> Result<(), E>,
     ) -> Result<(), E> {
         let digest = sha256(note.as_bytes());
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        // The digest is of the whole chain: equal digests are equal states.
-        if known.control.as_ref() != Some(control.digest()) {
-            *known = Known { control: Some(*control.digest()), notes: HashSet::new() };
-        }
-        if known.notes.contains(&digest) {
+        if self.known(control).notes.contains(&digest) {
             return Ok(());
         }
+        // Not under the lock: whoever sends heads that don't verify keeps nobody waiting.
         verify()?;
+        let mut known = self.known(control);
         if known.notes.len() >= MAX_VERIFIED_HEADS {
             known.notes.clear();
         }
         known.notes.insert(digest);
         Ok(())
+    }
+
+    /// What is known under this state, and nothing of any other: the digest is of the whole chain, so equal digests are equal states.
+    fn known(&self, control: &ControlState) -> MutexGuard<'_, Known> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.control.as_ref() != Some(control.digest()) {
+            *known = Known { control: Some(*control.digest()), notes: HashSet::new() };
+        }
+        known
     }
 }
