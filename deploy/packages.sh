@@ -8,6 +8,7 @@ packages=(
     libtss2-dev                         # the host's own TPM, through the TCG software stack
     swtpm swtpm-tools tpm2-tools        # a TPM 2.0 in software and the tools to look at it
     softhsm2 opensc                     # a PKCS#11 token in software and pkcs11-tool
+    postgresql                          # the store that replicas share; tests start servers of their own
     curl jq python3                     # the demo and the tests of documents
     openssl python3-cryptography        # the second implementation and the client written from the protocol's page
     tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon    # the same client's TLS with a key in the TPM

@@ -1,16 +1,22 @@
 //! How a store fails, by what may be done next. No message of a database ever reaches a caller: callers get the code.
 
+use countersign_core::leaf::LeafError;
 use countersign_core::refusal::RefusalCode;
 
 use super::failpoint::Injected;
 
-/// Why nothing was changed, though the store is sound.
+/// Why a call did not succeed, though the store is sound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unavailable {
     /// No space left.
     DiskFull,
-    /// Another process holds the store's lock.
+    /// Another process holds the store's lock, or the work took longer than it may.
     Locked,
+    /// The database can't be reached, is shutting down, or takes no writes. The next call connects again.
+    Disconnected,
+    /// The connection was lost while a commit was under way, and nobody could be asked in time whether it took place. All that the batch
+    /// would have changed is read again, under the lock, by whatever is appended next; a call that is repeated finds its outcome.
+    OutcomeUnknown,
 }
 
 /// Why the writer must not be used again.
@@ -20,7 +26,7 @@ pub enum Broken {
     Io,
     /// The store contradicts itself.
     Corrupt,
-    /// The database file was deleted or replaced under the process.
+    /// The database was deleted, replaced or restored under the process.
     FileReplaced,
     /// An earlier call ended in one of these.
     Poisoned,
@@ -31,7 +37,8 @@ pub enum Broken {
 /// A write that didn't happen, or of which nobody knows whether it did.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreFault {
-    /// Nothing was changed. The same call may succeed later, with this same writer.
+    /// Nothing was changed (or nobody knows, see [`Unavailable::OutcomeUnknown`]), and the store is sound. The same call may succeed later,
+    /// with this same writer.
     #[error("store unavailable ({kind:?}) in {call}: {reason}")]
     Unavailable {
         /// Why.
@@ -111,4 +118,26 @@ impl ReadFault {
             Self::Io { .. } | Self::Corrupt(_) => RefusalCode::LogUnavailable,
         }
     }
+}
+
+/// Why the tables couldn't be rebuilt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RebuildFault {
+    /// A leaf can't be read any more.
+    #[error("leaf {index}: {source}")]
+    Leaf {
+        /// Which.
+        index: u64,
+        /// Why.
+        source: LeafError,
+    },
+    /// The leaves have a gap, or one is at another place than it says.
+    #[error("leaf {index} is missing or out of place")]
+    Gap {
+        /// Where.
+        index: u64,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
 }

@@ -15,6 +15,10 @@
 
 pub mod failpoint;
 mod fault;
+mod fold;
+mod ints;
+mod open;
+pub mod postgres;
 pub mod project;
 mod receipt;
 mod rows;
@@ -30,7 +34,8 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::name::{HostId, RequestId};
 use countersign_core::note::NoteSignature;
 
-pub use fault::{Broken, ReadFault, StoreFault, Unavailable};
+pub use fault::{Broken, ReadFault, RebuildFault, StoreFault, Unavailable};
+pub use open::{OpenFault, Opened, Place};
 pub use receipt::{LeafReceipt, ReceiptFault, Receipts, SignedHead, newest_signed_head, receipts_for};
 pub use rows::{
     Acknowledgement, Additions, ChallengeKey, Frontiers, HostNow, HostRow, JoinTokenRow, KnownOutcome,
@@ -55,7 +60,8 @@ pub trait LogWriter: Send {
     /// that exists.
     ///
     /// # Errors
-    /// [`StoreFault::Unavailable`]: nothing changed. [`StoreFault::Fatal`]: unknown.
+    /// [`StoreFault::Unavailable`]: nothing changed, except for [`Unavailable::OutcomeUnknown`], where a later call finds out by what it
+    /// reads. [`StoreFault::Fatal`]: unknown.
     fn append(
         &mut self,
         wanted: &Wanted,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use countersign_core::checkpoint::{HeadBody, HeadBodyError};
 use countersign_core::digest::{Blake2b512Digest, Sha3_512Digest, Sha256Digest, sha256};
+use countersign_core::leaf::Leaf;
 use countersign_core::leaf::decision::LeafRef;
 use countersign_core::leaf::host::{Enrolment, HostState};
 use countersign_core::merkle::{Blake2b512Tree, Frontier, FrontierError, Sha3_512Tree, Sha256Tree};
@@ -13,6 +14,7 @@ use countersign_core::name::{HostId, RequestId};
 use countersign_core::note::{NoteError, NoteSignature, SignedNote};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use super::fault::{Broken, StoreFault};
 use super::project::Change;
 
 /// Hashes of one leaf or one node in the three trees (PROTOCOL §5.3).
@@ -185,6 +187,26 @@ pub struct HostRow {
     pub state: HostState,
     /// Index of that leaf.
     pub state_index: u64,
+}
+
+impl HostRow {
+    /// Puts a row together from a host's columns and its enrolment leaf; `None` if one of them isn't what was written.
+    pub(super) fn of_columns(
+        host: &[u8],
+        enrolment_leaf: LeafRef,
+        state: (&[u8], u64),
+        leaf: &[u8],
+    ) -> Option<Self> {
+        let leaf = Leaf::parse(leaf).ok()?;
+        Some(Self {
+            host: HostId::from_slice(host).ok()?,
+            enrolment_leaf,
+            enrolled_ms: leaf.time_ms,
+            enrolment: Enrolment::parse(&leaf.body).ok()?,
+            state: HostState::parse(state.0).ok()?,
+            state_index: state.1,
+        })
+    }
 }
 
 /// What changes about a host, and under which enrolment: what every call of it needs.
@@ -363,4 +385,21 @@ pub struct Additions {
     pub blobs: Vec<(Sha256Digest, Arc<[u8]>)>,
     /// Memories of [`Additions::spent`] before this time may go, ms.
     pub forget_spent_before_ms: u64,
+}
+
+impl Additions {
+    /// Whether they start where the log ends and cover what they say.
+    ///
+    /// # Errors
+    /// A defect: they don't.
+    pub(super) fn follow(&self, prior: &Prior) -> Result<(), StoreFault> {
+        let old = prior.tip.as_ref().map_or(0, |tip| tip.head.body().size);
+        let gapless = (old..).zip(&self.leaves).all(|(index, leaf)| leaf.index == index);
+        let size = old.saturating_add(self.leaves.len() as u64);
+        if gapless && size > old && self.head.body().size == size {
+            Ok(())
+        } else {
+            Err(StoreFault::fatal(Broken::Defect, "append", "the batch doesn't follow the log"))
+        }
+    }
 }

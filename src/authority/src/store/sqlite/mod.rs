@@ -25,9 +25,12 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::failpoint::FailpointSet;
+use super::ints::{int, uint};
+
+pub use super::OpenFault;
 
 pub use read::SqliteReader;
-pub use write::{RebuildFault, SqliteWriter};
+pub use write::SqliteWriter;
 
 /// How long a connection waits for another one's lock; only a checkpoint or a backup tool can hold it for long.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,58 +42,8 @@ const WRITER_CACHE_KIB: i32 = 24_576;
 /// Page cache of each reader in KiB. Every commit empties it, so that it only has to hold what one query reads.
 const READER_CACHE_KIB: i32 = 2_048;
 
-/// Why a store can't be opened or made.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenFault {
-    /// The file system said no.
-    #[error("{path}: {source}")]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Another process writes this store.
-    #[error("{path} is in use by another process")]
-    InUse {
-        /// The lock file.
-        path: PathBuf,
-    },
-    /// Not a store of this program, or one whose making was cut short.
-    #[error("the file isn't a store of this program")]
-    NotAStore,
-    /// The store of another log.
-    #[error("the store belongs to the log {found}, not to {expected}")]
-    OtherLog {
-        /// Origin in the file.
-        found: String,
-        /// Origin asked for.
-        expected: String,
-    },
-    /// Made by a later version of this program.
-    #[error("the store has schema version {found}, this program knows {known}")]
-    Newer {
-        /// In the file.
-        found: i32,
-        /// The newest known.
-        known: i32,
-    },
-    /// A recorded migration isn't the one that this program has.
-    #[error("migration {version} in the store isn't the one of this program")]
-    Migration {
-        /// Which.
-        version: i32,
-    },
-    /// The database doesn't take the settings that durability needs.
-    #[error("the database doesn't accept {0}")]
-    Setting(&'static str),
-    /// SQLite said no.
-    #[error("database: {0}")]
-    Database(#[from] rusqlite::Error),
-}
-
 /// Where a store is and how to open it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct SqliteOptions {
     /// The database file.
     pub path: PathBuf,
@@ -178,15 +131,4 @@ fn connect(path: &Path, cache_kib: i32) -> Result<Connection, OpenFault> {
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     connection.pragma_update_and_check(None, "wal_autocheckpoint", WAL_PAGES, |_| Ok(()))?;
     Ok(connection)
-}
-
-/// SQLite integers are signed. Everything ordered that is stored in one stays below 2^63 by the limit on tree sizes or by sense (times);
-/// a hostile value is kept as the largest, never wrapped.
-fn int(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-/// The way back. Negative values are never written.
-fn uint(value: i64) -> u64 {
-    u64::try_from(value).unwrap_or(0)
 }

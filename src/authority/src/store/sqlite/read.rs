@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use countersign_core::digest::Sha256Digest;
-use countersign_core::leaf::Leaf;
-use countersign_core::leaf::host::{Enrolment, HostState};
+use countersign_core::leaf::host::HostState;
 use countersign_core::name::{HostId, Origin, RequestId};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
@@ -197,19 +196,9 @@ fn raw_host(row: &Row<'_>) -> rusqlite::Result<RawHost> {
 
 fn host_row(raw: RawHost) -> RowResult<HostRow> {
     let (host, enrolment_index, enrolment_hash, state, state_index, leaf) = raw;
-    let corrupt = RowFault::Corrupt("a host row");
-    let parsed = (|| {
-        let leaf = Leaf::parse(&leaf).ok()?;
-        Some(HostRow {
-            host: HostId::from_slice(&host).ok()?,
-            enrolment_leaf: (uint(enrolment_index), Sha256Digest::new(enrolment_hash)),
-            enrolled_ms: leaf.time_ms,
-            enrolment: Enrolment::parse(&leaf.body).ok()?,
-            state: HostState::parse(&state).ok()?,
-            state_index: uint(state_index),
-        })
-    })();
-    parsed.ok_or(corrupt)
+    let enrolment_leaf = (uint(enrolment_index), Sha256Digest::new(enrolment_hash));
+    HostRow::of_columns(&host, enrolment_leaf, (&state, uint(state_index)), &leaf)
+        .ok_or(RowFault::Corrupt("a host row"))
 }
 
 impl TableReader for SqliteReader {

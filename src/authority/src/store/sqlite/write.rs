@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use countersign_core::digest::Sha256Digest;
-use countersign_core::leaf::{Leaf, LeafError, leaf_hash};
+use countersign_core::leaf::{Leaf, leaf_hash};
 use countersign_core::note::NoteSignature;
 use rusqlite::{
     Connection, Error as SqlError, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior,
@@ -14,33 +14,11 @@ use super::super::failpoint::{FailpointSet, WritePoint};
 use super::super::fault::{Broken, StoreFault, Unavailable};
 use super::super::project::project;
 use super::super::{
-    Acknowledgement, Additions, ChallengeKey, DeskWriter, LogWriter, PendingEnrolment, Prior, Wanted,
+    Acknowledgement, Additions, ChallengeKey, DeskWriter, LogWriter, PendingEnrolment, Prior, RebuildFault, Wanted,
 };
 use super::facts::{self, RowFault, RowResult};
 use super::file::{Identity, WriterLock};
 use super::{apply, int, schema, uint};
-
-/// Why the tables couldn't be rebuilt.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RebuildFault {
-    /// A leaf can't be read any more.
-    #[error("leaf {index}: {source}")]
-    Leaf {
-        /// Which.
-        index: u64,
-        /// Why.
-        source: LeafError,
-    },
-    /// The leaves have a gap, or one is at another place than it says.
-    #[error("leaf {index} is missing or out of place")]
-    Gap {
-        /// Where.
-        index: u64,
-    },
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreFault),
-}
 
 /// The one writing connection.
 pub struct SqliteWriter {
@@ -219,7 +197,7 @@ impl LogWriter for SqliteWriter {
                 tx.rollback()?;
                 return Ok(None);
             };
-            follows(&prior, &additions)?;
+            additions.follow(&prior)?;
             apply::additions(&tx, &additions)?;
             failpoints.reach(WritePoint::BeforeCommit).map_err(|i| StoreFault::injected(i, "commit"))?;
             // A crash before this commit: the batch never was, its challenges are unspent, its callers got no answer and try again.
@@ -257,19 +235,6 @@ impl LogWriter for SqliteWriter {
             }
             Ok(())
         })
-    }
-}
-
-/// Additions start where the log ends and cover what they say.
-fn follows(prior: &Prior, additions: &Additions) -> Result<(), StoreFault> {
-    let old = prior.tip.as_ref().map_or(0, |tip| tip.head.body().size);
-    let indexes = (old..).zip(&additions.leaves);
-    let gapless = indexes.fold(true, |so_far, (index, leaf)| so_far && leaf.index == index);
-    let size = old.saturating_add(additions.leaves.len() as u64);
-    if gapless && size > old && additions.head.body().size == size {
-        Ok(())
-    } else {
-        Err(StoreFault::fatal(Broken::Defect, "append", "the batch doesn't follow the log"))
     }
 }
 
