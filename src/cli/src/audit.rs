@@ -10,12 +10,15 @@ use countersign_authority::audit::{
     ExportLog, LogSource, MAX_EVIDENCE_BUNDLE, StoreLog, Unreadable, make_bundle, replay, verify,
     verify_bundle,
 };
-use countersign_authority::store::sqlite::{self, SqliteOptions, SqliteReader};
+use countersign_authority::config::Config;
+use countersign_authority::store::sqlite::SqliteOptions;
+use countersign_authority::store::{Place, Reader};
 use countersign_core::bundle::TrustBundle;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
@@ -60,8 +63,11 @@ pub(crate) struct VerifyBundleArgs {
 #[derive(clap::Args)]
 pub(crate) struct Source {
     /// SQLite store, or a copy of one.
+    #[arg(long, required_unless_present = "config", conflicts_with = "config")]
+    store: Option<PathBuf>,
+    /// Configuration of an authority, whose store is read, whichever kind it is.
     #[arg(long)]
-    store: PathBuf,
+    config: Option<PathBuf>,
     /// Pinned trust bundle.
     #[arg(long)]
     trust_bundle: PathBuf,
@@ -90,6 +96,9 @@ struct Kept {
     /// SQLite store, or a copy of one.
     #[arg(long)]
     store: Option<PathBuf>,
+    /// Configuration of an authority, whose store is read, whichever kind it is.
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Export of a log (PROTOCOL §11.3).
     #[arg(long)]
     export: Option<PathBuf>,
@@ -106,25 +115,33 @@ impl Log {
             let log = ExportLog::open(path)?;
             return Ok(work(&bundle, &log, log.size())?);
         }
-        let path = self.kept.store.as_deref().context("--store or --export")?;
-        let reader = open_store(path, &bundle)?;
-        let log = StoreLog::new(&reader)?;
+        let reader = open_store(self.kept.store.as_deref(), self.kept.config.as_deref(), &bundle)?;
+        let log = StoreLog::new(reader.as_ref())?;
         Ok(work(&bundle, &log, log.size())?)
     }
 }
 
-fn open_store(path: &Path, bundle: &TrustBundle) -> anyhow::Result<SqliteReader> {
-    if !path.is_file() {
-        bail!("{} is no store", path.display());
-    }
-    let options = SqliteOptions::new(path, bundle.origin().clone());
-    sqlite::open_reader(&options).with_context(|| path.display().to_string())
+/// A store in a file, or the one that a configuration names.
+fn open_store(
+    store: Option<&Path>,
+    config: Option<&Path>,
+    bundle: &TrustBundle,
+) -> anyhow::Result<Arc<dyn Reader>> {
+    let place = match (store, config) {
+        (Some(path), _) if !path.is_file() => bail!("{} is no store", path.display()),
+        (Some(path), _) => Place::Sqlite(SqliteOptions::new(path, bundle.origin().clone())),
+        (None, Some(config)) => {
+            Config::load(config).map_err(anyhow::Error::new)?.store.place(bundle.origin())
+        }
+        (None, None) => bail!("--store or --config is needed"),
+    };
+    place.open_reader().context("the store can't be opened")
 }
 
 impl Source {
-    fn open(&self) -> anyhow::Result<(TrustBundle, SqliteReader)> {
+    fn open(&self) -> anyhow::Result<(TrustBundle, Arc<dyn Reader>)> {
         let bundle = profile::bundle(&self.trust_bundle)?;
-        let reader = open_store(&self.store, &bundle)?;
+        let reader = open_store(self.store.as_deref(), self.config.as_deref(), &bundle)?;
         Ok((bundle, reader))
     }
 }
@@ -144,7 +161,7 @@ fn run_bundle(args: &BundleArgs) -> Outcome {
     let (_, reader) = args.source.open()?;
     let artifact =
         std::fs::read_to_string(&args.artifact).with_context(|| args.artifact.display().to_string())?;
-    let bundle = make_bundle(&reader, &artifact).map_err(anyhow::Error::new)?;
+    let bundle = make_bundle(reader.as_ref(), &artifact).map_err(anyhow::Error::new)?;
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&args.out);
     let mut file = file.with_context(|| args.out.display().to_string())?;
     serde_json::to_writer(&mut file, &bundle)?;
@@ -240,7 +257,7 @@ fn run_verify(source: &Log) -> Outcome {
 
 fn run_replay(source: &Source) -> Outcome {
     let (bundle, reader) = source.open()?;
-    let log = StoreLog::new(&reader).map_err(anyhow::Error::new)?;
+    let log = StoreLog::new(reader.as_ref()).map_err(anyhow::Error::new)?;
     let bar = bar(log.size());
     let report = replay(&log, &bundle, &mut |done| bar.set_position(done)).map_err(anyhow::Error::new)?;
     bar.finish_and_clear();

@@ -5,7 +5,7 @@ use crate::profile::Profile;
 use crate::{output, telemetry};
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
-use countersign_authority::config::{Config, EkProfile, Enrolment, Limits, Signer};
+use countersign_authority::config::{Config, EkProfile, Enrolment, Limits, Postgres, Signer, Store};
 use countersign_authority::init::{InitOptions, Recovery, init};
 use countersign_authority::serve;
 use countersign_core::bundle::TrustBundle;
@@ -90,6 +90,8 @@ pub(crate) struct InitArgs {
     /// The one kind of endorsement key that is accepted.
     #[arg(long, value_enum, default_value = "rsa-2048")]
     ek_profile: EkProfileArg,
+    #[command(flatten)]
+    postgres: PostgresArgs,
     /// Where head and CA key are to live.
     #[arg(long, value_enum, default_value = "pkcs11")]
     signer: SignerKind,
@@ -115,6 +117,50 @@ pub(crate) struct InitArgs {
     /// File with its PIN.
     #[arg(long)]
     recovery_pin_file: PathBuf,
+}
+
+/// A PostgreSQL database to keep the log in.
+#[derive(clap::Args)]
+pub(crate) struct PostgresArgs {
+    /// Keep the log in PostgreSQL: name or address of the server, or directory of its Unix socket.
+    #[arg(long = "postgres", value_name = "HOST", requires = "database")]
+    host: Option<String>,
+    /// Its port.
+    #[arg(long = "postgres-port", value_name = "PORT", default_value_t = 5432)]
+    port: u16,
+    /// Database, which exists and holds no log.
+    #[arg(long = "postgres-database", value_name = "NAME")]
+    database: Option<String>,
+    /// Role.
+    #[arg(long = "postgres-user", value_name = "NAME", default_value = "countersign")]
+    user: String,
+    /// File with the role's password.
+    #[arg(long = "postgres-password-file", value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// PEM file with the CA of the server's certificate; needed for a server on the network.
+    #[arg(long = "postgres-ca-file", value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+impl PostgresArgs {
+    /// The section of the configuration; `None` where nothing was said of PostgreSQL.
+    fn store(&self) -> anyhow::Result<Option<Store>> {
+        let Some(host) = self.host.clone() else { return Ok(None) };
+        let absolute = |path: &Option<PathBuf>| path.as_deref().map(std::path::absolute).transpose();
+        Ok(Some(Store::Postgres(Postgres {
+            host,
+            port: self.port,
+            database: self.database.clone().context("--postgres-database is needed")?,
+            user: self.user.clone(),
+            password_file: absolute(&self.password_file)?,
+            ca_file: absolute(&self.ca_file)?,
+            client_certificate_file: None,
+            client_key_file: None,
+            danger_plaintext: false,
+            readers: Postgres::READERS,
+            statement_secs: Postgres::STATEMENT_SECS,
+        })))
+    }
 }
 
 pub(crate) fn run(command: Command) -> Outcome {
@@ -150,6 +196,7 @@ fn make(args: &InitArgs) -> Outcome {
         server_names,
         service_listen: args.listen,
         admin_listen: args.admin_listen,
+        store: args.postgres.store()?,
         signer: signer(args, &dir, module.clone())?,
         recovery: Recovery {
             place: pkcs11(module, &args.recovery_token, &absolute(&args.recovery_pin_file)?)?,

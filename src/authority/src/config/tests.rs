@@ -83,6 +83,25 @@ fn a_missing_key_and_an_impossible_limit_are_refused() {
     }
 }
 
+#[test]
+fn a_database_on_the_network_needs_a_ca_or_a_word_of_danger() {
+    let check = |rest: &str, good: bool| {
+        let store = format!("kind = \"postgres\"\ndatabase = \"log\"\nuser = \"countersign\"\n{rest}");
+        let text = GOOD.replace("kind = \"sqlite\"\npath = \"log.sqlite\"\n", &store);
+        assert_ne!(text, GOOD);
+        assert_eq!(load(&text).is_ok(), good, "{rest}: {:?}", load(&text).err());
+    };
+    check("host = \"/run/postgresql\"", true);
+    check("host = \"db.example\"\nca_file = \"ca.pem\"", true);
+    check("host = \"db.example\"\ndanger_plaintext = true", true);
+    check("host = \"db.example\"", false);
+    check("host = \"/run/postgresql\"\ndanger_plaintext = true", false);
+    check("host = \"db.example\"\nca_file = \"ca.pem\"\ndanger_plaintext = true", false);
+    check("host = \"db.example\"\nca_file = \"ca.pem\"\nclient_key_file = \"k\"", false);
+    check("host = \"/run/postgresql\"\nreaders = 0", false);
+    check("host = \"/run/postgresql\"\nsslmode = \"prefer\"", false);
+}
+
 #[cfg(not(feature = "danger-software-key"))]
 #[test]
 fn software_keys_are_unknown_to_an_ordinary_build() {

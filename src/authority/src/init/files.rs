@@ -1,6 +1,8 @@
 //! Files that are there whole or not at all, PEM, and the undoing of an initialisation that failed.
 
 use crate::custody::KeyStore;
+use crate::store::Place;
+use crate::store::postgres;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Result, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
@@ -105,6 +107,7 @@ pub fn certificates_pem(ders: &[&[u8]]) -> String {
 pub struct Undo {
     files: Vec<PathBuf>,
     keys: Vec<(KeyStore, String)>,
+    stores: Vec<Place>,
 }
 
 impl Undo {
@@ -124,8 +127,14 @@ impl Undo {
         self.keys.push((keys, label.to_owned()));
     }
 
+    /// A store that was made. The files of one in a file are told apart.
+    pub fn store(&mut self, place: &Place) {
+        self.stores.push(place.clone());
+    }
+
     /// It succeeded: everything stays.
     pub fn forget(mut self) {
+        self.stores.clear();
         self.files.clear();
         self.keys.clear();
     }
@@ -138,6 +147,13 @@ impl Drop for Undo {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => tracing::warn!(path = %path.display(), %error, "left behind"),
+            }
+        }
+        for place in &self.stores {
+            if let Place::Postgres(options) = place
+                && let Err(fault) = postgres::discard(options)
+            {
+                tracing::warn!(%fault, "store left behind");
             }
         }
         for (keys, label) in &self.keys {

@@ -7,8 +7,8 @@ use crate::config::{Config, Store};
 use crate::custody::CustodyRecord;
 use crate::sequence::{Append, Entry, Outcome, Sequencer, SequencerLimits, SequencerParts};
 use crate::sign::{CustodyKey, HeadKey, KeyRing, SignerMemory};
+use crate::store::Opened;
 use crate::store::failpoint::FailpointSet;
-use crate::store::sqlite::{self, SqliteOptions};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::control::ControlState;
 use countersign_core::key::VerifyingKey;
@@ -35,11 +35,14 @@ pub(super) fn begin_log(
     beginning: Beginning,
     undo: &mut Undo,
 ) -> Result<(), InitError> {
-    let Store::Sqlite { path } = &config.store;
-    for file in store_files(path) {
-        undo.file(&file);
+    let place = config.store.place(&config.origin);
+    if let Store::Sqlite { path } = &config.store {
+        for file in store_files(path) {
+            undo.file(&file);
+        }
     }
-    sqlite::create(path, &config.origin)?;
+    place.create()?;
+    undo.store(&place);
     let memory = config.signer_memory_path();
     undo.file(&memory);
     SignerMemory::create(&memory)?;
@@ -47,15 +50,16 @@ pub(super) fn begin_log(
     let append = first_leaves(&statement, (&head.record, &head.custody), (&ca.0, &ca.1), &admin_key);
     let handle = SignerHandle::start("head-signer", head.signer, WorkerLimits::default());
     let key: Arc<dyn HeadKey> = Arc::new(CustodyKey::new(handle.map_err(InitError::Thread)?));
-    let (writer, reader) = sqlite::open(&SqliteOptions::new(path, config.origin.clone()))?;
+    let Opened { writer, reader } = place.open()?;
     let sequencer = Sequencer::start(SequencerParts {
-        writer: Box::new(writer),
-        reader: Arc::new(reader),
+        writer,
+        reader,
         genesis: ControlState::of_bundle(bundle),
         ring: KeyRing::new(vec![key]),
         memory: SignerMemory::open(&memory, FailpointSet::none())?,
         witnessed: Vec::new(),
         clock: Arc::new(SystemClock),
+        shared: place.is_shared(),
         limits: SequencerLimits::default(),
     })?;
     let outcome = sequencer.submit(append)?.wait()?;

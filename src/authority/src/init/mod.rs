@@ -16,7 +16,7 @@ use crate::custody::certificate::{CertificateError, Issuer, Purpose, Subject, ce
 use crate::custody::{CustodyRecord, FirstLabels, KeyStore, introduce};
 use crate::sequence::{SequenceFault, StartFault};
 use crate::sign::MemoryFault;
-use crate::store::sqlite::OpenFault;
+use crate::store::OpenFault;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use countersign_core::bundle::{
     BundleDocument, BundleError, Initial, Says, Statement, StatementDocument, TrustBundle, statement_preimage,
@@ -62,6 +62,8 @@ pub struct InitOptions {
     pub service_listen: SocketAddr,
     /// Address of the admin listener.
     pub admin_listen: SocketAddr,
+    /// Where the log is to be kept; in a file of the directory when absent.
+    pub store: Option<config::Store>,
     /// Where head and CA key are to live.
     pub signer: config::Signer,
     /// Where the recovery key is to live.
@@ -244,7 +246,10 @@ fn configuration(options: &InitOptions, directory: &Path) -> Config {
         server_names: options.server_names.clone(),
         service: config::Service { listen: options.service_listen },
         admin: config::Admin { listen: options.admin_listen },
-        store: config::Store::Sqlite { path: directory.join(STORE_FILE) },
+        store: options
+            .store
+            .clone()
+            .unwrap_or_else(|| config::Store::Sqlite { path: directory.join(STORE_FILE) }),
         signer: options.signer.clone(),
         enrolment: options.enrolment.clone(),
         gateways: std::collections::BTreeMap::new(),
@@ -255,7 +260,9 @@ fn configuration(options: &InitOptions, directory: &Path) -> Config {
 /// What lies in the directory is named relative to it, so that it can be moved as a whole.
 fn relative(mut config: Config) -> Config {
     config.state_dir = PathBuf::from(".");
-    config.store = config::Store::Sqlite { path: PathBuf::from(STORE_FILE) };
+    if let config::Store::Sqlite { path } = &mut config.store {
+        *path = PathBuf::from(STORE_FILE);
+    }
     config
 }
 

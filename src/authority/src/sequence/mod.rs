@@ -129,6 +129,8 @@ struct Shared {
     /// A heartbeat was asked for if the newest head is older than this, ms; [`NO_HEARTBEAT`] if not. Beside the queue: a full queue is when
     /// heads must be made all the same.
     heartbeat_max_age_ms: AtomicU64,
+    /// A look at other replicas was asked for.
+    look: AtomicBool,
     /// A [`Job::Wake`] is in the queue: one is enough.
     woken: AtomicBool,
 }
@@ -154,7 +156,7 @@ enum Job {
         append: Box<Prepared>,
         reply: oneshot::Sender<Reply>,
     },
-    /// Look at what else was asked for: desk jobs, heartbeats, the end.
+    /// Look at what else was asked for: desk jobs, heartbeats, other replicas, the end.
     Wake,
 }
 
@@ -269,6 +271,16 @@ impl Sequencer {
     pub fn heartbeat(&self, max_age: Duration) -> Result<(), SequenceFault> {
         let max_age_ms = u64::try_from(max_age.as_millis()).unwrap_or(NO_HEARTBEAT - 1);
         self.shared.heartbeat_max_age_ms.fetch_min(max_age_ms, Ordering::SeqCst);
+        self.wake()
+    }
+
+    /// Asks for a look at what other replicas have committed and signed, so that control state and signed head here are theirs, too. What is
+    /// decided doesn't depend on it: an append compares under the log's lock.
+    ///
+    /// # Errors
+    /// [`SequenceFault::Stopped`].
+    pub fn refresh(&self) -> Result<(), SequenceFault> {
+        self.shared.look.store(true, Ordering::SeqCst);
         self.wake()
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use countersign_core::control::ControlState;
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::record::{Faults, Heartbeat, HeartbeatReason};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -16,7 +17,10 @@ use super::plan::{NoPlan, Plan, Terms, Verdict, plan};
 use super::{DeskJob, Health, Job, NO_HEARTBEAT, Reply, SequencerLimits, Shared};
 use crate::clock::ClockWatch;
 use crate::sign::HeadSigner;
-use crate::store::{Additions, Reader, SignedHead, StoreFault, StoredHead, Wanted, Writer, receipts_for};
+use crate::store::{
+    Additions, MAX_PAGE, ReadFault, Reader, SignedHead, StoreFault, StoredHead, Wanted, Writer,
+    newest_signed_head, receipts_for,
+};
 
 /// An Append and who waits for it.
 struct Call {
@@ -73,7 +77,7 @@ pub(super) struct Thread {
     /// The newest head that a commit of this process returned. Only this one is ever signed: what was found at start may not have been
     /// synced by whoever wrote it.
     pub(super) own: Option<StoredHead>,
-    /// The newest head in the store.
+    /// The newest head in the store when this process last committed or started.
     pub(super) newest: Option<StoredHead>,
     pub(super) state: State,
 }
@@ -148,6 +152,9 @@ impl Thread {
             }
             job = self.jobs.try_recv().ok();
         }
+        if self.shared.look.swap(false, Ordering::SeqCst) {
+            self.refresh();
+        }
         let asked_ms = self.shared.heartbeat_max_age_ms.swap(NO_HEARTBEAT, Ordering::SeqCst);
         if asked_ms != NO_HEARTBEAT {
             self.heartbeat(asked_ms);
@@ -175,6 +182,37 @@ impl Thread {
         self.limits.probe_every.saturating_sub(self.state.probed.elapsed())
     }
 
+    /// Takes over what other replicas have committed and signed since. A store that can't be read now is read again by the next look.
+    fn refresh(&mut self) {
+        if let Err(fault) = self.take_over() {
+            tracing::debug!(%fault, "no look at the other replicas");
+        }
+    }
+
+    fn take_over(&mut self) -> Result<(), ReadFault> {
+        let held = self.shared.control.load_full();
+        let mut control = ControlState::clone(&held);
+        for (_, bytes) in self.reader.control_leaves(control.number(), MAX_PAGE)? {
+            control.apply(&bytes).map_err(|_| ReadFault::Corrupt("a control leaf doesn't fold"))?;
+        }
+        if control.number() != held.number() {
+            self.shared.control.store(Arc::new(control));
+        }
+        if let Some(head) = newest_signed_head(self.reader.as_ref())? {
+            self.signer.note_signed(head.body().control_seq);
+            self.publish_signed(head);
+        }
+        Ok(())
+    }
+
+    /// The newest signed head never goes back.
+    fn publish_signed(&self, head: SignedHead) {
+        if self.shared.signed.load().as_ref().is_none_or(|held| held.size() < head.size()) {
+            self.shared.signed.store(Some(Arc::new(head)));
+        }
+    }
+
+    /// This process's own newest head counts, not another replica's: a heartbeat shows that this signer signs.
     fn heartbeat(&mut self, max_age_ms: u64) {
         let newest_ms = self.newest.as_ref().map(|head| head.body().time_ms);
         let age_ms = newest_ms.map(|then| self.shared.clock.now_ms().saturating_sub(then));
@@ -257,12 +295,17 @@ impl Thread {
 
     fn commit(&mut self, calls: &[Call], now_ms: u64) -> Result<Committed, NoBatch> {
         let control = self.shared.control.load_full();
-        let mut wanted = Wanted { control_after: control.number(), ..Wanted::default() };
+        let remembered = Some(self.signer.memory().newest()).filter(|remembered| remembered.size > 0);
+        let mut wanted = Wanted {
+            control_after: control.number(),
+            body_at: remembered.map(|remembered| remembered.size),
+            ..Wanted::default()
+        };
         calls.iter().for_each(|call| call.append.want(&mut wanted));
         let count = calls.iter().map(|call| call.append.entries.len()).sum();
         // Without entropy there are no salts, and without salts no leaves.
         let salts = salts(count).ok_or(NoBatch::Fault(SequenceFault::LogUnavailable))?;
-        let terms = Terms { control: &control, now_ms, salts: &salts };
+        let terms = Terms { control: &control, now_ms, salts: &salts, remembered };
         let batch: Vec<&Prepared> = calls.iter().map(|call| call.append.as_ref()).collect();
         let mut planned: Option<Result<Plan, NoPlan>> = None;
         let result = self.writer.append(&wanted, &mut |prior| {
@@ -310,7 +353,8 @@ impl Thread {
     }
 
     fn sign_and_release(&mut self, calls: Vec<Call>, committed: Committed) {
-        let signed = self.sign_newest();
+        let signed = self.sign_newest(false);
+        self.reach_existing(&committed);
         if self.state.down == Down::Failed {
             // Signed or not, stored or not: nothing leaves any more.
             return;
@@ -344,6 +388,26 @@ impl Thread {
         }
     }
 
+    /// Sees to a head over earlier answers of another replica: its own, or, if that replica ended before it signed, one of this process over a
+    /// leaf of this process.
+    fn reach_existing(&mut self, committed: &Committed) {
+        let answers = committed.verdicts.iter().filter_map(|verdict| match verdict {
+            Verdict::Existing(indexes) => indexes.iter().max().copied(),
+            _ => None,
+        });
+        let Some(highest) = answers.max() else { return };
+        let covered =
+            |thread: &Self| thread.shared.signed.load().as_ref().is_some_and(|head| highest < head.size());
+        if !covered(self) {
+            self.refresh();
+        }
+        if !covered(self) && self.state.down == Down::No {
+            self.state.due = Some(HeartbeatReason::Idle);
+            // Holds nothing but the heartbeat, so it doesn't come here again.
+            self.batch(Vec::new());
+        }
+    }
+
     /// Earlier answers, from the log or from this very batch.
     fn existing(&self, indexes: &[u64], head: Option<&Arc<SignedHead>>, committed: &Committed) -> Reply {
         let Some(head) = head.filter(|head| indexes.iter().all(|index| *index < head.size())) else {
@@ -362,11 +426,11 @@ impl Thread {
         }
     }
 
-    /// Signs the newest committed head, if it isn't signed yet and is this process's own. `true`: it is under a stored signature.
-    fn sign_newest(&mut self) -> bool {
+    /// Signs the newest head that this process committed, if no signed head covers it yet, or `anyway`. `true`: it is under a stored signature.
+    fn sign_newest(&mut self, anyway: bool) -> bool {
         let signed_size = self.shared.signed.load().as_ref().map_or(0, |head| head.size());
         let newest_size = self.newest.as_ref().map_or(0, |head| head.body().size);
-        if signed_size == newest_size {
+        if signed_size >= newest_size && !anyway {
             return newest_size > 0;
         }
         // INVARIANT: a heartbeat is due from the start on until a commit succeeds, so `own` is set by the first commit at the latest.
@@ -388,7 +452,7 @@ impl Thread {
         match (attached, signed) {
             (Ok(()), Some(signed)) => {
                 count(&self.shared.counters.signed, 1);
-                self.shared.signed.store(Some(Arc::new(signed)));
+                self.publish_signed(signed);
                 true
             }
             (Err(fault), _) => {
@@ -412,7 +476,8 @@ impl Thread {
             self.state.down = Down::No;
             return true;
         }
-        if !self.sign_newest() {
+        // Also if another replica's head covers it by now: the question is whether this signer signs.
+        if !self.sign_newest(true) {
             return false;
         }
         tracing::info!("heads are signed again");

@@ -36,6 +36,8 @@ pub struct SequencerParts {
     pub witnessed: Vec<Remembered>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// Whether other processes append to the same log, with signers and memories of their own.
+    pub shared: bool,
     /// Bounds.
     pub limits: SequencerLimits,
 }
@@ -95,13 +97,10 @@ impl Sequencer {
     /// # Errors
     /// [`StartFault`]; nothing was signed.
     pub fn start(parts: SequencerParts) -> Result<Self, StartFault> {
-        let SequencerParts { mut writer, reader, genesis, ring, memory, witnessed, clock, limits } = parts;
+        let SequencerParts { mut writer, reader, genesis, ring, memory, witnessed, clock, shared, limits } =
+            parts;
         writer.settle()?;
-        let control = fold(reader.as_ref(), genesis)?;
-        let tip = reader.newest_committed()?;
-        if let Some(tip) = &tip {
-            agree(tip, &control)?;
-        }
+        let (control, tip) = newest(reader.as_ref(), genesis)?;
         let newest_size = tip.as_ref().map_or(0, |tip| tip.head.body().size);
         compare(reader.as_ref(), newest_size, memory.newest())?;
         for copy in witnessed {
@@ -110,13 +109,15 @@ impl Sequencer {
         let signed = newest_signed_head(reader.as_ref())?;
         let signed_size = signed.as_ref().map_or(0, |head| head.size());
         let remembered = memory.newest().size;
-        if signed_size > remembered {
+        // Another replica signs what it committed, and this one's memory doesn't hear of it. A memory that was restored is no danger then: what
+        // is signed next lies above every head in the store, and the one remembered has just been found in it.
+        if signed_size > remembered && !shared {
             return Err(StartFault::MemoryOlder { remembered, signed: signed_size });
         }
         let signed_control = signed.as_ref().map_or(0, |head| head.body().control_seq);
         let signer = HeadSigner::new(control.origin(), ring, memory, signed_control);
         let watch = ClockWatch::start(clock.as_ref());
-        let shared = Arc::new(Shared {
+        let seen = Arc::new(Shared {
             control: ArcSwap::from_pointee(control),
             signed: ArcSwapOption::new(signed.map(Arc::new)),
             health: watch::Sender::new(Health::Serving),
@@ -126,6 +127,7 @@ impl Sequencer {
             clock,
             stopping: AtomicBool::new(false),
             heartbeat_max_age_ms: AtomicU64::new(NO_HEARTBEAT),
+            look: AtomicBool::new(false),
             woken: AtomicBool::new(false),
         });
         // One place for waking.
@@ -133,7 +135,7 @@ impl Sequencer {
         let (desk_sender, desk) = bounded(limits.desk);
         let newest = tip.map(|tip| tip.head);
         let mut thread = Thread {
-            shared: Arc::clone(&shared),
+            shared: Arc::clone(&seen),
             limits,
             jobs,
             desk,
@@ -147,13 +149,13 @@ impl Sequencer {
         };
         thread.begin();
         let name = "sequencer".to_owned();
-        let last_word = LastWord(Arc::clone(&shared));
+        let last_word = LastWord(Arc::clone(&seen));
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             // Dropped after the thread's own state, so that the store is closed when it is heard.
             let _last_word = last_word;
             thread.run();
         })?;
-        Ok(Self { jobs: sender, desk: desk_sender, shared, thread: Some(thread) })
+        Ok(Self { jobs: sender, desk: desk_sender, shared: seen, thread: Some(thread) })
     }
 }
 
@@ -164,6 +166,25 @@ impl Drop for LastWord {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.set_health(Health::Failed);
+        }
+    }
+}
+
+/// The newest committed head and the control state at it. A replica may append a control leaf between the two reads: then they are read
+/// again, and what doesn't agree when nothing moved is a contradiction.
+fn newest(reader: &dyn Reader, genesis: ControlState) -> Result<(ControlState, Option<Tip>), StartFault> {
+    let mut control = fold(reader, genesis)?;
+    loop {
+        let Some(tip) = reader.newest_committed()? else { return Ok((control, None)) };
+        match agree(&tip, &control) {
+            Ok(()) => return Ok((control, Some(tip))),
+            Err(contradiction) => {
+                let before = control.number();
+                control = fold(reader, control)?;
+                if control.number() == before {
+                    return Err(contradiction);
+                }
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use super::pool::Pool;
 use super::{Authority, Remembered, challenge_key};
 use crate::challenge::ChallengeKeys;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::custody::ca::Ca;
 use crate::custody::certificate::certified_spki;
 use crate::custody::{CustodyRecord, KeyStore};
@@ -20,8 +20,7 @@ use crate::policy::PolicyCache;
 use crate::sequence::{Sequencer, SequencerLimits, SequencerParts, StartFault};
 use crate::sign::{CustodyKey, HeadKey, KeyRing, MemoryFault, SignerMemory};
 use crate::store::failpoint::FailpointSet;
-use crate::store::sqlite::{self, OpenFault, SqliteOptions};
-use crate::store::{MAX_PAGE, ReadFault, Reader};
+use crate::store::{MAX_PAGE, OpenFault, Opened, ReadFault, Reader};
 use crate::verify::{BootLogCache, Verifier};
 use arc_swap::ArcSwap;
 use countersign_core::bundle::{BundleError, TrustBundle};
@@ -120,9 +119,8 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     let endorsements = Endorsements::load(&config.enrolment)?;
     let (key_store, labels) = KeyStore::new(&config.signer);
     let ca = open_ca(&key_store, &labels.ca, &bundle)?;
-    let config::Store::Sqlite { path } = &config.store;
-    let (writer, reader) = sqlite::open(&SqliteOptions::new(path, config.origin.clone()))?;
-    let reader: Arc<dyn Reader> = Arc::new(reader);
+    let place = config.store.place(&config.origin);
+    let Opened { writer, reader } = place.open()?;
     let genesis = ControlState::of_bundle(&bundle);
     let head_keys = open_head_keys(reader.as_ref(), &key_store, genesis.clone())?;
     let ring = KeyRing::new(head_keys.iter().map(|key| Arc::clone(key) as Arc<dyn HeadKey>).collect());
@@ -130,13 +128,14 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     let witnessed = key_store.recall(config.origin.as_str()).map_err(StartError::Copy)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let sequencer = Sequencer::start(SequencerParts {
-        writer: Box::new(writer),
+        writer,
         reader: Arc::clone(&reader),
         genesis,
         ring: ring.clone(),
         memory,
         witnessed: witnessed.into_iter().collect(),
         clock: Arc::clone(&clock),
+        shared: place.is_shared(),
         limits: SequencerLimits { queue: config.limits.queue, ..SequencerLimits::default() },
     })?;
     let policies = PolicyCache::default();

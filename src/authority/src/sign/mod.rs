@@ -145,6 +145,11 @@ impl HeadSigner {
         &self.memory
     }
 
+    /// Another replica signed a head with this control number: keys that were activated before have met.
+    pub fn note_signed(&mut self, control: u64) {
+        self.signed_control = self.signed_control.max(control);
+    }
+
     /// Signs a committed head.
     ///
     /// # Errors

@@ -154,6 +154,7 @@ fn what_is_wanted_is_answered(mut fresh: Fresh) {
         spent: [spent, unspent].into(),
         tokens: [joining, Sha256Digest::ZERO].into(),
         control_after: 1,
+        body_at: Some(2),
     };
     let mut seen: Option<Prior> = None;
     fresh
@@ -174,6 +175,7 @@ fn what_is_wanted_is_answered(mut fresh: Fresh) {
     assert_eq!(prior.tokens[&joining].expires_ms, NOW + 7);
     assert_eq!(prior.control_leaves.len(), 1);
     assert_eq!(Leaf::parse(&prior.control_leaves[0]).unwrap().index, 4);
+    assert_eq!(prior.body_at, Some(*added.head.digest()));
     let tip = prior.tip.unwrap();
     assert!(tip.frontiers.agree_with(tip.head.body()) && tip.head.body().size == 5);
 }

@@ -84,23 +84,15 @@ impl Folder {
         match change {
             Change::Outcome { host, request_id, request } => {
                 if self.answered.insert((*host, request_id.clone())) {
-                    let row = OutcomeRow {
-                        host: *host,
-                        request_id: request_id.clone(),
-                        request: *request,
-                        index,
-                    };
+                    let row =
+                        OutcomeRow { host: *host, request_id: request_id.clone(), request: *request, index };
                     self.folded.outcomes.push(row);
                 }
             }
             Change::Enrolled { host, key, version } => {
                 let state = enrolled_state(self.host(host).map(|row| &row.state), *version);
-                let row = HostRecord {
-                    enrolment_leaf: (index, *leaf_hash),
-                    key: *key,
-                    state,
-                    state_index: index,
-                };
+                let row =
+                    HostRecord { enrolment_leaf: (index, *leaf_hash), key: *key, state, state_index: index };
                 self.folded.hosts.insert(*host, row);
             }
             Change::HostState { host, state } => {

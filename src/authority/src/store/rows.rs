@@ -317,6 +317,8 @@ pub struct Wanted {
     pub tokens: HashSet<Sha256Digest>,
     /// Control number that the caller has folded; later control leaves are handed out.
     pub control_after: u64,
+    /// Size of a head whose body's digest to read.
+    pub body_at: Option<u64>,
 }
 
 /// What the store knew when it held the head row: the answers to [`Wanted`]. What is absent in a map doesn't exist.
@@ -340,6 +342,8 @@ pub struct Prior {
     pub tokens: HashMap<Sha256Digest, JoinTokenRow>,
     /// Bytes of the control leaves after [`Wanted::control_after`], in order. Only another replica can have put some there.
     pub control_leaves: Vec<Vec<u8>>,
+    /// Digest of the head body of size [`Wanted::body_at`].
+    pub body_at: Option<Sha256Digest>,
 }
 
 /// A leaf to append.

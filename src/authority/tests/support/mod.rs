@@ -142,6 +142,7 @@ pub(crate) fn options(hsm: &SoftHsm, maker: &Manufacturer) -> InitOptions {
         server_names: vec!["127.0.0.1".to_owned(), "localhost".to_owned()],
         service_listen: any,
         admin_listen: any,
+        store: None,
         signer: token("authority"),
         recovery: Recovery { place: token("recovery"), label: "recovery".to_owned() },
         enrolment: Enrolment { ek_roots: vec![roots], ek_profile: EkProfile::P256, ..Enrolment::default() },

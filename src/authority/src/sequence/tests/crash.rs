@@ -6,19 +6,22 @@ use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::sha256;
 use countersign_core::leaf::record::{Heartbeat, HeartbeatReason};
 use countersign_core::leaf::{Kind, Leaf};
+use countersign_core::merkle::{
+    Blake2b512Tree, Sha3_512Tree, Sha256Tree, TreeHash as _, root_of_leaf_hashes,
+};
 use countersign_core::name::RequestId;
 use proptest::prelude::*;
 use rusqlite::Connection;
 
 use super::super::{Health, Outcome, SequenceFault, StartFault};
-use super::support::{Call, Log, NOW, Rig, enrol, epoch, host};
+use super::support::{Call, Log, NOW, Rig, StoreKind, enrol, epoch, host};
 use crate::store::failpoint::{Injected, WritePoint};
-use crate::store::sqlite;
+use crate::store::{Place, postgres, sqlite};
 
 const FAILURES: [Injected; 3] = [Injected::Io, Injected::DiskFull, Injected::Died];
 
 /// A key never signed two bodies of one size, whatever happened between.
-fn no_two_bodies_of_one_size_were_signed(rig: &Rig) {
+pub(super) fn no_two_bodies_of_one_size_were_signed(rig: &Rig) {
     let mut by_size: BTreeMap<u64, String> = BTreeMap::new();
     for text in rig.key.messages.lock().unwrap().iter() {
         // Proofs of possession are signed by the same key.
@@ -36,7 +39,7 @@ fn committed_bodies_never_change(before: &BTreeMap<u64, String>, after: &BTreeMa
 }
 
 /// Each body names the one committed before it.
-fn bodies_form_a_chain(bodies: &BTreeMap<u64, String>) {
+pub(super) fn bodies_form_a_chain(bodies: &BTreeMap<u64, String>) {
     let mut prev = None;
     for text in bodies.values() {
         let body = HeadBody::parse(text).unwrap();
@@ -50,6 +53,24 @@ fn leaves_of(log: &Log, call: &Call) -> usize {
     let leaves = log.reader.leaves(0, 1_000).unwrap();
     let body = call.body();
     leaves.iter().filter(|bytes| Leaf::parse(bytes).unwrap().body == body).count()
+}
+
+/// Every head in the store is that of the leaves in it, in all three trees, and no leaf is elsewhere than it says.
+pub(super) fn every_head_is_that_of_the_leaves(log: &Log) {
+    let leaves = log.reader.leaves(0, 1_000).unwrap();
+    for (index, bytes) in (0_u64..).zip(&leaves) {
+        assert_eq!(Leaf::parse(bytes).unwrap().index, index);
+    }
+    let sha256: Vec<_> = leaves.iter().map(|leaf| Sha256Tree::leaf_hash(leaf)).collect();
+    let sha3: Vec<_> = leaves.iter().map(|leaf| Sha3_512Tree::leaf_hash(leaf)).collect();
+    let blake2: Vec<_> = leaves.iter().map(|leaf| Blake2b512Tree::leaf_hash(leaf)).collect();
+    for head in log.reader.heads(0, 1_000).unwrap() {
+        let (body, size) = (head.body(), usize::try_from(head.body().size).unwrap());
+        assert_eq!(body.sha256_root, root_of_leaf_hashes::<Sha256Tree>(&sha256[..size]));
+        assert_eq!(body.sha3_root, root_of_leaf_hashes::<Sha3_512Tree>(&sha3[..size]));
+        assert_eq!(body.blake2_root, root_of_leaf_hashes::<Blake2b512Tree>(&blake2[..size]));
+    }
+    assert_eq!(log.size(), leaves.len() as u64);
 }
 
 /// The newest head of a serving log is under a signature.
@@ -93,6 +114,7 @@ fn crash_once(rig: &Rig, log: Log, id: &str, point: WritePoint, failure: Injecte
         other => panic!("{point:?} {failure:?}: {other:?}"),
     }
     assert_eq!(leaves_of(&log, &call), 1);
+    every_head_is_that_of_the_leaves(&log);
     bodies_form_a_chain(&log.bodies());
     no_two_bodies_of_one_size_were_signed(rig);
     log
@@ -100,12 +122,36 @@ fn crash_once(rig: &Rig, log: Log, id: &str, point: WritePoint, failure: Injecte
 
 #[test]
 fn every_write_point_may_fail_in_every_way() {
-    for point in WritePoint::ALL {
-        for failure in FAILURES {
-            let (rig, log) = Rig::begun();
-            log.appended(enrol(1));
-            crash_once(&rig, log, "r", point, failure);
+    for store in StoreKind::ALL {
+        for point in WritePoint::ALL {
+            for failure in FAILURES {
+                let (rig, log) = Rig::begun_in(store);
+                log.appended(enrol(1));
+                crash_once(&rig, log, "r", point, failure);
+            }
         }
+    }
+}
+
+#[test]
+fn a_store_that_was_restored_under_a_serving_process_is_not_built_upon() {
+    for store in StoreKind::ALL {
+        let (rig, log) = Rig::begun_in(store);
+        log.appended(enrol(1));
+        rig.tamper("CREATE TABLE backup AS SELECT * FROM frontier;");
+        log.appended(Call::new(host(1), "r1").append());
+        let signed = rig.key.messages.lock().unwrap().len();
+        rig.tamper(
+            "UPDATE frontier SET size = (SELECT size FROM backup), sha256 = (SELECT sha256 FROM backup),
+             sha3_512 = (SELECT sha3_512 FROM backup), blake2b_512 = (SELECT blake2b_512 FROM backup);
+             DELETE FROM signature WHERE size > (SELECT size FROM backup);
+             DELETE FROM head WHERE size > (SELECT size FROM backup);
+             DELETE FROM leaf WHERE idx >= (SELECT size FROM backup);
+             DELETE FROM leaf_hash WHERE idx >= (SELECT size FROM backup); DELETE FROM outcome;",
+        );
+        assert_eq!(log.submit(Call::new(host(1), "r1").append()), Err(SequenceFault::Stopped), "{store:?}");
+        log.wait_for(Health::Failed);
+        assert_eq!(rig.key.messages.lock().unwrap().len(), signed);
     }
 }
 
@@ -265,7 +311,14 @@ fn a_store_that_contradicts_itself_is_not_served() {
 
 #[test]
 fn tables_rebuilt_from_the_log_equal_the_live_ones() {
-    let (rig, log) = Rig::begun();
+    let both = StoreKind::ALL.map(|store| rebuilt(store));
+    // One log, two ways to keep its tables: leaf by leaf and batch by batch.
+    assert_eq!(both[0], both[1]);
+}
+
+/// The tables of a log with a bit of everything, live and rebuilt.
+fn rebuilt(store: StoreKind) -> BTreeMap<&'static str, Vec<String>> {
+    let (rig, log) = Rig::begun_in(store);
     log.appended(enrol(1));
     log.appended(enrol(2));
     let (joining, made) = super::support::token(1, NOW + 60_000);
@@ -290,29 +343,60 @@ fn tables_rebuilt_from_the_log_equal_the_live_ones() {
 
     let live = projections(&rig);
     assert!(live.iter().all(|(table, rows)| !rows.is_empty() || panic!("{table} is empty")));
-    let connection = Connection::open(rig.database()).unwrap();
-    connection
-        .execute_batch("DELETE FROM outcome; UPDATE host SET state_idx = 0; UPDATE budget SET remaining = 0;")
-        .unwrap();
-    connection.close().unwrap();
+    rig.tamper("DELETE FROM outcome; UPDATE host SET state_idx = 0; UPDATE budget SET remaining = 0;");
     assert_ne!(projections(&rig), live);
-    let (mut writer, _reader) = sqlite::open(&rig.options()).unwrap();
-    assert!(writer.rebuild().unwrap() > 10);
-    drop(writer);
+    let count = match &rig.place {
+        Place::Sqlite(options) => sqlite::open(options).unwrap().0.rebuild().unwrap(),
+        Place::Postgres(options) => postgres::open(options).unwrap().0.rebuild().unwrap(),
+    };
+    assert!(count > 10);
     assert_eq!(projections(&rig), live);
+    live
 }
 
-/// Every row of every projection, as text.
+/// Every row of every projection, as text. What differs between two runs (salts, and so leaf hashes) is left out.
 fn projections(rig: &Rig) -> BTreeMap<&'static str, Vec<String>> {
-    let connection = Connection::open(rig.database()).unwrap();
-    let dump = |table: &'static str| {
-        let mut statement = connection.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2")).unwrap();
-        let columns = statement.column_count();
-        let rows = statement.query_map([], |row| {
-            let cells = (0..columns).map(|at| row.get::<_, rusqlite::types::Value>(at));
-            Ok(format!("{:?}", cells.collect::<Result<Vec<_>, _>>()?))
-        });
-        (table, rows.unwrap().collect::<Result<Vec<_>, _>>().unwrap())
-    };
-    ["control", "outcome", "host", "budget", "join_token"].map(dump).into_iter().collect()
+    let tables = [
+        ("control", "number, idx"),
+        ("outcome", "host, request_id, request, idx"),
+        ("host", "host, enrolment_idx, key, state, state_idx"),
+        ("budget", "idx, remaining"),
+        ("join_token", "token, expires_ms, idx, spent_idx"),
+    ];
+    tables.into_iter().map(|(table, columns)| (table, rows(rig, table, columns))).collect()
+}
+
+fn rows(rig: &Rig, table: &str, columns: &str) -> Vec<String> {
+    let names: Vec<&str> = columns.split(", ").collect();
+    match &rig.place {
+        Place::Sqlite(options) => {
+            let connection = Connection::open(&options.path).unwrap();
+            let sql = format!("SELECT {columns} FROM {table} ORDER BY 1, 2");
+            let mut statement = connection.prepare(&sql).unwrap();
+            let rows = statement.query_map([], |row| {
+                let cells = (0..names.len()).map(|at| {
+                    Ok(match row.get::<_, rusqlite::types::Value>(at)? {
+                        rusqlite::types::Value::Null => String::new(),
+                        rusqlite::types::Value::Integer(number) => number.to_string(),
+                        rusqlite::types::Value::Text(text) => text,
+                        rusqlite::types::Value::Blob(bytes) => data_encoding::HEXLOWER.encode(&bytes),
+                        other => format!("{other:?}"),
+                    })
+                });
+                Ok(cells.collect::<Result<Vec<_>, rusqlite::Error>>()?.join("|"))
+            });
+            rows.unwrap().collect::<Result<Vec<_>, _>>().unwrap()
+        }
+        Place::Postgres(options) => {
+            let bytes = ["host", "request", "key", "state", "token"];
+            let cells = names.iter().map(|name| {
+                if bytes.contains(name) { format!("encode({name}, 'hex')") } else { (*name).to_owned() }
+            });
+            let cells = cells.collect::<Vec<_>>().join(", ");
+            let order = names[..2].join(", ");
+            let sql = format!("SELECT {cells} FROM countersign.{table} ORDER BY {order}");
+            let text = rig.server.as_ref().unwrap().psql(&options.database, &sql);
+            text.lines().map(str::to_owned).collect()
+        }
+    }
 }

@@ -5,5 +5,6 @@ mod decide;
 mod heal;
 mod proofs;
 mod queue;
+mod replicas;
 pub(crate) mod support;
 mod throughput;

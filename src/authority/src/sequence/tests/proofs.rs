@@ -11,9 +11,8 @@ use proptest::prelude::*;
 use super::super::append::{Append, Entry, Prepared};
 use super::super::grow::Growth;
 use super::super::plan::{Terms, plan};
-use super::support::{NOW, Rig, origin};
-use crate::store::sqlite;
-use crate::store::{Additions, Frontiers, LogReader as _, LogWriter as _, Reader, StoredTree, Wanted};
+use super::support::{NOW, Rig, StoreKind, origin};
+use crate::store::{Additions, Frontiers, Opened, Reader, StoredTree, Wanted};
 
 fn beats(count: usize) -> Prepared {
     let entry = Entry::plain(Kind::Heartbeat, Heartbeat(HeartbeatReason::Idle).encode());
@@ -21,8 +20,8 @@ fn beats(count: usize) -> Prepared {
 }
 
 /// Appends batches of these sizes through plan and store, and checks every new leaf's proof out of memory.
-fn append_batches(rig: &Rig, batches: &[usize]) -> (impl Reader + use<>, Vec<Vec<u8>>) {
-    let (mut writer, reader) = sqlite::open(&rig.options()).unwrap();
+fn append_batches(rig: &Rig, batches: &[usize]) -> (std::sync::Arc<dyn Reader>, Vec<Vec<u8>>) {
+    let Opened { mut writer, reader } = rig.place.open().unwrap();
     let control = rig.genesis();
     let mut leaves = Vec::new();
     for (at, size) in batches.iter().enumerate() {
@@ -31,7 +30,7 @@ fn append_batches(rig: &Rig, batches: &[usize]) -> (impl Reader + use<>, Vec<Vec
         let batch: Vec<&Prepared> = appends.iter().collect();
         let salts: Vec<[u8; 16]> =
             (0..*size).map(|n| ((at as u128) << 64 | n as u128).to_be_bytes()).collect();
-        let terms = Terms { control: &control, now_ms: NOW, salts: &salts };
+        let terms = Terms { remembered: None, control: &control, now_ms: NOW, salts: &salts };
         let mut tree = None;
         let added = writer.append(&Wanted::default(), &mut |prior| {
             let planned = plan(prior, &batch, &terms).ok().unwrap();
@@ -58,7 +57,7 @@ fn append_batches(rig: &Rig, batches: &[usize]) -> (impl Reader + use<>, Vec<Vec
 }
 
 /// Everything that the store can prove about a log, against hashes over all of its leaves.
-fn check_store(reader: &impl Reader, leaves: &[Vec<u8>]) {
+fn check_store(reader: &dyn Reader, leaves: &[Vec<u8>]) {
     let stored = StoredTree(reader);
     let tip = reader.newest_committed().unwrap().unwrap();
     let body = tip.head.body();
@@ -87,20 +86,22 @@ fn check_store(reader: &impl Reader, leaves: &[Vec<u8>]) {
 #[test]
 fn proofs_hold_across_stored_levels() {
     // Past 256 (level 8) with ragged batches, and past 65,536 (level 16) in big ones.
-    let rig = Rig::empty(countersign_core::key::Algorithm::EdDsa);
-    let (reader, leaves) = append_batches(&rig, &[255, 1, 1, 255, 257, 3]);
-    check_store(&reader, &leaves);
+    for store in StoreKind::ALL {
+        let rig = Rig::empty_in(store, countersign_core::key::Algorithm::EdDsa);
+        let (reader, leaves) = append_batches(&rig, &[255, 1, 1, 255, 257, 3]);
+        check_store(reader.as_ref(), &leaves);
+    }
     let rig = Rig::empty(countersign_core::key::Algorithm::EdDsa);
     let (reader, leaves) = append_batches(&rig, &[4_096; 17]);
-    check_store(&reader, &leaves);
+    check_store(reader.as_ref(), &leaves);
 }
 
 #[test]
 fn a_proof_with_a_missing_node_is_a_fault_and_no_other_proof() {
     let rig = Rig::empty(countersign_core::key::Algorithm::EdDsa);
     let (reader, _) = append_batches(&rig, &[300]);
-    assert!(inclusion_proof::<Sha256Tree, _>(5, 600, &StoredTree(&reader)).is_err());
-    assert!(root_at::<Sha256Tree, _>(301, &StoredTree(&reader)).is_err());
+    assert!(inclusion_proof::<Sha256Tree, _>(5, 600, &StoredTree(reader.as_ref())).is_err());
+    assert!(root_at::<Sha256Tree, _>(301, &StoredTree(reader.as_ref())).is_err());
     assert_eq!(reader.nodes(0, 298, 10).unwrap().len(), 2);
 }
 
@@ -111,7 +112,7 @@ proptest! {
     fn every_leaf_of_every_batch_is_proven(batches in prop::collection::vec(1_usize..70, 1..7)) {
         let rig = Rig::empty(countersign_core::key::Algorithm::EdDsa);
         let (reader, leaves) = append_batches(&rig, &batches);
-        check_store(&reader, &leaves);
+        check_store(reader.as_ref(), &leaves);
     }
 
     #[test]

@@ -26,6 +26,7 @@ use countersign_core::leaf::host::{
 use countersign_core::leaf::record::JoinToken;
 use countersign_core::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId, TrustDomain};
 use countersign_core::refusal::RefusalCode;
+use countersign_fixture::Postgres;
 use tempfile::TempDir;
 
 use super::super::{
@@ -35,8 +36,9 @@ use super::super::{
 use crate::clock::DrivenClock;
 use crate::sign::{HeadKey, KeyRing, SignFault, SignerMemory};
 use crate::store::failpoint::{FailpointSet, Failpoints, Injected, WritePoint};
-use crate::store::sqlite::{self, SqliteOptions};
-use crate::store::{Reader, Receipts};
+use crate::store::postgres::PostgresOptions;
+use crate::store::sqlite::SqliteOptions;
+use crate::store::{Opened, Place, Reader, Receipts};
 
 pub(crate) const NOW: u64 = 1_760_000_000_000;
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -329,8 +331,24 @@ impl Failpoints for FailOnce {
     }
 }
 
-/// A log on disk and everything around it.
+/// Which store a log is kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StoreKind {
+    Sqlite,
+    Postgres,
+}
+
+impl StoreKind {
+    /// Every one that there is.
+    pub(crate) const ALL: [Self; 2] = [Self::Sqlite, Self::Postgres];
+}
+
+/// A log and everything around it, as one process has it.
 pub(crate) struct Rig {
+    /// Where the store is, without failpoints.
+    pub(crate) place: Place,
+    /// Keeps the database's server alive.
+    pub(crate) server: Option<Arc<Postgres>>,
     pub(crate) directory: TempDir,
     pub(crate) clock: Arc<DrivenClock>,
     pub(crate) recovery: VerifyingKey,
@@ -351,11 +369,27 @@ pub(crate) struct Log {
 impl Rig {
     /// An empty log whose head key is of this algorithm.
     pub(crate) fn empty(algorithm: Algorithm) -> Self {
+        Self::empty_in(StoreKind::Sqlite, algorithm)
+    }
+
+    /// The same in the store of one's choice.
+    pub(crate) fn empty_in(store: StoreKind, algorithm: Algorithm) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        sqlite::create(&directory.path().join("log.db"), &origin()).unwrap();
+        let server = (store == StoreKind::Postgres).then(Postgres::shared);
+        let place = match &server {
+            None => Place::Sqlite(SqliteOptions::new(directory.path().join("log.db"), origin())),
+            Some(server) => {
+                let (host, database) = (server.socket_directory().to_str().unwrap(), server.database());
+                let options = PostgresOptions::local(host, server.port(), &database, "postgres", origin());
+                Place::Postgres(PostgresOptions { readers: 2, ..options })
+            }
+        };
+        place.create().unwrap();
         SignerMemory::create(&directory.path().join("memory")).unwrap();
         let key = SoftwareKey::new(algorithm);
         Self {
+            place,
+            server,
             directory,
             clock: Arc::new(DrivenClock::at(NOW)),
             recovery: host_key(200),
@@ -369,11 +403,48 @@ impl Rig {
 
     /// A log that has been initialised: its head key is active at control number 2.
     pub(crate) fn begun() -> (Self, Log) {
-        let rig = Self::empty(Algorithm::EdDsa);
+        Self::begun_in(StoreKind::Sqlite)
+    }
+
+    /// The same in the store of one's choice.
+    pub(crate) fn begun_in(store: StoreKind) -> (Self, Log) {
+        let rig = Self::empty_in(store, Algorithm::EdDsa);
         let log = rig.open().unwrap();
         let first = Append::of(vec![introduce(&rig.key), key_event(&rig.key, KeyEvent::Activated)]);
         log.appended(first);
         (rig, log)
+    }
+
+    /// Another process with the same store and keys, but a memory of its own.
+    pub(crate) fn replica(&self) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        SignerMemory::create(&directory.path().join("memory")).unwrap();
+        Self {
+            place: self.place.clone(),
+            server: self.server.clone(),
+            directory,
+            clock: Arc::clone(&self.clock),
+            recovery: self.recovery.clone(),
+            ring: self.ring.clone(),
+            key: Arc::clone(&self.key),
+            failpoints: Arc::default(),
+            limits: self.limits,
+        }
+    }
+
+    /// Runs SQL on the store behind everybody's back.
+    pub(crate) fn tamper(&self, sql: &str) {
+        match &self.place {
+            Place::Sqlite(options) => {
+                let connection = rusqlite::Connection::open(&options.path).unwrap();
+                connection.execute_batch(sql).unwrap();
+                connection.close().unwrap();
+            }
+            Place::Postgres(options) => {
+                let sql = format!("SET search_path = countersign; {sql}");
+                self.server.as_ref().unwrap().psql(&options.database, &sql);
+            }
+        }
     }
 
     pub(crate) fn database(&self) -> PathBuf {
@@ -384,9 +455,12 @@ impl Rig {
         self.directory.path().join(name)
     }
 
-    pub(crate) fn options(&self) -> SqliteOptions {
+    fn armed_place(&self) -> Place {
         let failpoints = FailpointSet::of(Arc::clone(&self.failpoints) as Arc<dyn Failpoints>);
-        SqliteOptions { failpoints, ..SqliteOptions::new(self.database(), origin()) }
+        match self.place.clone() {
+            Place::Sqlite(options) => Place::Sqlite(SqliteOptions { failpoints, ..options }),
+            Place::Postgres(options) => Place::Postgres(PostgresOptions { failpoints, ..options }),
+        }
     }
 
     pub(crate) fn genesis(&self) -> ControlState {
@@ -400,18 +474,18 @@ impl Rig {
     }
 
     pub(crate) fn open(&self) -> Result<Log, StartFault> {
-        let options = self.options();
-        let (writer, reader) = sqlite::open(&options).unwrap();
-        let reader: Arc<dyn Reader> = Arc::new(reader);
-        let memory = SignerMemory::open(&self.path("memory"), options.failpoints).unwrap();
+        let Opened { writer, reader } = self.armed_place().open().unwrap();
+        let failpoints = FailpointSet::of(Arc::clone(&self.failpoints) as Arc<dyn Failpoints>);
+        let memory = SignerMemory::open(&self.path("memory"), failpoints).unwrap();
         let sequencer = Sequencer::start(SequencerParts {
-            writer: Box::new(writer),
+            writer,
             reader: Arc::clone(&reader),
             genesis: self.genesis(),
             ring: self.ring.clone(),
             memory,
             witnessed: Vec::new(),
             clock: Arc::clone(&self.clock) as Arc<_>,
+            shared: self.place.is_shared(),
             limits: self.limits,
         })?;
         Ok(Log { sequencer, reader })

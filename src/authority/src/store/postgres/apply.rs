@@ -38,10 +38,9 @@ async fn leaves(session: &Session, leaves: &[NewLeaf]) -> RowResult<()> {
     let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 160]>::as_slice).collect();
     let bytes = "INSERT INTO leaf (idx, bytes) SELECT * FROM unnest($1::bigint[], $2::bytea[])";
     let hashed = "INSERT INTO leaf_hash (idx, hashes) SELECT * FROM unnest($1::bigint[], $2::bytea[])";
-    tokio::try_join!(
-        async { session.execute(bytes, &[&indexes, &bodies]).await },
-        async { session.execute(hashed, &[&indexes, &hashes]).await },
-    )?;
+    tokio::try_join!(async { session.execute(bytes, &[&indexes, &bodies]).await }, async {
+        session.execute(hashed, &[&indexes, &hashes]).await
+    },)?;
     Ok(())
 }
 
@@ -67,10 +66,9 @@ async fn head(session: &Session, additions: &Additions) -> RowResult<()> {
     let body = "INSERT INTO head (size, body) VALUES ($1, $2)";
     let frontier =
         "UPDATE frontier SET size = $1, sha256 = $2, sha3_512 = $3, blake2b_512 = $4 WHERE one = 1";
-    tokio::try_join!(
-        async { session.execute(body, &[&size, &text]).await },
-        async { session.execute(frontier, &[&size, &sha256, &sha3, &blake2]).await },
-    )?;
+    tokio::try_join!(async { session.execute(body, &[&size, &text]).await }, async {
+        session.execute(frontier, &[&size, &sha256, &sha3, &blake2]).await
+    },)?;
     Ok(())
 }
 

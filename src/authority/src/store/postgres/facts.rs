@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use countersign_core::digest::Sha256Digest;
+use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::host::HostState;
 use countersign_core::name::{HostId, RequestId};
 use countersign_core::note::NoteSignature;
@@ -16,17 +16,31 @@ use super::link::{RowFault, RowResult, Session, bytes, column};
 /// Everything that a batch wants to know. The head row is locked already, and every statement sees what was committed before it began: so
 /// all of them see the same, though each has a snapshot of its own.
 pub(super) async fn prior(session: &Session, wanted: &Wanted) -> RowResult<Prior> {
-    let (tip, outcomes, host_versions, key_owners, budgets, spent, tokens, control_leaves) = tokio::try_join!(
+    let (tip, outcomes, hosts, key_owners, budgets, spent, tokens, control_leaves, body_at) = tokio::try_join!(
         tip(session),
         outcomes(session, &wanted.outcomes),
-        host_versions(session, &wanted.hosts),
+        host_records(session, &wanted.hosts),
         key_owners(session, &wanted.host_keys),
         budgets(session, &wanted.budgets),
         spent(session, &wanted.spent),
         tokens(session, &wanted.tokens),
         control_leaves(session, wanted.control_after),
+        body_at(session, wanted.body_at),
     )?;
-    Ok(Prior { tip, outcomes, host_versions, key_owners, budgets, spent, tokens, control_leaves })
+    let host_versions = hosts.iter().map(|(host, row)| (*host, row.state.version)).collect();
+    let enrolments = hosts.iter().map(|(host, row)| (*host, row.enrolment_leaf.0)).collect();
+    Ok(Prior {
+        tip,
+        outcomes,
+        host_versions,
+        enrolments,
+        key_owners,
+        budgets,
+        spent,
+        tokens,
+        control_leaves,
+        body_at,
+    })
 }
 
 pub(super) async fn tip(session: &Session) -> RowResult<Option<Tip>> {
@@ -95,11 +109,6 @@ pub(super) async fn outcomes(
     found.collect()
 }
 
-async fn host_versions(session: &Session, wanted: &HashSet<HostId>) -> RowResult<HashMap<HostId, u64>> {
-    let known = host_records(session, wanted).await?;
-    Ok(known.into_iter().map(|(host, row)| (host, row.state.version)).collect())
-}
-
 /// The rows of these hosts, as far as they exist.
 pub(super) async fn host_records(
     session: &Session,
@@ -109,7 +118,8 @@ pub(super) async fn host_records(
         return Ok(HashMap::new());
     }
     let hosts: Vec<&[u8]> = wanted.iter().map(|host| host.as_bytes().as_slice()).collect();
-    let sql = "SELECT host, enrolment_idx, enrolment_hash, key, state, state_idx FROM host WHERE host = ANY($1)";
+    let sql =
+        "SELECT host, enrolment_idx, enrolment_hash, key, state, state_idx FROM host WHERE host = ANY($1)";
     let rows = session.rows(sql, &[&hosts]).await?;
     rows.iter().map(|row| Ok((host_id(row, 0)?, host_record(row)?))).collect()
 }
@@ -206,4 +216,10 @@ async fn control_leaves(session: &Session, after: u64) -> RowResult<Vec<Vec<u8>>
                WHERE control.number > $1 ORDER BY control.number";
     let rows = session.rows(sql, &[&int(after)]).await?;
     rows.iter().map(|row| column(row, 0)).collect()
+}
+
+async fn body_at(session: &Session, size: Option<u64>) -> RowResult<Option<Sha256Digest>> {
+    let Some(size) = size else { return Ok(None) };
+    let row = session.row("SELECT body FROM head WHERE size = $1", &[&int(size)]).await?;
+    row.map(|row| Ok(sha256(column::<&str>(&row, 0)?.as_bytes()))).transpose()
 }

@@ -159,18 +159,16 @@ impl Link {
             };
             Ok(client)
         };
-        let connected = blocking(&runtime, tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting));
+        let connected = within(&runtime, 2 * CONNECT_TIMEOUT, connecting);
         let client =
-            connected.map_err(|_| OpenFault::Postgres("no connection in time".to_owned())).flatten();
-        let client = match client {
-            Ok(client) => client,
-            Err(fault) => {
-                runtime.shutdown_background();
-                return Err(fault);
-            }
-        };
-        let session =
-            Session { client, prepared: Mutex::default(), origin: options.origin.to_string() };
+            match connected.unwrap_or_else(|| Err(OpenFault::Postgres("no connection in time".to_owned()))) {
+                Ok(client) => client,
+                Err(fault) => {
+                    runtime.shutdown_background();
+                    return Err(fault);
+                }
+            };
+        let session = Session { client, prepared: Mutex::default(), origin: options.origin.to_string() };
         let deadline = 2 * options.statement_timeout + GRACE;
         Ok(Self { runtime: Some(runtime), session, deadline, notes: Mutex::new(notes) })
     }
@@ -178,7 +176,7 @@ impl Link {
     /// Runs work on the connection; this thread waits. After [`RowFault::Deadline`] the link is of no use.
     pub(super) fn run<T>(&self, work: impl Future<Output = T>) -> RowResult<T> {
         let Some(runtime) = &self.runtime else { return Err(RowFault::Deadline) };
-        blocking(runtime, tokio::time::timeout(self.deadline, work)).map_err(|_| RowFault::Deadline)
+        within(runtime, self.deadline, work).ok_or(RowFault::Deadline)
     }
 
     /// The same without a deadline of this side, for the work of tools that read or write a whole store.
@@ -191,14 +189,14 @@ impl Link {
     pub(super) fn notified(&self, patience: Duration) -> RowResult<bool> {
         let Some(runtime) = &self.runtime else { return Err(RowFault::Deadline) };
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
-        match blocking(runtime, tokio::time::timeout(patience, notes.recv())) {
-            Ok(Some(())) => {
+        match within(runtime, patience, notes.recv()) {
+            Some(Some(())) => {
                 while notes.try_recv().is_ok() {}
                 Ok(true)
             }
             // The driver ended: the connection is lost.
-            Ok(None) => Err(RowFault::Deadline),
-            Err(_) => Ok(false),
+            Some(None) => Err(RowFault::Deadline),
+            None => Ok(false),
         }
     }
 
@@ -211,6 +209,11 @@ impl Link {
 /// Waits on this thread, also if it is one of another runtime's workers.
 fn blocking<T>(runtime: &Runtime, work: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| runtime.block_on(work))
+}
+
+/// The same for so long; `None` if that wasn't enough.
+fn within<T>(runtime: &Runtime, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    blocking(runtime, async { tokio::time::timeout(limit, work).await.ok() })
 }
 
 /// Moves bytes until the connection ends.

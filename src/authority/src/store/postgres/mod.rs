@@ -106,6 +106,16 @@ pub fn create(options: &PostgresOptions) -> Result<(), OpenFault> {
     link.run(schema::found(&link.session, options.origin.as_str())).map_err(link::LinkFault::from)?
 }
 
+/// Takes away a store that was just made and that nobody serves: what an initialisation that failed leaves.
+///
+/// # Errors
+/// [`OpenFault`]; the store stays.
+pub(crate) fn discard(options: &PostgresOptions) -> Result<(), OpenFault> {
+    let link = write::open(options)?;
+    let dropped = link.run_unhurried(link.session.simply(&format!("DROP SCHEMA {} CASCADE", schema::SCHEMA)));
+    Ok(dropped.map_err(link::LinkFault::from)?)
+}
+
 /// Opens both sides of a store, and brings an older one up to date.
 ///
 /// # Errors

@@ -171,8 +171,7 @@ impl LogReader for PostgresReader {
                 let sql = "SELECT idx, hashes FROM leaf_hash WHERE idx >= $1 ORDER BY idx LIMIT $2";
                 session.rows(sql, &[&int(first), &page(count)]).await?
             } else {
-                let sql =
-                    "SELECT idx, hashes FROM node WHERE level = $3 AND idx >= $1 ORDER BY idx LIMIT $2";
+                let sql = "SELECT idx, hashes FROM node WHERE level = $3 AND idx >= $1 ORDER BY idx LIMIT $2";
                 session.rows(sql, &[&int(first), &page(count), &i16::from(level)]).await?
             };
             gapless(first, &rows, |row| {
@@ -216,9 +215,7 @@ fn host_row(row: &Row) -> RowResult<HostRow> {
 impl TableReader for PostgresReader {
     fn outcome(&self, host: &HostId, request_id: &RequestId) -> Result<Option<KnownOutcome>, ReadFault> {
         let asked = [(*host, request_id.clone())].into();
-        self.read("outcome", async |session| {
-            Ok(facts::outcomes(session, &asked).await?.into_values().next())
-        })
+        self.read("outcome", async |session| Ok(facts::outcomes(session, &asked).await?.into_values().next()))
     }
 
     fn host(&self, host: &HostId) -> Result<Option<HostRow>, ReadFault> {
@@ -236,11 +233,7 @@ impl TableReader for PostgresReader {
             let state =
                 HostState::parse(column(&row, 3)?).map_err(|_| RowFault::Corrupt("a host's state"))?;
             let digest = |at| Ok::<_, RowFault>(Sha256Digest::new(bytes(&row, at)?));
-            Ok(Some(HostNow {
-                enrolment_leaf: (uint(column(&row, 0)?), digest(1)?),
-                key: digest(2)?,
-                state,
-            }))
+            Ok(Some(HostNow { enrolment_leaf: (uint(column(&row, 0)?), digest(1)?), key: digest(2)?, state }))
         })
     }
 
@@ -261,9 +254,7 @@ impl TableReader for PostgresReader {
 
     fn budget_left(&self, index: u64) -> Result<Option<u64>, ReadFault> {
         let asked = [index].into();
-        self.read("budget", async |session| {
-            Ok(facts::budgets(session, &asked).await?.into_values().next())
-        })
+        self.read("budget", async |session| Ok(facts::budgets(session, &asked).await?.into_values().next()))
     }
 
     fn join_token(&self, token: &Sha256Digest) -> Result<Option<JoinTokenRow>, ReadFault> {
@@ -283,11 +274,7 @@ impl TableReader for PostgresReader {
             let sql = "SELECT id, key, made_ms FROM challenge_key ORDER BY made_ms DESC, id";
             let rows = session.rows(sql, &[]).await?;
             let keys = rows.iter().map(|row| {
-                Ok(ChallengeKey {
-                    id: bytes(row, 0)?,
-                    key: bytes(row, 1)?,
-                    made_ms: uint(column(row, 2)?),
-                })
+                Ok(ChallengeKey { id: bytes(row, 0)?, key: bytes(row, 1)?, made_ms: uint(column(row, 2)?) })
             });
             keys.collect()
         })

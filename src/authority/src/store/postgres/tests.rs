@@ -1,14 +1,19 @@
 //! The PostgreSQL store under the common suite, and what only it can do wrong: servers, connections, replicas.
 
-use std::sync::Arc;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Arc, Mutex};
 
+use countersign_core::control::ControlState;
 use countersign_core::name::Origin;
-use countersign_fixture::Postgres;
+use countersign_fixture::{Postgres, PostgresTls};
 
 use super::super::conformance::{Fresh, SUITE, is_unavailable};
 use super::super::{DeskWriter as _, LogReader as _, LogWriter as _, Wanted};
-use super::{OpenFault, PostgresOptions, create, open, open_reader};
-use crate::sequence::tests::support::origin;
+use super::{OpenFault, PostgresOptions, TlsChoice, create, open, open_reader};
+use crate::sequence::plan_alone;
+use crate::sequence::tests::support::{NOW, enrol, host_key, origin};
 
 fn options(server: &Postgres) -> PostgresOptions {
     let host = server.socket_directory().to_str().unwrap();
@@ -104,7 +109,11 @@ fn a_server_that_goes_away_is_reported_and_comes_back_without_a_restart() {
     let options = made(&server);
     let (mut writer, reader) = open(&options).unwrap();
     for crash in [false, true] {
-        if crash { server.kill() } else { server.stop() }
+        if crash {
+            server.kill()
+        } else {
+            server.stop()
+        }
         assert!(is_unavailable(writer.append(&Wanted::default(), &mut |_| None)));
         assert!(is_unavailable(writer.put_blobs(&[])));
         assert!(reader.newest_committed().is_err());
@@ -129,4 +138,176 @@ fn a_store_that_was_dropped_ends_the_writer() {
     server.psql(&options.database, "DROP SCHEMA countersign CASCADE");
     assert!(writer.append(&Wanted::default(), &mut |_| None).unwrap_err().is_fatal());
     assert!(writer.put_blobs(&[]).unwrap_err().is_fatal());
+}
+
+/// What a [`Wire`] does to the connection that asks for a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// The server never hears of it.
+    Before,
+    /// The server commits, and nobody hears its answer.
+    After,
+}
+
+/// A Unix socket in front of a server's that loses a connection at its next commit when it is told to.
+struct Wire {
+    directory: tempfile::TempDir,
+    cut: Arc<Mutex<Option<Cut>>>,
+}
+
+impl Wire {
+    fn before(server: &Postgres) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let name = format!(".s.PGSQL.{}", server.port());
+        let listener = UnixListener::bind(directory.path().join(&name)).unwrap();
+        let (to, cut) = (server.socket_directory().join(name), Arc::new(Mutex::new(None)));
+        let armed = Arc::clone(&cut);
+        // Ends with the test's process; each connection ends with its client.
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), UnixStream::connect(&to));
+                let Ok(server) = server else { continue };
+                let (back, armed) =
+                    ((server.try_clone().unwrap(), client.try_clone().unwrap()), Arc::clone(&armed));
+                std::thread::spawn(move || pass(client, server, &armed));
+                std::thread::spawn(move || std::io::copy(&mut &back.0, &mut &back.1));
+            }
+        });
+        Self { directory, cut }
+    }
+
+    fn cut(&self, how: Cut) {
+        *self.cut.lock().unwrap() = Some(how);
+    }
+}
+
+fn pass(mut client: UnixStream, mut server: UnixStream, armed: &Mutex<Option<Cut>>) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = client.read(&mut buffer) {
+        let bytes = &buffer[..count];
+        let commits = bytes.windows(6).any(|window| window == b"COMMIT");
+        let cut = if commits { armed.lock().unwrap().take() } else { None };
+        if cut.is_some() {
+            client.shutdown(Shutdown::Both).unwrap();
+        }
+        if cut == Some(Cut::Before) || server.write_all(bytes).is_err() {
+            break;
+        }
+    }
+    // The server reads what was sent and then the end.
+    let _ = server.shutdown(Shutdown::Write);
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_looked_up() {
+    let server = Postgres::shared();
+    let mut options = made(&server);
+    let wire = Wire::before(&server);
+    options.host = wire.directory.path().to_str().unwrap().to_owned();
+    let (mut writer, reader) = open(&options).unwrap();
+    let control = ControlState::genesis(origin().as_str(), host_key(200));
+    let mut size = 0;
+    for (number, cut) in (1..).zip([Cut::Before, Cut::After, Cut::After, Cut::Before]) {
+        let (wanted, plan) = plan_alone(enrol(number), control.clone(), NOW);
+        wire.cut(cut);
+        let answer = writer.append(&wanted, &mut |prior| plan(prior).0);
+        match cut {
+            Cut::Before => assert!(is_unavailable(answer), "{cut:?}"),
+            Cut::After => {
+                assert!(answer.unwrap().is_some(), "{cut:?}");
+                size += 1;
+            }
+        }
+        assert!(wire.cut.lock().unwrap().is_none(), "no commit was seen");
+        let newest = reader.newest_committed().unwrap().map_or(0, |tip| tip.head.body().size);
+        assert_eq!(newest, size, "{cut:?}");
+    }
+}
+
+#[test]
+fn a_commit_that_nobody_can_be_asked_about_is_reported_as_unknown() {
+    let mut server = Postgres::new();
+    let mut options = made(&server);
+    let wire = Wire::before(&server);
+    let direct = open_reader(&options).unwrap();
+    options.host = wire.directory.path().to_str().unwrap().to_owned();
+    let (mut writer, _reader) = open(&options).unwrap();
+    let control = ControlState::genesis(origin().as_str(), host_key(200));
+    let (wanted, plan) = plan_alone(enrol(1), control, NOW);
+    wire.cut(Cut::After);
+    let answer = writer.append(&wanted, &mut |prior| {
+        // Gone before the commit is asked for; nothing answers any more.
+        server.kill();
+        plan(prior).0
+    });
+    assert!(is_unavailable(answer));
+    server.start();
+    assert!(writer.append(&wanted, &mut |_| None).unwrap().is_none());
+    assert!(direct.newest_committed().unwrap().is_none());
+}
+
+#[test]
+fn the_way_over_a_network_is_under_tls_and_the_name_is_checked() {
+    let ca = Certificates::new();
+    let (certificate, key) = ca.issue("localhost");
+    let (client_certificate, client_key) = ca.issue("countersign");
+    let tls = PostgresTls { certificate, key, client_ca: Some(ca.pem.clone()) };
+    let server = Postgres::with_tls(&tls);
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let client = Some((file("client.pem", &client_certificate), file("client.key", &client_key)));
+    let verify = |ca: &str, client| TlsChoice::VerifyFull { ca: file("ca.pem", ca), client };
+    let options = PostgresOptions {
+        password_file: Some(file("password", "secret\n")),
+        tls: verify(&ca.pem, client.clone()),
+        ..PostgresOptions::local("localhost", server.port(), &server.database(), "countersign", origin())
+    };
+    create(&options).unwrap();
+    let (mut writer, reader) = open(&options).unwrap();
+    writer.put_blobs(&[]).unwrap();
+    reader.newest_committed().unwrap();
+    let refused = |change: &dyn Fn(&mut PostgresOptions)| {
+        let mut options = options.clone();
+        change(&mut options);
+        let fault = open(&options).map(|_| ()).unwrap_err();
+        assert!(matches!(fault, OpenFault::Postgres(_)), "{fault}");
+    };
+    // Another name than the certificate's, another CA, no certificate of one's own, a wrong password, no TLS.
+    refused(&|options| options.host = "127.0.0.1".to_owned());
+    refused(&|options| options.tls = verify(&Certificates::new().pem, client.clone()));
+    refused(&|options| options.tls = verify(&ca.pem, None));
+    refused(&|options| options.password_file = Some(file("wrong", "guess")));
+    refused(&|options| options.tls = TlsChoice::DangerPlaintext);
+    let mut unreadable = options.clone();
+    unreadable.tls = verify("not PEM", None);
+    assert!(matches!(open(&unreadable).map(|_| ()), Err(OpenFault::Tls { .. })));
+}
+
+/// A CA of a test's own.
+struct Certificates {
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+    pem: String,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "a test's CA");
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = parameters.self_signed(&key).unwrap().pem();
+        Self { issuer: rcgen::Issuer::new(parameters, key), pem }
+    }
+
+    /// Certificate and key, PEM.
+    fn issue(&self, name: &str) -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut parameters = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, name);
+        (parameters.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
 }

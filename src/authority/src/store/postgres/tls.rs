@@ -38,8 +38,7 @@ pub(super) fn client_config(
     let config = match client {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let private =
-                PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, error.to_string()))?;
+            let private = PrivateKeyDer::from_pem_file(key).map_err(|error| fault(key, error.to_string()))?;
             builder
                 .with_client_auth_cert(certificates(certificate)?, private)
                 .map_err(|error| fault(certificate, error.to_string()))?

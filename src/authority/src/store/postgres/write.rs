@@ -91,7 +91,9 @@ impl PostgresWriter {
         if self.link.is_none() {
             self.link = Some(open(&self.options).map_err(|fault| judge_open(&fault, call))?);
         }
-        self.link.as_ref().ok_or_else(|| StoreFault::unavailable(Unavailable::Disconnected, call, "no connection"))
+        self.link
+            .as_ref()
+            .ok_or_else(|| StoreFault::unavailable(Unavailable::Disconnected, call, "no connection"))
     }
 
     /// Runs statements that are one transaction by themselves. A connection that died while nobody looked is noticed first.

@@ -1,6 +1,6 @@
 //! Reading inside the append transaction: what [`Wanted`] asks for, and rows as values, for the writer and the readers alike.
 
-use countersign_core::digest::Sha256Digest;
+use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::host::HostState;
 use countersign_core::name::{HostId, RequestId};
 use countersign_core::note::NoteSignature;
@@ -63,6 +63,11 @@ pub(super) fn prior(connection: &Connection, origin: &str, wanted: &Wanted) -> R
     let mut statement = connection.prepare_cached(sql)?;
     let rows = statement.query_map([int(wanted.control_after)], |row| row.get(0))?;
     prior.control_leaves = rows.collect::<Result<_, _>>()?;
+    if let Some(size) = wanted.body_at {
+        let mut statement = connection.prepare_cached("SELECT body FROM head WHERE size = ?1")?;
+        let body: Option<String> = statement.query_row([int(size)], |row| row.get(0)).optional()?;
+        prior.body_at = body.map(|body| sha256(body.as_bytes()));
+    }
     Ok(prior)
 }
 

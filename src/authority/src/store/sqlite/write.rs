@@ -14,7 +14,8 @@ use super::super::failpoint::{FailpointSet, WritePoint};
 use super::super::fault::{Broken, StoreFault, Unavailable};
 use super::super::project::project;
 use super::super::{
-    Acknowledgement, Additions, ChallengeKey, DeskWriter, LogWriter, PendingEnrolment, Prior, RebuildFault, Wanted,
+    Acknowledgement, Additions, ChallengeKey, DeskWriter, LogWriter, PendingEnrolment, Prior, RebuildFault,
+    Wanted,
 };
 use super::facts::{self, RowFault, RowResult};
 use super::file::{Identity, WriterLock};

@@ -1,0 +1,201 @@
+//! Several processes with one log: no fork, nothing used twice, nothing allowed under a state that is over.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Barrier};
+use std::thread;
+
+use countersign_core::digest::sha256;
+use countersign_core::leaf::Kind;
+use countersign_core::leaf::control::{Revocation, Subject};
+use countersign_fixture::wait_until;
+
+use super::super::{Append, Entry, Guard, Health, Outcome, Spend};
+use super::crash::{
+    bodies_form_a_chain, every_head_is_that_of_the_leaves, no_two_bodies_of_one_size_were_signed,
+};
+use super::support::{Call, DEADLINE, Log, NOW, Rig, StoreKind, enrol, enrolment, epoch, host, token};
+use crate::store::failpoint::{Injected, WritePoint};
+
+/// Two processes that serve one log with a host in it.
+fn two() -> ([Rig; 2], [Log; 2]) {
+    let (rig, log) = Rig::begun_in(StoreKind::Postgres);
+    log.appended(enrol(1));
+    let other = rig.replica();
+    let theirs = other.open().unwrap();
+    ([rig, other], [log, theirs])
+}
+
+/// Whatever the replicas did, there is one log, and it is whole.
+fn one_log(rig: &Rig, log: &Log) {
+    every_head_is_that_of_the_leaves(log);
+    bodies_form_a_chain(&log.bodies());
+    no_two_bodies_of_one_size_were_signed(rig);
+}
+
+/// Both do something at the same moment.
+fn at_once<T: Send>(logs: &[Log; 2], act: impl Fn(&Log) -> T + Sync) -> [T; 2] {
+    let start = Barrier::new(2);
+    thread::scope(|scope| {
+        let run = |log| {
+            let (start, act) = (&start, &act);
+            scope.spawn(move || {
+                start.wait();
+                act(log)
+            })
+        };
+        logs.each_ref().map(run).map(|thread| thread.join().unwrap())
+    })
+}
+
+#[test]
+fn two_replicas_under_load_make_one_log() {
+    const CALLS: usize = 40;
+    let (rigs, logs) = two();
+    let receipts: Vec<_> = thread::scope(|scope| {
+        let clients = (0..4).map(|client: usize| {
+            let log = &logs[client % 2];
+            scope.spawn(move || {
+                (0..CALLS)
+                    .map(|call| log.appended(Call::new(host(1), &format!("c{client}-{call}")).append()))
+                    .collect::<Vec<_>>()
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    let mut indexes = BTreeMap::new();
+    for receipt in receipts.iter().flat_map(|receipts| &receipts.leaves) {
+        assert!(
+            indexes.insert(receipt.index, Arc::clone(&receipt.leaf)).is_none(),
+            "an index was given twice"
+        );
+    }
+    assert_eq!(indexes.len(), 4 * CALLS);
+    for (index, leaf) in &indexes {
+        assert_eq!(logs[0].reader.leaf(*index).unwrap().unwrap(), **leaf);
+    }
+    one_log(&rigs[0], &logs[1]);
+    // Both have signed, each with a memory of its own.
+    for log in &logs {
+        assert!(log.sequencer.counts().signed > 1);
+    }
+}
+
+#[test]
+fn a_join_token_used_at_two_replicas_at_once_admits_one_host() {
+    let (rigs, logs) = two();
+    for round in 0..5_u8 {
+        let (joining, made) = token(100 + round, NOW + 60_000);
+        logs[0].appended(Append::of(vec![made]));
+        let outcomes = at_once(&logs, |log| {
+            let number = if std::ptr::eq(log, &raw const logs[0]) { 10 } else { 20 } + round;
+            let append = Append {
+                guards: vec![Guard::HostAbsent(host(number))],
+                spends: vec![Spend::JoinToken(joining)],
+                ..Append::of(vec![enrolment(host(number), number, 1, Some(joining))])
+            };
+            log.submit(append).unwrap()
+        });
+        let admitted = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Appended(_))).count();
+        let refused = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Spent(_))).count();
+        assert_eq!((admitted, refused), (1, 1), "{outcomes:?}");
+    }
+    one_log(&rigs[0], &logs[0]);
+}
+
+#[test]
+fn a_challenge_spent_at_one_replica_is_spent_at_the_other() {
+    let (rigs, logs) = two();
+    let challenge = sha256(b"one challenge");
+    let outcomes = at_once(&logs, |log| {
+        let id = if std::ptr::eq(log, &raw const logs[0]) { "here" } else { "there" };
+        log.submit(Call::new(host(1), id).append_with(challenge)).unwrap()
+    });
+    let appended = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Appended(_))).count();
+    let spent = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::ChallengeSpent)).count();
+    assert_eq!((appended, spent), (1, 1), "{outcomes:?}");
+    one_log(&rigs[0], &logs[1]);
+}
+
+#[test]
+fn a_budget_is_shared_by_replicas() {
+    let (_rigs, logs) = two();
+    let parent = Call { budget: Some(1), ..Call::new(host(1), "parent") };
+    let parent = logs[0].appended(parent.append()).leaves[0].clone();
+    let outcomes = at_once(&logs, |log| {
+        let id = if std::ptr::eq(log, &raw const logs[0]) { "here" } else { "there" };
+        let parents = vec![(parent.index, parent.leaf_hash)];
+        log.submit(Call { parents, ..Call::new(host(1), id) }.append()).unwrap()
+    });
+    let appended = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Appended(_))).count();
+    assert_eq!(appended, 1, "{outcomes:?}");
+    assert_eq!(logs[0].reader.budget_left(parent.index).unwrap(), Some(0));
+}
+
+#[test]
+fn an_answer_given_by_one_replica_is_handed_out_by_the_other() {
+    let (_rigs, logs) = two();
+    let call = Call::new(host(1), "r1");
+    let first = logs[0].appended(call.append());
+    let Outcome::Existing(again) = logs[1].submit(call.append()).unwrap() else { panic!("decided twice") };
+    logs[1].check(&again);
+    assert_eq!(again.leaves[0].leaf, first.leaves[0].leaf);
+}
+
+#[test]
+fn a_revocation_at_one_replica_holds_at_the_other_at_once() {
+    let (_rigs, logs) = two();
+    for round in 0..10_u64 {
+        let known = logs[1].sequencer.control().number();
+        let by = sha256(b"an operator");
+        let subject = Subject::Principal(sha256(&round.to_be_bytes()));
+        let record = Revocation { subject, revoke: true, reason: "test".to_owned(), by };
+        logs[0].appended(Append::of(vec![Entry::plain(Kind::Revocation, record.encode())]));
+        // Decided at the other one under what it knew: the compare under the lock sends it back, notifications or not.
+        let call = Call::new(host(1), &format!("r{round}"));
+        let mut append = call.append();
+        append.guards.push(Guard::Control(known));
+        assert_eq!(logs[1].submit(append).unwrap(), Outcome::Stale);
+        let control = logs[1].sequencer.control();
+        assert_eq!(control.number(), known + 1);
+        assert!(control.is_revoked(&subject));
+    }
+}
+
+#[test]
+fn an_idle_replica_learns_of_what_others_commit_and_sign() {
+    let (_rigs, logs) = two();
+    let Log { sequencer, .. } = &logs[1];
+    let receipts = logs[0].appended(Append::of(vec![epoch(1)]));
+    sequencer.refresh().unwrap();
+    let seen = || {
+        sequencer.control().number() == logs[0].sequencer.control().number()
+            && sequencer.signed_head().is_some_and(|head| head.size() == receipts.head.size())
+    };
+    assert!(wait_until(DEADLINE, seen));
+    // What it signs itself goes on from there.
+    logs[1].appended(Call::new(host(1), "r1").append());
+}
+
+#[test]
+fn a_replica_that_dies_leaves_the_other_a_log_to_go_on_with() {
+    for point in WritePoint::ALL {
+        let (rigs, [mine, theirs]) = two();
+        rigs[0].arm(point, Injected::Died);
+        let call = Call::new(host(1), "r1");
+        assert!(mine.submit(call.append()).is_err(), "{point:?}");
+        let committed = mine.reader.outcome(&host(1), &call.request().id).unwrap().is_some();
+        drop(mine);
+        // The caller asks the other replica: it gets what was committed, or a decision of its own; never both.
+        match theirs.submit(call.append()).unwrap() {
+            Outcome::Existing(receipts) if committed => theirs.check(&receipts),
+            Outcome::Appended(receipts) if !committed => theirs.check(&receipts),
+            other => panic!("{point:?}: {other:?}"),
+        }
+        one_log(&rigs[0], &theirs);
+        let back = rigs[0].open().unwrap();
+        back.wait_for(Health::Serving);
+        back.appended(Call::new(host(1), "r2").append());
+        one_log(&rigs[0], &back);
+    }
+}
