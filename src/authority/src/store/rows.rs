@@ -250,6 +250,15 @@ impl SpentId {
             Self::Enrolment(_) => u64::MAX,
         }
     }
+
+    /// Number of its kind and the bytes that name it within the kind, as stores keep them.
+    pub(super) const fn columns(&self) -> (u8, &[u8]) {
+        match self {
+            Self::Challenge { digest, .. } => (1, digest.as_bytes()),
+            Self::Enrolment(id) => (2, id),
+            Self::Mark { digest, .. } => (3, digest.as_bytes()),
+        }
+    }
 }
 
 /// An enrolment between its two calls. What the record holds is the enrolment's own affair.

@@ -311,7 +311,7 @@ fn a_store_that_contradicts_itself_is_not_served() {
 
 #[test]
 fn tables_rebuilt_from_the_log_equal_the_live_ones() {
-    let both = StoreKind::ALL.map(|store| rebuilt(store));
+    let both = StoreKind::ALL.map(rebuilt);
     // One log, two ways to keep its tables: leaf by leaf and batch by batch.
     assert_eq!(both[0], both[1]);
 }

@@ -179,12 +179,9 @@ pub(super) fn spent_columns<'a>(
 ) -> (Vec<i64>, Vec<i16>, Vec<&'a [u8]>) {
     let mut columns = (Vec::new(), Vec::new(), Vec::new());
     for id in ids {
-        let (kind, bytes): (i16, &[u8]) = match id {
-            SpentId::Challenge { digest, .. } => (1, digest.as_bytes()),
-            SpentId::Enrolment(id) => (2, id),
-        };
+        let (kind, bytes) = id.columns();
         columns.0.push(int(id.expires_ms()));
-        columns.1.push(kind);
+        columns.1.push(i16::from(kind));
         columns.2.push(bytes);
     }
     columns

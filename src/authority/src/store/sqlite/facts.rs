@@ -155,13 +155,9 @@ pub(super) fn is_spent(connection: &Connection, id: &SpentId) -> RowResult<bool>
     Ok(connection.prepare_cached(sql)?.exists(params![expires_ms, kind, bytes])?)
 }
 
-pub(super) fn spent_key(id: &SpentId) -> (i64, i64, &[u8]) {
-    let expires_ms = int(id.expires_ms());
-    match id {
-        SpentId::Challenge { digest, .. } => (expires_ms, 1, digest.as_bytes()),
-        SpentId::Enrolment(id) => (expires_ms, 2, id),
-        SpentId::Mark { digest, .. } => (expires_ms, 3, digest.as_bytes()),
-    }
+pub(super) fn spent_key(id: &SpentId) -> (i64, u8, &[u8]) {
+    let (kind, bytes) = id.columns();
+    (int(id.expires_ms()), kind, bytes)
 }
 
 pub(super) fn join_token(connection: &Connection, token: &Sha256Digest) -> RowResult<Option<JoinTokenRow>> {
