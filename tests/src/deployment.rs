@@ -1,8 +1,9 @@
 //! A whole system on loopback, from nothing to a host that gets artifacts.
 
 use crate::{Ran, countersign, tool};
-use countersign_fixture::{ManagedChild, SoftHsm, SwTpm, free_port, wait_until};
+use countersign_fixture::{ManagedChild, Postgres, SoftHsm, SwTpm, free_port, wait_until};
 use std::io::Write;
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -34,38 +35,114 @@ pub struct Deployment {
     pub signer_tpm: Option<SwTpm>,
     /// Tokens.
     pub hsm: SoftHsm,
+    /// The database's server with [`StoreKind::Postgres`].
+    pub postgres: Option<Postgres>,
     folder: TempDir,
+    /// Where clients connect.
     service_port: u16,
+    /// Where each authority listens.
+    listen_ports: Vec<u16>,
+}
+
+/// Where the authority keeps its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// In a file.
+    Sqlite,
+    /// In a PostgreSQL server of the test's own.
+    Postgres,
 }
 
 impl Deployment {
     /// An initialised authority that serves, without hosts or policy.
     #[must_use]
     pub fn bare(kind: SignerKind) -> Self {
+        let mut this = Self::unmade(kind, StoreKind::Sqlite);
+        this.make();
+        this
+    }
+
+    /// The parts, before anything is initialised.
+    fn unmade(kind: SignerKind, store: StoreKind) -> Self {
         let tpm = SwTpm::start_own();
         let signer_tpm = (kind == SignerKind::Tpm).then(SwTpm::start_own);
         let hsm = SoftHsm::new();
         hsm.init_token("recovery", PIN, PIN);
         hsm.init_token("authority", PIN, PIN);
         let folder = TempDir::new().unwrap_or_else(|error| panic!("temporary directory: {error}"));
-        let mut this =
-            Self { agent: None, authority: None, tpm, signer_tpm, hsm, folder, service_port: free_port() };
+        let postgres = (store == StoreKind::Postgres).then(Postgres::new);
+        let service_port = free_port();
+        let listen_ports = vec![service_port];
+        let this = Self {
+            agent: None,
+            authority: None,
+            tpm,
+            signer_tpm,
+            hsm,
+            postgres,
+            folder,
+            service_port,
+            listen_ports,
+        };
         this.write("pin", PIN);
         let roots = this.tpm.ca_root_pem();
         std::fs::write(this.path("ek-roots.pem"), roots).unwrap_or_else(|error| panic!("ek roots: {error}"));
         std::fs::write(this.path("ek-issuer.pem"), this.tpm.ca_issuer_pem())
             .unwrap_or_else(|error| panic!("ek issuer: {error}"));
         boot(&this.tpm, &this.path("boot.log"), 1);
-        this.init().expect("authority init");
-        this.write_agent_config();
-        this.start_authority();
         this
+    }
+
+    fn make(&mut self) {
+        self.init().expect("authority init");
+        self.write_agent_config();
+        self.start_authority();
     }
 
     /// A host is enrolled and attested, references captured, the demo policy active, a gateway named `gate-1` known, an agent running.
     #[must_use]
     pub fn ready(kind: SignerKind) -> Self {
-        let mut this = Self::bare(kind);
+        Self::ready_on(kind, StoreKind::Sqlite)
+    }
+
+    /// The same with the store of one's choice.
+    #[must_use]
+    pub fn ready_on(kind: SignerKind, store: StoreKind) -> Self {
+        let mut this = Self::unmade(kind, store);
+        this.make();
+        this.get_ready();
+        this
+    }
+
+    /// Two authorities over one database and one token, behind a port that takes connections to whichever of them answers. The first one
+    /// serves, a host is enrolled and all is ready; the second is joined and waits for [`Deployment::spawn_replica`].
+    #[must_use]
+    pub fn replicated() -> Self {
+        let mut this = Self::unmade(SignerKind::Pkcs11, StoreKind::Postgres);
+        this.listen_ports = vec![free_port(), free_port()];
+        balance(this.service_port, this.listen_ports.clone());
+        this.make();
+        this.get_ready();
+        this.folder("replica");
+        let first = std::fs::read_to_string(this.path("authority/authority.toml"))
+            .unwrap_or_else(|error| panic!("configuration: {error}"));
+        let listens = |line: &str| line.starts_with("listen = ");
+        let mut ports = [this.listen_ports[1], free_port()].into_iter();
+        let lines = first.lines().map(|line| match listens(line).then(|| ports.next()).flatten() {
+            Some(port) => format!("listen = \"127.0.0.1:{port}\""),
+            None => line.to_owned(),
+        });
+        let text = lines.collect::<Vec<_>>().join("\n");
+        this.write("replica/authority.toml", &text);
+        let config = this.text("replica/authority.toml");
+        let bundle = this.text("authority/trust-bundle.json");
+        let join = ["authority", "join", "--config", &config, "--trust-bundle", &bundle];
+        Ran::of(this.countersign().args(join)).expect("authority join");
+        this
+    }
+
+    fn get_ready(&mut self) {
+        let this = self;
         this.enrol().expect("enrol");
         this.start_agent();
         let host = this.host();
@@ -74,7 +151,6 @@ impl Deployment {
         this.admin(&["policy", "activate", &policy.display().to_string()]).expect("policy");
         this.add_gateway(30);
         this.wait_ready();
-        this
     }
 
     /// Runs `authority init` with this deployment's parts.
@@ -83,11 +159,15 @@ impl Deployment {
         command
             .args(["authority", "init", "--dir", &self.text("authority")])
             .args(["--origin", "test.example/log", "--trust-domain", "test.example"])
-            .args(["--listen", &format!("127.0.0.1:{}", self.service_port)])
+            .args(["--listen", &format!("127.0.0.1:{}", self.listen_ports[0])])
             .args(["--admin-listen", &format!("127.0.0.1:{}", free_port())])
             .args(["--ek-root", &self.text("ek-roots.pem")])
             .args(["--pkcs11-module", &SoftHsm::module().display().to_string()])
             .args(["--recovery-token", "recovery", "--recovery-pin-file", &self.text("pin")]);
+        if let Some(postgres) = &self.postgres {
+            command.args(["--postgres", &postgres.socket_directory().display().to_string()]);
+            command.args(["--postgres-database", &postgres.database(), "--postgres-user", "postgres"]);
+        }
         match &self.signer_tpm {
             Some(tpm) => command.args(["--signer", "tpm", "--tcti", &tpm.tcti()]),
             None => {
@@ -105,10 +185,17 @@ impl Deployment {
     /// The same for a test that keeps the process itself.
     #[must_use]
     pub fn spawn_authority(&self) -> ManagedChild {
+        self.spawn_replica(0)
+    }
+
+    /// The first authority, or the second of [`Deployment::replicated`].
+    #[must_use]
+    pub fn spawn_replica(&self, which: usize) -> ManagedChild {
+        let folder = ["authority", "replica"][which];
         let mut command = self.countersign();
-        command.args(["authority", "serve", "--config", &self.text("authority/authority.toml")]);
-        let mut child = ManagedChild::spawn("authority", command);
-        child.wait_until(PATIENCE, || self.get("/livez").is_some());
+        command.args(["authority", "serve", "--config", &self.text(&format!("{folder}/authority.toml"))]);
+        let mut child = ManagedChild::spawn(folder, command);
+        child.wait_until(PATIENCE, || self.get_from(self.listen_ports[which], "/livez").is_some());
         child
     }
 
@@ -235,8 +322,12 @@ impl Deployment {
 
     /// Runs `countersign audit VERB` on the authority's store.
     pub fn audit(&self, verb: &str) -> Ran {
-        let (store, bundle) = (self.text("authority/log.sqlite"), self.text("authority/trust-bundle.json"));
-        Ran::of(self.countersign().args(["audit", verb, "--store", &store, "--trust-bundle", &bundle]))
+        let bundle = self.text("authority/trust-bundle.json");
+        let store = match &self.postgres {
+            None => ["--store".to_owned(), self.text("authority/log.sqlite")],
+            Some(_) => ["--config".to_owned(), self.text("authority/authority.toml")],
+        };
+        Ran::of(self.countersign().args(["audit", verb, "--trust-bundle", &bundle]).args(store))
     }
 
     /// Every leaf of the log, as `countersign audit leaves` prints them: one a line, base64.
@@ -256,7 +347,11 @@ impl Deployment {
     /// The body of a successful `GET` on the service listener, by a client that knows the CA only.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<String> {
-        let url = format!("https://127.0.0.1:{}{path}", self.service_port);
+        self.get_from(self.service_port, path)
+    }
+
+    fn get_from(&self, port: u16, path: &str) -> Option<String> {
+        let url = format!("https://127.0.0.1:{port}{path}");
         let mut curl = Command::new("curl");
         curl.args(["-sf", "--max-time", "10", "--cacert", &self.text("authority/ca.pem"), &url]);
         let ran = Ran::of(&mut curl);
@@ -346,6 +441,32 @@ impl Deployment {
             ),
         );
     }
+}
+
+/// Takes connections on `port` to any of `behind` that answers, in turn. Ends with the test's process.
+fn balance(port: u16, behind: Vec<u16>) {
+    let listener =
+        TcpListener::bind(("127.0.0.1", port)).unwrap_or_else(|error| panic!("port {port}: {error}"));
+    std::thread::spawn(move || {
+        let mut turn = behind.into_iter().collect::<std::collections::VecDeque<_>>();
+        for client in listener.incoming().flatten() {
+            turn.rotate_left(1);
+            let Some(server) = turn.iter().find_map(|port| TcpStream::connect(("127.0.0.1", *port)).ok())
+            else {
+                continue;
+            };
+            let (Ok(from_server), Ok(to_client)) = (server.try_clone(), client.try_clone()) else { continue };
+            std::thread::spawn(move || carry(client, server));
+            std::thread::spawn(move || carry(from_server, to_client));
+        }
+    });
+}
+
+/// Carries bytes until one side ends, and tells the other.
+fn carry(mut from: TcpStream, mut to: TcpStream) {
+    // A connection that breaks is what the clients are tested with.
+    let _ = std::io::copy(&mut from, &mut to);
+    let _ = to.shutdown(Shutdown::Write);
 }
 
 /// Extends what firmware would have measured and writes its log.

@@ -10,5 +10,5 @@ mod deployment;
 mod program;
 
 pub use command::{Ran, countersign, tool};
-pub use deployment::{Deployment, SignerKind};
+pub use deployment::{Deployment, SignerKind, StoreKind};
 pub use program::Program;

@@ -3,12 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use countersign_core::artifact::Receipt;
+use countersign_fixture::ManagedChild;
 use countersign_tests::{Deployment, Program, SignerKind};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-const KILLS: usize = 50;
 const CLIENTS: usize = 3;
 
 /// Asks without end and returns every artifact that was handed out.
@@ -35,40 +35,50 @@ fn load(
     artifacts
 }
 
-#[test]
-fn fifty_times_under_load() {
-    let mut deployment = Deployment::ready(SignerKind::Pkcs11);
-    let mut authority = deployment.authority.take().unwrap();
+/// How often: 20 times for each store, or as often as `make soak` says.
+fn kills() -> usize {
+    std::env::var("COUNTERSIGN_KILLS").map_or(20, |count| count.parse().unwrap())
+}
+
+/// Kills one process after the other under load. With several, the others go on serving meanwhile.
+fn kill_under_load(deployment: &Deployment, mut authorities: Vec<ManagedChild>) -> Vec<String> {
     let program = Program::new();
     let (stop, got) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut artifacts = Vec::new();
     let _ = deployment.holder("holder");
     std::thread::scope(|scope| {
-        let (shared, program, stop, got) = (&deployment, &program, &stop, &got);
+        let (program, stop, got) = (&program, &stop, &got);
         let clients: Vec<_> = (0..CLIENTS)
-            .map(|client| scope.spawn(move || load(shared, program, client, stop, got)))
+            .map(|client| scope.spawn(move || load(deployment, program, client, stop, got)))
             .collect();
-        for kill in 0..KILLS {
+        for kill in 0..kills() {
             // Each life lasts until a few more artifacts were handed out, a different number each time: the kill falls anywhere in the work.
             let target = got.load(Ordering::Relaxed) + 1 + kill % 4;
-            authority.wait_until(Duration::from_secs(60), || got.load(Ordering::Relaxed) >= target);
-            authority.kill();
-            authority = shared.spawn_authority();
+            let which = kill % authorities.len();
+            authorities[which].wait_until(Duration::from_secs(60), || got.load(Ordering::Relaxed) >= target);
+            authorities[which].kill();
+            authorities[which] = deployment.spawn_replica(which);
         }
         stop.store(true, Ordering::Relaxed);
         for client in clients {
             artifacts.extend(client.join().unwrap());
         }
     });
-    authority.stop(Duration::from_secs(60));
+    for authority in &mut authorities {
+        authority.stop(Duration::from_secs(60));
+    }
+    artifacts
+}
 
+/// Whatever was handed out is in the log, which verifies and replays, and no size has two heads.
+fn nothing_was_lost(deployment: &mut Deployment, artifacts: &[String]) {
     deployment.stop_agent();
     deployment.audit("verify").expect("the log verifies");
     deployment.audit("replay").expect("every decision replays");
-    assert!(artifacts.len() >= KILLS, "only {} artifacts", artifacts.len());
+    assert!(artifacts.len() >= kills(), "only {} artifacts", artifacts.len());
     let leaves = deployment.audit_leaves();
     let mut heads = BTreeMap::new();
-    for text in &artifacts {
+    for text in artifacts {
         let receipt = Receipt::parse(text).unwrap();
         let kept = &leaves[usize::try_from(receipt.leaf().index).unwrap()];
         assert_eq!(kept, receipt.leaf_bytes(), "leaf {} isn't what was handed out", receipt.leaf().index);
@@ -76,4 +86,20 @@ fn fifty_times_under_load() {
         let first = heads.entry(receipt.head().size).or_insert_with(|| body.clone());
         assert_eq!(first, &body, "two heads of size {}", receipt.head().size);
     }
+}
+
+#[test]
+fn twenty_times_under_load_on_sqlite() {
+    let mut deployment = Deployment::ready(SignerKind::Pkcs11);
+    let authority = deployment.authority.take().unwrap();
+    let artifacts = kill_under_load(&deployment, vec![authority]);
+    nothing_was_lost(&mut deployment, &artifacts);
+}
+
+#[test]
+fn twenty_times_under_load_on_postgres_beside_another_replica() {
+    let mut deployment = Deployment::replicated();
+    let authorities = vec![deployment.authority.take().unwrap(), deployment.spawn_replica(1)];
+    let artifacts = kill_under_load(&deployment, authorities);
+    nothing_was_lost(&mut deployment, &artifacts);
 }

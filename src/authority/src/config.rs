@@ -131,7 +131,7 @@ pub enum Store {
     Postgres(Postgres),
 }
 
-/// `[store]` with `kind = "postgres"`
+/// `[store]`: `kind = "postgres"`: a PostgreSQL database that any number of authorities share.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Postgres {

@@ -46,6 +46,7 @@ fn section(page: &mut String, title: &str, shape: &Shape, defaults: &toml::Table
     for field in &shape.fields {
         let default = match defaults.get(&field.name) {
             Some(value) => format!("{value}"),
+            None if field.kind.starts_with("Option<") => "none".to_owned(),
             None if field.attributes.contains("default") => "see there".to_owned(),
             None => "required".to_owned(),
         };
@@ -86,6 +87,13 @@ fn the_configuration_page_says_what_the_code_says() {
     for variant in variants("Store") {
         section(&mut page, &format!("`[store]`: {}", variant.doc), variant, &none);
     }
+    let least = "host = ''\ndatabase = ''\nuser = ''";
+    let postgres: countersign_authority::config::Postgres = toml::from_str(least).unwrap();
+    let mut postgres = toml::Table::try_from(postgres).unwrap();
+    for required in ["host", "database", "user"] {
+        postgres.remove(required);
+    }
+    section(&mut page, &find("Postgres").doc, find("Postgres"), &postgres);
     let labels: toml::Table = [
         ("head_key".to_owned(), toml::Value::from("countersign-head")),
         ("ca_key".to_owned(), toml::Value::from("countersign-ca")),

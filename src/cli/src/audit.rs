@@ -308,7 +308,7 @@ fn run_leaves(source: &Log) -> Outcome {
 }
 
 /// Drawn on standard error, and only for a person.
-fn bar(size: u64) -> ProgressBar {
+pub(crate) fn bar(size: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} leaves, {eta} left") {
         bar.set_style(style);

@@ -6,7 +6,7 @@ use crate::{output, telemetry};
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use countersign_authority::config::{Config, EkProfile, Enrolment, Limits, Postgres, Signer, Store};
-use countersign_authority::init::{InitOptions, Recovery, init};
+use countersign_authority::init::{InitOptions, Recovery, init, join};
 use countersign_authority::serve;
 use countersign_core::bundle::TrustBundle;
 use countersign_core::name::{Origin, TrustDomain};
@@ -18,6 +18,15 @@ use std::process::ExitCode;
 pub(crate) enum Command {
     /// Make an authority: keys in their tokens, trust bundle, configuration, first operator.
     Init(Box<InitArgs>),
+    /// Make one more authority for a log in PostgreSQL: writes the state directory that the configuration names.
+    Join {
+        /// Configuration, copied from an authority of this log and fitted to this machine.
+        #[arg(long)]
+        config: PathBuf,
+        /// Pinned trust bundle of the log.
+        #[arg(long)]
+        trust_bundle: PathBuf,
+    },
     /// Serve.
     Serve {
         /// Configuration.
@@ -144,7 +153,7 @@ pub(crate) struct PostgresArgs {
 
 impl PostgresArgs {
     /// The section of the configuration; `None` where nothing was said of PostgreSQL.
-    fn store(&self) -> anyhow::Result<Option<Store>> {
+    pub(crate) fn store(&self) -> anyhow::Result<Option<Store>> {
         let Some(host) = self.host.clone() else { return Ok(None) };
         let absolute = |path: &Option<PathBuf>| path.as_deref().map(std::path::absolute).transpose();
         Ok(Some(Store::Postgres(Postgres {
@@ -166,6 +175,12 @@ impl PostgresArgs {
 pub(crate) fn run(command: Command) -> Outcome {
     match command {
         Command::Init(args) => make(&args),
+        Command::Join { config, trust_bundle } => {
+            let config = Config::load(&config).map_err(anyhow::Error::new)?;
+            join(&config, &trust_bundle).map_err(anyhow::Error::new)?;
+            anstream::println!("authority {} joined from {}", config.origin, config.state_dir.display());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Serve { config } => {
             let config = Config::load(&config).map_err(anyhow::Error::new)?;
             telemetry::start();

@@ -87,7 +87,7 @@ pub(super) fn hear(
         boot_log,
         ima,
     };
-    let keys = authority.challenge_keys();
+    let keys = authority.challenge_keys_for(&call.challenge);
     let verified = authority
         .verifier()
         .verify(&endorsed, call, &documents.settings(), &keys, &source)

@@ -9,24 +9,28 @@
 
 pub mod files;
 mod genesis;
+mod join;
 
 use crate::config::{self, Config, Enrolment, Limits};
 use crate::custody::ca::{CA_LIFETIME, CA_NAME, Ca};
 use crate::custody::certificate::{CertificateError, Issuer, Purpose, Subject, certify};
 use crate::custody::{CustodyRecord, FirstLabels, KeyStore, introduce};
 use crate::sequence::{SequenceFault, StartFault};
+use crate::serve::StartError;
 use crate::sign::MemoryFault;
-use crate::store::OpenFault;
+use crate::store::{OpenFault, ReadFault};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 use countersign_core::bundle::{
     BundleDocument, BundleError, Initial, Says, Statement, StatementDocument, TrustBundle, statement_preimage,
 };
+use countersign_core::control::ControlError;
 use countersign_core::key::{Algorithm, JsonKey, KeyError, VerifyingKey};
 use countersign_core::leaf::control::{KeyPurpose, KeyRecord, RecoveryRecord};
 use countersign_core::name::{Origin, TrustDomain};
 use countersign_hsm::worker::{SignerHandle, WorkerLimits};
 use countersign_hsm::{SignFault, Signer};
 use files::Undo;
+pub use join::join;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -130,6 +134,24 @@ pub enum InitError {
     /// The configuration that was written isn't one.
     #[error(transparent)]
     Config(#[from] config::ConfigError),
+    /// One more authority needs a store that several share.
+    #[error("the store isn't shared: one authority at a time can use it")]
+    NotShared,
+    /// The bundle and the configuration name different logs or trust domains.
+    #[error("the trust bundle and the configuration name different logs or trust domains")]
+    OtherLog,
+    /// The store's newest head doesn't verify against the bundle.
+    #[error("the newest head in the store isn't signed by the log's keys")]
+    Unsigned,
+    /// The control chain doesn't follow.
+    #[error("the control chain doesn't fold: {0}")]
+    Control(#[from] ControlError),
+    /// The store can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadFault),
+    /// A key of the log can't be opened here.
+    #[error(transparent)]
+    Start(Box<StartError>),
     /// The store can't be made.
     #[error(transparent)]
     Store(#[from] OpenFault),
@@ -148,6 +170,12 @@ pub enum InitError {
     /// No thread for a signer.
     #[error("no thread: {0}")]
     Thread(std::io::Error),
+}
+
+impl From<StartError> for InitError {
+    fn from(fault: StartError) -> Self {
+        Self::Start(Box::new(fault))
+    }
 }
 
 /// A new key with what introduces it.

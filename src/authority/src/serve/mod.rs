@@ -14,6 +14,7 @@ pub mod listener;
 pub mod metrics;
 pub mod pool;
 pub mod rates;
+mod replica;
 pub mod rotation;
 mod run;
 pub mod source;
@@ -23,6 +24,7 @@ pub mod tls;
 
 pub use run::{ServeError, Serving, run, signals};
 pub use start::StartError;
+pub(crate) use start::open_ca;
 
 use crate::api::problem::Refused;
 use crate::challenge::{ChallengeKey, ChallengeKeys, Minted, Rotation};
@@ -75,6 +77,8 @@ pub struct Authority {
     policies: PolicyCache,
     documents: ArcSwap<Documents>,
     challenge_keys: ArcSwap<ChallengeKeys>,
+    /// When they were last read for a challenge that nobody here knew.
+    keys_looked_up: Mutex<Option<std::time::Instant>>,
     endorsements: ArcSwap<Endorsements>,
     clock: Arc<dyn Clock>,
     budgets: Budgets,
@@ -313,6 +317,14 @@ impl Authority {
         let mut keys = ChallengeKeys::clone(&self.challenge_keys.load());
         if !keys.rotation_due(now_ms, &rotation) {
             return Ok(());
+        }
+        if self.config.store.place(self.origin()).is_shared() {
+            // Another replica may have made one.
+            self.read_challenge_keys();
+            keys = ChallengeKeys::clone(&self.challenge_keys.load());
+            if !keys.rotation_due(now_ms, &rotation) {
+                return Ok(());
+            }
         }
         let Ok(key) = ChallengeKey::generate(now_ms, getrandom::fill) else {
             tracing::error!("no randomness for a challenge key");

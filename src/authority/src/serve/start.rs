@@ -158,6 +158,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         policies,
         documents: ArcSwap::from_pointee(documents),
         challenge_keys: ArcSwap::from_pointee(challenge_keys),
+        keys_looked_up: Mutex::default(),
         endorsements: ArcSwap::from_pointee(endorsements),
         clock,
         metrics: Metrics::new(),
@@ -194,7 +195,8 @@ pub(super) fn open_key(keys: &KeyStore, label: &str, thread: &str) -> Result<Sig
     Ok(SignerHandle::start(thread, signer, WorkerLimits::default())?)
 }
 
-fn open_ca(keys: &KeyStore, label: &str, bundle: &TrustBundle) -> Result<Ca, StartError> {
+/// The CA key, if it is the one of a certificate in the bundle.
+pub(crate) fn open_ca(keys: &KeyStore, label: &str, bundle: &TrustBundle) -> Result<Ca, StartError> {
     let handle = open_key(keys, label, "ca-signer")?;
     let spki = handle.public_key().spki_der();
     let certificate = bundle.ca_certificates().iter().find(|der| certified_spki(der).as_ref() == Some(&spki));

@@ -4,7 +4,7 @@
 
 use super::listener::stopped;
 use super::tls::ServerCertificate;
-use super::{Authority, lock, rotation};
+use super::{Authority, lock, replica, rotation};
 use crate::config::Config;
 use crate::custody::ca::SERVER_LIFETIME;
 use crate::init::files;
@@ -36,6 +36,7 @@ pub(super) fn spawn(
     stop: &watch::Receiver<bool>,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
+    replica::spawn(authority, stop, &mut tasks);
     let heartbeat = authority.config().limits.heartbeat();
     // Looked at four times in that time, so that a heartbeat is late by a quarter at most.
     let each = (heartbeat / 4).max(Duration::from_millis(50));

@@ -251,6 +251,16 @@ impl SpentId {
         }
     }
 
+    /// The way back; `None` if that isn't what was written.
+    pub(super) fn of_columns(expires_ms: u64, kind: u8, bytes: &[u8]) -> Option<Self> {
+        match kind {
+            1 => Some(Self::Challenge { expires_ms, digest: Sha256Digest::from_slice(bytes).ok()? }),
+            2 => Some(Self::Enrolment(bytes.try_into().ok()?)),
+            3 => Some(Self::Mark { expires_ms, digest: Sha256Digest::from_slice(bytes).ok()? }),
+            _ => None,
+        }
+    }
+
     /// Number of its kind and the bytes that name it within the kind, as stores keep them.
     pub(super) const fn columns(&self) -> (u8, &[u8]) {
         match self {

@@ -7,6 +7,7 @@ mod ek_roots;
 mod hosts;
 mod ima_policy;
 mod keys;
+mod migrate;
 mod policy;
 mod principals;
 mod references;
@@ -62,6 +63,9 @@ enum Command {
     /// Head keys: list, rotate.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Move the log to another kind of store. Works on this machine, without the admin listener.
+    #[command(subcommand)]
+    Migrate(migrate::Command),
 }
 
 /// Where a command talks to and how it prints.
@@ -81,6 +85,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         ek_roots::run(wanted, args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
+    if let Command::Migrate(command) = &args.command {
+        return migrate::run(command);
+    }
     let context = Context { admin: profile::open(&args.profile)?, json: args.json };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -97,6 +104,8 @@ pub(crate) fn run(args: Args) -> Outcome {
             Command::Operator(args) => principals::add_operator(&context, &args).await,
             Command::Principals => principals::list(&context).await,
             Command::Keys(command) => keys::run(&context, command).await,
+            // Done above, without a profile.
+            Command::Migrate(_) => Ok(()),
         }
     })?;
     Ok(ExitCode::SUCCESS)

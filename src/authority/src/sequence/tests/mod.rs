@@ -1,5 +1,6 @@
 //! Tests of the sequencer: what is decided, what survives crashes, what heals.
 
+mod backup;
 mod crash;
 mod decide;
 mod heal;

@@ -13,6 +13,7 @@
 
 mod apply;
 mod facts;
+mod import;
 mod link;
 mod read;
 mod schema;
@@ -31,6 +32,7 @@ use super::OpenFault;
 use super::failpoint::FailpointSet;
 use link::{Link, Side};
 
+pub use import::{MigrateFault, import};
 pub use read::PostgresReader;
 pub use watch::Watch;
 pub use write::PostgresWriter;

@@ -23,7 +23,7 @@ const RESOLVE_FOR: Duration = Duration::from_secs(5);
 /// Between two attempts to connect meanwhile.
 const RESOLVE_PAUSE: Duration = Duration::from_millis(50);
 /// Takes the log's lock: the row that holds the trees' right edges. The next statement sees what its last holder committed.
-const LOCK: &str = "BEGIN; SELECT size FROM frontier WHERE one = 1 FOR UPDATE";
+pub(super) const LOCK: &str = "BEGIN; SELECT size FROM frontier WHERE one = 1 FOR UPDATE";
 
 /// The one writing connection of this process.
 pub struct PostgresWriter {
@@ -232,7 +232,7 @@ impl PostgresWriter {
 }
 
 /// Reads every leaf in order and fills the projections with what they say.
-async fn refill(session: &Session) -> RowResult<Result<u64, RebuildFault>> {
+pub(super) async fn refill(session: &Session) -> RowResult<Result<u64, RebuildFault>> {
     let mut next = 0_u64;
     let mut control = 0_u64;
     loop {

@@ -1,5 +1,6 @@
 //! The reading side of the SQLite store: a few connections, each used by one thread at a time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::digest::Sha256Digest;
@@ -10,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::super::{
     Acknowledgement, ChallengeKey, HostNow, HostRow, JoinTokenRow, KnownOutcome, LogReader, MAX_PAGE,
-    ReadFault, SpentId, StoredHead, TableReader, Tip, TripleHash,
+    PendingEnrolment, ReadFault, SpentId, StoredHead, TableReader, Tip, TripleHash,
 };
 use super::facts::{self, RowFault, RowResult};
 use super::{int, uint};
@@ -20,6 +21,9 @@ const FREE_TIMEOUT: Duration = Duration::from_secs(2);
 
 const HOST_COLUMNS: &str = "host.host, enrolment_idx, enrolment_hash, state, state_idx, leaf.bytes
                             FROM host JOIN leaf ON leaf.idx = enrolment_idx";
+
+/// Bytes under their SHA-256.
+type Blob = (Sha256Digest, Arc<[u8]>);
 
 /// Reading connections behind one value that all threads share.
 pub struct SqliteReader {
@@ -63,6 +67,46 @@ impl SqliteReader {
         work(connection).map_err(|fault| match fault {
             RowFault::Corrupt(what) => ReadFault::Corrupt(what),
             RowFault::Database(fault) => ReadFault::Io { call, reason: fault.to_string() },
+        })
+    }
+
+    /// A page of blobs in the order of their digests, after the one given.
+    pub(in super::super) fn blobs_after(&self, after: &[u8]) -> Result<Vec<Blob>, ReadFault> {
+        self.read("blobs", |connection| {
+            // Few at a time: one may have megabytes.
+            let sql = "SELECT digest, bytes FROM blob WHERE digest > ?1 ORDER BY digest LIMIT 16";
+            let mut statement = connection.prepare_cached(sql)?;
+            let rows = statement.query_map([after], |row| {
+                Ok((Sha256Digest::new(row.get(0)?), Arc::from(row.get::<_, Vec<u8>>(1)?)))
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Everything that is remembered as used: what expired longer ago than a call can take is forgotten, so it fits into memory.
+    pub(in super::super) fn spends(&self) -> Result<Vec<SpentId>, ReadFault> {
+        self.read("spends", |connection| {
+            let mut statement = connection.prepare_cached("SELECT expires_ms, kind, id FROM spent")?;
+            let mut rows = statement.query([])?;
+            let mut spends = Vec::new();
+            while let Some(row) = rows.next()? {
+                let id: Vec<u8> = row.get(2)?;
+                let spent = SpentId::of_columns(uint(row.get(0)?), row.get(1)?, &id);
+                spends.push(spent.ok_or(RowFault::Corrupt("a spend"))?);
+            }
+            Ok(spends)
+        })
+    }
+
+    /// Enrolments that were begun.
+    pub(in super::super) fn pending_enrolments(&self) -> Result<Vec<PendingEnrolment>, ReadFault> {
+        self.read("pending enrolments", |connection| {
+            let mut statement =
+                connection.prepare_cached("SELECT id, expires_ms, record FROM pending_enrolment")?;
+            let rows = statement.query_map([], |row| {
+                Ok(PendingEnrolment { id: row.get(0)?, expires_ms: uint(row.get(1)?), record: row.get(2)? })
+            })?;
+            Ok(rows.collect::<Result<_, _>>()?)
         })
     }
 

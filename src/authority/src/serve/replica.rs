@@ -1,0 +1,119 @@
+//! What one of several authorities does because the others append to the same log: it looks at what they committed.
+//!
+//! A thread waits for notifications and looks anyway after a while. It takes over control state, signed head, challenge keys and new head
+//! keys. All of this only saves time or makes this replica useful sooner: what is decided is compared under the log's lock.
+//!
+//! Refused: a head key whose custody can't be shown; this replica then doesn't sign with it, and says so.
+
+use super::start::{StartError, open_key};
+use super::{Authority, challenge_key, lock};
+use crate::challenge::ChallengeKeys;
+use crate::custody::CustodyRecord;
+use crate::sign::{CustodyKey, HeadKey as _};
+use crate::store::Place;
+use crate::store::postgres::Watch;
+use countersign_core::control::HeadKey;
+use countersign_core::leaf::Leaf;
+use countersign_core::leaf::control::KeyRecord;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long to wait for a notification before looking anyway.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Least time between two looks: a busy replica notifies after each batch, and one look in this time sees them all.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How often challenge keys are read; one that isn't known when it is needed is read at once.
+const KEYS_EVERY: Duration = Duration::from_secs(1);
+/// Least time between two reads of challenge keys for a challenge that nobody here knows: whoever invents some costs no more than that.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Starts the thread if others append to the same log. It ends with the other tasks.
+pub(super) fn spawn(authority: &Arc<Authority>, stop: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
+    let Place::Postgres(options) = authority.config().store.place(authority.origin()) else { return };
+    let (authority, stop) = (Arc::clone(authority), stop.clone());
+    tasks.spawn_blocking(move || {
+        let mut watch = Watch::new(options);
+        let mut keys_read = Instant::now();
+        while !*stop.borrow() {
+            watch.wait(LOOK_EVERY);
+            // Full or stopping: the next look comes soon, or none is needed.
+            let _ = authority.sequencer.refresh();
+            if keys_read.elapsed() >= KEYS_EVERY {
+                keys_read = Instant::now();
+                authority.read_challenge_keys();
+            }
+            adopt_head_keys(&authority);
+            std::thread::sleep(PAUSE);
+        }
+    });
+}
+
+impl Authority {
+    /// Takes over the challenge keys that the store holds.
+    pub(super) fn read_challenge_keys(&self) {
+        match self.reader.challenge_keys() {
+            Ok(stored) => {
+                let keys = ChallengeKeys::new(stored.iter().map(challenge_key).collect());
+                self.challenge_keys.store(Arc::new(keys));
+            }
+            Err(fault) => tracing::debug!(%fault, "challenge keys can't be read"),
+        }
+    }
+
+    /// The keys to open this challenge with: another replica may have sealed it a moment ago under a key that is new. For worker threads.
+    #[must_use]
+    pub fn challenge_keys_for(&self, challenge: &[u8]) -> Arc<ChallengeKeys> {
+        let held = self.challenge_keys();
+        if held.open(challenge).is_ok() || !self.config.store.place(self.origin()).is_shared() {
+            return held;
+        }
+        let mut last = lock(&self.keys_looked_up);
+        if last.is_none_or(|then| then.elapsed() >= UNKNOWN_PAUSE) {
+            *last = Some(Instant::now());
+            self.read_challenge_keys();
+        }
+        self.challenge_keys()
+    }
+}
+
+/// Opens head keys that another replica has introduced, and lets go of those that have ended.
+fn adopt_head_keys(authority: &Authority) {
+    let control = authority.control();
+    for key in control.head_keys() {
+        let held = authority.ring.find(&key.key).is_some();
+        if key.ended.is_some() {
+            if held {
+                authority.ring.remove(&key.key);
+                lock(&authority.head_keys).retain(|other| *other.verifying_key() != key.key);
+            }
+        } else if !held {
+            match open_introduced(authority, key) {
+                Ok(opened) => {
+                    let handle: Arc<dyn crate::sign::HeadKey> = Arc::clone(&opened) as _;
+                    authority.ring.add(&handle);
+                    lock(&authority.head_keys).push(opened);
+                }
+                Err(fault) => {
+                    tracing::warn!(key = %key.key.thumbprint(), %fault, "a head key isn't at hand here");
+                }
+            }
+        }
+    }
+}
+
+/// Where a head key lives stands in the custody record of its introduction.
+fn open_introduced(authority: &Authority, key: &HeadKey) -> Result<Arc<CustodyKey>, StartError> {
+    let thumbprint = key.key.thumbprint();
+    let unlocated = || StartError::Unlocated(thumbprint);
+    let leaves = authority.reader().control_leaves(key.introduced.saturating_sub(1), 1)?;
+    let (_, bytes) = leaves.first().ok_or_else(unlocated)?;
+    let introduction = KeyRecord::parse(&Leaf::parse(bytes)?.body)?.introduction.ok_or_else(unlocated)?;
+    let record = authority.reader().blob(&introduction.custody)?.ok_or_else(unlocated)?;
+    let handle = open_key(&authority.key_store, &CustodyRecord::label_of(&record)?, "head-signer")?;
+    if *handle.public_key() != key.key {
+        return Err(unlocated());
+    }
+    Ok(Arc::new(CustodyKey::new(handle)))
+}
