@@ -5,7 +5,7 @@ CARGO  ?= cargo
 FUZZ_SECONDS ?= 3600
 FUZZ_SEED    ?= 1
 
-.PHONY: all packages build demo test lint docs bench fuzz clean
+.PHONY: all packages build demo test soak lint docs bench fuzz clean
 
 all: build
 
@@ -23,6 +23,11 @@ demo: packages
 test: packages lint docs
 	$(CARGO) build --locked --workspace --all-features --bins
 	$(CARGO) test --locked --workspace --all-features
+
+# The kill tests of `make test` with 500 kills for each store.
+soak: packages
+	$(CARGO) build --locked --workspace --all-features --bins
+	COUNTERSIGN_KILLS=$(or $(KILLS),500) $(CARGO) test --locked -p countersign-tests --all-features --test kill -- --nocapture
 
 lint: packages
 	$(CARGO) fmt --all --check

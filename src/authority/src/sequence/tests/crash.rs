@@ -123,11 +123,11 @@ fn crash_once(rig: &Rig, log: Log, id: &str, point: WritePoint, failure: Injecte
 #[test]
 fn every_write_point_may_fail_in_every_way() {
     for store in StoreKind::ALL {
+        let (rig, mut log) = Rig::begun_in(store);
+        log.appended(enrol(1));
         for point in WritePoint::ALL {
             for failure in FAILURES {
-                let (rig, log) = Rig::begun_in(store);
-                log.appended(enrol(1));
-                crash_once(&rig, log, "r", point, failure);
+                log = crash_once(&rig, log, &format!("{point:?}-{failure:?}"), point, failure);
             }
         }
     }
