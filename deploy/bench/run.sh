@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Measures an authority of its own on this machine and writes one JSON file per bench under target/bench/:
 #   issue.json           head key in a SoftHSM token, log in SQLite
+#   log.json             leaves a second that each kind of store takes, on one core (PostgreSQL's own processes on the others)
 #   issue-slow-key.json  the same with a key that takes 200 ms for a signature, as a hardware TPM does
 #   evidence.json        verification of a quote, of its signature alone, of an IMA list, and of a boot log: a real one of 34 KB if VECTORS names the
 #                        real-world vectors; requests that share a quote (shared_quote.sh)
@@ -30,9 +31,39 @@ stop_server() {
     server=
 }
 
+# The newest PostgreSQL that is installed; a server of the bench's own, never another one.
+pg_bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -n 1)
+pg_dir=$work/postgres
+
+# as_postgres PROGRAM ARGUMENTS..: PostgreSQL refuses to run as root.
+as_postgres() {
+    if [ "$(id -u)" -eq 0 ]; then
+        setpriv --reuid=postgres --regid=postgres --clear-groups -- "$pg_bin/$1" "${@:2}"
+    else
+        "$pg_bin/$1" "${@:2}"
+    fi
+}
+
+start_postgres() {
+    mkdir "$pg_dir"
+    if [ "$(id -u)" -eq 0 ]; then
+        chown postgres: "$pg_dir"
+        chmod 711 "$work"
+    fi
+    (cd "$pg_dir" && as_postgres initdb -D "$pg_dir/data" -A trust -U postgres -E UTF8 --no-locale >/dev/null &&
+        as_postgres pg_ctl -D "$pg_dir/data" -o "-c listen_addresses= -k $pg_dir" -l "$pg_dir/log" -w start >/dev/null)
+    "$pg_bin/createdb" -h "$pg_dir" -U postgres bench
+}
+
+stop_postgres() {
+    [ -f "$pg_dir/data/postmaster.pid" ] || return 0
+    (cd "$pg_dir" && as_postgres pg_ctl -D "$pg_dir/data" -m fast -w stop >/dev/null) || true
+}
+
 finish() {
     local status=$?
     stop_server
+    stop_postgres
     if [ "$status" -ne 0 ]; then
         for log in "$work"/*.log; do
             [ -f "$log" ] && { echo "--- last lines of $(basename "$log")"; tail -n 15 "$log"; }
@@ -113,6 +144,14 @@ fi
 echo "evidence: $(jq -c . "$results/evidence.json")"
 echo
 
+echo "log: 1,000-leaf batches of 512-byte leaves, three trees, on one core"
+start_postgres
+mkdir "$work/log"
+taskset -c 0 countersign bench log --dir "$work/log" --postgres "$pg_dir" --postgres-database bench --postgres-user postgres \
+    --json "$results/log.json" || failed=1
+stop_postgres
+
+echo
 echo "issue: SoftHSM, SQLite, $hosts hosts, $seconds s"
 make_token issue
 start_authority issue --signer pkcs11 --token issue --pin-file "$work/pin"
@@ -128,6 +167,11 @@ stop_server
 
 echo
 echo "reached and wanted, on $(nproc) cores with the generator beside the authority"
+if [ -f "$results/log.json" ]; then
+    echo "log.json"
+    row log.json sqlite_leaves_per_s '>=' 40000
+    row log.json postgres_leaves_per_s '>=' 20000
+fi
 if [ -f "$results/issue.json" ]; then
     echo "issue.json"
     row issue.json cpu_ratio '<=' 4

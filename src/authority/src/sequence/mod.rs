@@ -14,6 +14,7 @@ mod append;
 mod faults;
 mod grow;
 mod hosts;
+pub mod measure;
 mod plan;
 mod run;
 mod start;

@@ -16,6 +16,7 @@ mod fleet;
 mod floor;
 mod host;
 mod load;
+mod log;
 mod metrics;
 mod process;
 mod report;
@@ -43,6 +44,8 @@ pub(crate) enum Command {
     Agent(shared_quote::SharedQuoteArgs),
     /// Measure what it costs to check an artifact and a whole log, on the store of an authority that isn't running.
     Check(check::CheckArgs),
+    /// Append leaves to stores of one's own and measure how many they take.
+    Log(Box<log::LogArgs>),
 }
 
 /// Arguments of `bench prepare`.
@@ -112,6 +115,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Evidence(args) => Ok(evidence::run(&args)?),
         Command::Agent(args) => Ok(shared_quote::run(&args)?),
         Command::Check(args) => Ok(check::run(&args)?),
+        Command::Log(args) => Ok(log::run(&args)?),
     }
 }
 
@@ -151,7 +155,11 @@ mod tests {
         let fixed = ["bench", "issue", "--url", "https://localhost:1", "--profile", "p", "--fleet", "f"];
         match Cli::try_parse_from(fixed.iter().chain(extra))?.command {
             Command::Issue(args) => Ok(args),
-            Command::Prepare(_) | Command::Evidence(_) | Command::Agent(_) | Command::Check(_) => {
+            Command::Prepare(_)
+            | Command::Evidence(_)
+            | Command::Agent(_)
+            | Command::Check(_)
+            | Command::Log(_) => {
                 unreachable!("another command was given")
             }
         }

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use countersign_core::control::ControlState;
@@ -10,7 +11,7 @@ use countersign_core::name::Origin;
 use countersign_fixture::{Postgres, PostgresTls};
 
 use super::super::conformance::{Fresh, SUITE, is_unavailable};
-use super::super::{DeskWriter as _, LogReader as _, LogWriter as _, Wanted};
+use super::super::{DeskWriter as _, LogReader as _, LogWriter as _, StoreFault, Unavailable, Wanted};
 use super::{OpenFault, PostgresOptions, TlsChoice, create, open, open_reader};
 use crate::sequence::plan_alone;
 use crate::sequence::tests::support::{NOW, enrol, host_key, origin};
@@ -147,12 +148,16 @@ enum Cut {
     Before,
     /// The server commits, and nobody hears its answer.
     After,
+    /// The same, and then nobody reaches the server.
+    AfterForLong,
 }
 
 /// A Unix socket in front of a server's that loses a connection at its next commit when it is told to.
 struct Wire {
     directory: tempfile::TempDir,
     cut: Arc<Mutex<Option<Cut>>>,
+    /// Whether connections are turned away.
+    closed: Arc<AtomicBool>,
 }
 
 impl Wire {
@@ -161,19 +166,20 @@ impl Wire {
         let name = format!(".s.PGSQL.{}", server.port());
         let listener = UnixListener::bind(directory.path().join(&name)).unwrap();
         let (to, cut) = (server.socket_directory().join(name), Arc::new(Mutex::new(None)));
-        let armed = Arc::clone(&cut);
+        let closed = Arc::new(AtomicBool::new(false));
+        let (armed, shut) = (Arc::clone(&cut), Arc::clone(&closed));
         // Ends with the test's process; each connection ends with its client.
         std::thread::spawn(move || {
             for client in listener.incoming() {
                 let (client, server) = (client.unwrap(), UnixStream::connect(&to));
-                let Ok(server) = server else { continue };
-                let (back, armed) =
-                    ((server.try_clone().unwrap(), client.try_clone().unwrap()), Arc::clone(&armed));
-                std::thread::spawn(move || pass(client, server, &armed));
+                let (Ok(server), false) = (server, shut.load(Ordering::SeqCst)) else { continue };
+                let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let (armed, shut) = (Arc::clone(&armed), Arc::clone(&shut));
+                std::thread::spawn(move || pass(client, server, &armed, &shut));
                 std::thread::spawn(move || std::io::copy(&mut &back.0, &mut &back.1));
             }
         });
-        Self { directory, cut }
+        Self { directory, cut, closed }
     }
 
     fn cut(&self, how: Cut) {
@@ -181,12 +187,15 @@ impl Wire {
     }
 }
 
-fn pass(mut client: UnixStream, mut server: UnixStream, armed: &Mutex<Option<Cut>>) {
+fn pass(mut client: UnixStream, mut server: UnixStream, armed: &Mutex<Option<Cut>>, shut: &AtomicBool) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(count @ 1..) = client.read(&mut buffer) {
         let bytes = &buffer[..count];
         let commits = bytes.windows(6).any(|window| window == b"COMMIT");
         let cut = if commits { armed.lock().unwrap().take() } else { None };
+        if cut == Some(Cut::AfterForLong) {
+            shut.store(true, Ordering::SeqCst);
+        }
         if cut.is_some() {
             client.shutdown(Shutdown::Both).unwrap();
         }
@@ -213,7 +222,7 @@ fn a_commit_whose_answer_is_lost_is_looked_up() {
         let answer = writer.append(&wanted, &mut |prior| plan(prior).0);
         match cut {
             Cut::Before => assert!(is_unavailable(answer), "{cut:?}"),
-            Cut::After => {
+            Cut::After | Cut::AfterForLong => {
                 assert!(answer.unwrap().is_some(), "{cut:?}");
                 size += 1;
             }
@@ -226,24 +235,26 @@ fn a_commit_whose_answer_is_lost_is_looked_up() {
 
 #[test]
 fn a_commit_that_nobody_can_be_asked_about_is_reported_as_unknown() {
-    let mut server = Postgres::new();
+    let server = Postgres::shared();
     let mut options = made(&server);
     let wire = Wire::before(&server);
-    let direct = open_reader(&options).unwrap();
     options.host = wire.directory.path().to_str().unwrap().to_owned();
-    let (mut writer, _reader) = open(&options).unwrap();
+    let (mut writer, reader) = open(&options).unwrap();
     let control = ControlState::genesis(origin().as_str(), host_key(200));
     let (wanted, plan) = plan_alone(enrol(1), control, NOW);
-    wire.cut(Cut::After);
-    let answer = writer.append(&wanted, &mut |prior| {
-        // Gone before the commit is asked for; nothing answers any more.
-        server.kill();
-        plan(prior).0
+    wire.cut(Cut::AfterForLong);
+    let answer = writer.append(&wanted, &mut |prior| plan(prior).0);
+    let unknown = matches!(&answer, Err(StoreFault::Unavailable { kind: Unavailable::OutcomeUnknown, .. }));
+    assert!(unknown, "{answer:?}");
+    // When the way is open again, whatever comes next sees what became of it.
+    wire.closed.store(false, Ordering::SeqCst);
+    let mut seen = None;
+    let next = writer.append(&wanted, &mut |prior| {
+        seen = prior.tip.clone();
+        None
     });
-    assert!(is_unavailable(answer));
-    server.start();
-    assert!(writer.append(&wanted, &mut |_| None).unwrap().is_none());
-    assert!(direct.newest_committed().unwrap().is_none());
+    assert!(next.unwrap().is_none());
+    assert_eq!(seen.unwrap().head, reader.newest_committed().unwrap().unwrap().head);
 }
 
 #[test]

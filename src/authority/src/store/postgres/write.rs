@@ -103,9 +103,11 @@ impl PostgresWriter {
         work: impl AsyncFn(&Session) -> RowResult<T>,
     ) -> Result<T, StoreFault> {
         self.usable(call)?;
-        let link = self.link(call)?;
-        if link.run(link.session.simply("")).flatten().is_err() {
+        let linked = self.link(call).map(|link| link.run(link.session.simply("")).flatten().is_ok());
+        if !self.note(linked)? {
             self.link = None;
+            let linked = self.link(call).map(|_| ());
+            self.note(linked)?;
         }
         let link = self.link(call)?;
         let done = link.run(work(&link.session)).flatten();
