@@ -16,19 +16,19 @@ fn a_log_moves_into_postgres_and_artifacts_go_on() {
     let database = server.database();
     let host = server.socket_directory().display().to_string();
     let config = deployment.text("authority/authority.toml");
-    let migrate = || {
+    let migrate = |deployment: &Deployment| {
         let mut command = deployment.countersign();
         command.args(["admin", "migrate", "sqlite-to-postgres", "--config", &config, "--postgres", &host]);
         Ran::of(command.args(["--postgres-database", &database, "--postgres-user", "postgres"]))
     };
     // While the authority serves, the file is its own.
-    let refused = migrate();
+    let refused = migrate(&deployment);
     assert!(refused.status != Some(0) && refused.err.contains("in use by another process"), "{refused:?}");
     let mut authority = deployment.authority.take().unwrap();
     authority.stop(countersign_fixture::PATIENCE);
-    let out = migrate().expect("migrate");
+    let out = migrate(&deployment).expect("migrate");
     assert!(out.contains("leaves moved and verified"), "{out}");
-    let again = migrate();
+    let again = migrate(&deployment);
     assert!(again.status != Some(0) && again.err.contains("holds a store already"), "{again:?}");
 
     let section = out.split_once("[store]").unwrap().1;
