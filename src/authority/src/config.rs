@@ -6,9 +6,8 @@
 //!
 //! `docs/CONFIG.md` is written from the comments in this file.
 
-use crate::store::Place;
-use crate::store::postgres::{PostgresOptions, TlsChoice};
-use crate::store::sqlite::SqliteOptions;
+mod store;
+
 use countersign_core::name::{Origin, TrustDomain};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::collections::{BTreeMap, BTreeSet};
@@ -177,58 +176,6 @@ fn postgres_readers() -> usize {
 
 fn postgres_statement_secs() -> u64 {
     Postgres::STATEMENT_SECS
-}
-
-impl Postgres {
-    /// Reading connections when nothing is said: as many as the embedded store has.
-    pub const READERS: usize = 4;
-    /// Limit of a statement when nothing is said: a full batch takes under a second.
-    pub const STATEMENT_SECS: u64 = 10;
-
-    fn misfit(&self) -> Option<&'static str> {
-        if self.readers == 0 || self.statement_secs == 0 {
-            return Some("store.readers and store.statement_secs must be above zero");
-        }
-        if self.client_certificate_file.is_some() != self.client_key_file.is_some() {
-            return Some("store.client_certificate_file and store.client_key_file belong together");
-        }
-        let protected = self.host.starts_with('/') || self.ca_file.is_some();
-        if self.danger_plaintext == protected {
-            return Some(
-                "store.ca_file is needed for a server on the network (or danger_plaintext), and for no other",
-            );
-        }
-        (self.client_key_file.is_some() && self.ca_file.is_none())
-            .then_some("store.client_key_file needs store.ca_file")
-    }
-
-    /// Where the store of this log is.
-    #[must_use]
-    pub fn options(&self, origin: &Origin) -> PostgresOptions {
-        let client = self.client_certificate_file.clone().zip(self.client_key_file.clone());
-        let tls = self
-            .ca_file
-            .clone()
-            .map_or(TlsChoice::DangerPlaintext, |ca| TlsChoice::VerifyFull { ca, client });
-        PostgresOptions {
-            password_file: self.password_file.clone(),
-            tls,
-            readers: self.readers,
-            statement_timeout: Duration::from_secs(self.statement_secs),
-            ..PostgresOptions::local(&self.host, self.port, &self.database, &self.user, origin.clone())
-        }
-    }
-}
-
-impl Store {
-    /// Where the store of this log is.
-    #[must_use]
-    pub fn place(&self, origin: &Origin) -> Place {
-        match self {
-            Self::Sqlite { path } => Place::Sqlite(SqliteOptions::new(path, origin.clone())),
-            Self::Postgres(postgres) => Place::Postgres(postgres.options(origin)),
-        }
-    }
 }
 
 /// `[signer]`
