@@ -1,17 +1,21 @@
 //! Host rows as this process last saw them, so that a decision reads no table.
 //!
-//! Comes in: rows read from the store, and what each committed batch says of them. Goes out: a row that was the store's at some moment.
-//! Absent: any claim that it is the newest. Another replica may have appended since; the guards of the append transaction compare what
-//! matters, and a call that they send back reads the store.
+//! Comes in: rows read from the store, and what each committed leaf says of them, whoever committed it. Goes out: a row that was the
+//! store's a moment ago. Refused: rows that nobody has compared with other replicas' leaves for [`FRESH_FOR`], as after a pause of the
+//! process. Absent: any claim that a row is the newest. Another replica may have appended since; the guards of the append transaction compare
+//! what matters, and a call that they send back reads the store.
 
+use crate::store::HostNow;
 use crate::store::project::{Change, merge_state};
-use crate::store::{HostNow, NewLeaf};
 use countersign_core::name::HostId;
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 /// Most rows kept, about 300 bytes each. When it is full it begins anew: a bound, not a policy.
 const MAX_ROWS: usize = 65_536;
+/// How long rows are good for after a look at what other replicas committed: four looks may fail.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// When a row was read, counted in batches that said something of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct ReadAt(u64);
 struct Rows {
     told: u64,
     by_host: HashMap<HostId, HostNow>,
+    /// When a look at other replicas began that ended well; `None` where nobody else appends.
+    looked: Option<Instant>,
 }
 
 /// The rows.
@@ -28,8 +34,32 @@ struct Rows {
 pub(super) struct HostRows(RwLock<Rows>);
 
 impl HostRows {
+    /// Empty; `shared`: others append as well.
+    pub(super) fn new(shared: bool) -> Self {
+        let looked = shared.then(Instant::now);
+        Self(RwLock::new(Rows { looked, ..Rows::default() }))
+    }
+
     pub(super) fn row(&self, host: &HostId) -> Option<HostNow> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).by_host.get(host).cloned()
+        self.row_at(host, Instant::now)
+    }
+
+    fn row_at(&self, host: &HostId, now: impl FnOnce() -> Instant) -> Option<HostNow> {
+        let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let stale = rows.looked.is_some_and(|then| now().saturating_duration_since(then) > FRESH_FOR);
+        if stale { None } else { rows.by_host.get(host).cloned() }
+    }
+
+    /// A look at what others committed began then, and all of it has been told.
+    pub(super) fn looked(&self, then: Instant) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).looked = Some(then);
+    }
+
+    /// Forgets every row, and what is being read now.
+    pub(super) fn forget(&self) {
+        let mut rows = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        rows.told = rows.told.wrapping_add(1);
+        rows.by_host.clear();
     }
 
     /// To be asked before the store is read.
@@ -48,10 +78,10 @@ impl HostRows {
         }
     }
 
-    /// Takes over what a committed batch says.
-    pub(super) fn tell(&self, leaves: &[NewLeaf]) {
+    /// Takes over what committed leaves say. The same may be said twice.
+    pub(super) fn tell<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) {
         let mut rows = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        for change in leaves.iter().flat_map(|leaf| &leaf.changes) {
+        for change in changes {
             match change {
                 Change::HostState { host, state } => {
                     rows.told = rows.told.wrapping_add(1);
@@ -72,10 +102,8 @@ impl HostRows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::TripleHash;
     use countersign_core::digest::Sha256Digest;
     use countersign_core::leaf::host::HostState;
-    use std::sync::Arc;
 
     fn host() -> HostId {
         HostId::from_slice(&[&[1][..], &[7; 32]].concat()).unwrap()
@@ -84,11 +112,6 @@ mod tests {
     fn row(clock_ms: u64) -> HostNow {
         let state = HostState { clock_ms, ..HostState::unattested(1) };
         HostNow { enrolment_leaf: (3, Sha256Digest::ZERO), key: Sha256Digest::ZERO, state }
-    }
-
-    fn leaf(change: Change) -> NewLeaf {
-        let hashes = TripleHash::from_bytes(&[0; TripleHash::LEN]).unwrap();
-        NewLeaf { index: 4, bytes: Arc::from(&b"leaf"[..]), hashes, changes: vec![change], control: None }
     }
 
     fn state(clock_ms: u64) -> Change {
@@ -100,13 +123,13 @@ mod tests {
         let rows = HostRows::default();
         let at = rows.now();
         rows.keep(at, host(), row(10));
-        rows.tell(&[leaf(state(20))]);
+        rows.tell(&[state(20)]);
         assert_eq!(rows.row(&host()).unwrap().state.clock_ms, 20);
         // Read before that batch, kept after it: dropped.
         rows.keep(at, host(), row(10));
         assert_eq!(rows.row(&host()).unwrap().state.clock_ms, 20);
         // Of one version the TPM's clock never goes back.
-        rows.tell(&[leaf(state(15))]);
+        rows.tell(&[state(15)]);
         assert_eq!(rows.row(&host()).unwrap().state.clock_ms, 20);
     }
 
@@ -114,7 +137,35 @@ mod tests {
     fn an_enrolment_ends_what_was_known() {
         let rows = HostRows::default();
         rows.keep(rows.now(), host(), row(10));
-        rows.tell(&[leaf(Change::Enrolled { host: host(), key: Sha256Digest::ZERO, version: 2 })]);
+        rows.tell(&[Change::Enrolled { host: host(), key: Sha256Digest::ZERO, version: 2 }]);
+        assert!(rows.row(&host()).is_none());
+    }
+
+    #[test]
+    fn rows_that_nobody_compares_with_other_replicas_are_not_used() {
+        let rows = HostRows::new(true);
+        let then = Instant::now();
+        rows.looked(then);
+        rows.keep(rows.now(), host(), row(10));
+        assert!(rows.row_at(&host(), || then + FRESH_FOR).is_some());
+        let late = then + FRESH_FOR + Duration::from_millis(1);
+        assert!(rows.row_at(&host(), || late).is_none());
+        rows.looked(late);
+        assert!(rows.row_at(&host(), || late).is_some());
+        // Where nobody else appends there is nothing to compare with.
+        let alone = HostRows::new(false);
+        alone.keep(alone.now(), host(), row(10));
+        assert!(alone.row_at(&host(), || late + Duration::from_secs(3_600)).is_some());
+    }
+
+    #[test]
+    fn what_is_forgotten_is_not_kept_by_a_read_that_began_before() {
+        let rows = HostRows::default();
+        let at = rows.now();
+        rows.keep(at, host(), row(10));
+        rows.forget();
+        assert!(rows.row(&host()).is_none());
+        rows.keep(at, host(), row(10));
         assert!(rows.row(&host()).is_none());
     }
 }

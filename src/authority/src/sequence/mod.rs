@@ -15,6 +15,7 @@ mod faults;
 mod grow;
 mod hosts;
 pub mod measure;
+mod others;
 mod plan;
 mod run;
 mod start;

@@ -15,7 +15,6 @@ use countersign_core::name::{HostId, RequestId};
 use super::append::{CLOCK_TOLERANCE_MS, Guard, MAX_DECISION_AGE_MS, Prepared, Spend};
 use super::grow::{BatchTree, Growth};
 use crate::clock::{ClockFault, batch_time};
-use crate::sign::Remembered;
 use crate::store::project::Change;
 use crate::store::{Additions, JoinTokenRow, KnownOutcome, NewLeaf, Prior, SpentId, StoredHead};
 
@@ -31,8 +30,8 @@ pub(super) struct Terms<'a> {
     pub(super) now_ms: u64,
     /// At least one for each entry.
     pub(super) salts: &'a [[u8; 16]],
-    /// The newest head that this process's signer remembers.
-    pub(super) remembered: Option<Remembered>,
+    /// Digest of the newest body that this process knows to be in the log.
+    pub(super) met: Option<Sha256Digest>,
 }
 
 /// What becomes of one Append.
@@ -71,10 +70,8 @@ pub(super) struct Plan {
 /// Plans a batch.
 pub(super) fn plan(prior: &Prior, batch: &[&Prepared], terms: &Terms<'_>) -> Result<Plan, NoPlan> {
     // A store that was restored or replaced while this process serves goes on from another past. Heads form a chain, so one of them is enough.
-    if let Some(remembered) = &terms.remembered
-        && prior.body_at != Some(remembered.digest)
-    {
-        return Err(NoPlan::Contradiction("the head that was last to be signed isn't in it"));
+    if terms.met.is_some() && prior.body_at != terms.met {
+        return Err(NoPlan::Contradiction("the newest head that was met isn't in it"));
     }
     let mut control = None;
     if !prior.control_leaves.is_empty() {
@@ -426,7 +423,7 @@ pub(crate) fn plan_alone(
     prepared.want(&mut wanted);
     let plan = move |prior: &Prior| {
         let salts = vec![[7; 16]; prepared.entries.len()];
-        let terms = Terms { control: &control, now_ms, salts: &salts, remembered: None };
+        let terms = Terms { control: &control, now_ms, salts: &salts, met: None };
         let planned = plan(prior, &[&prepared], &terms).ok().unwrap();
         (planned.additions, planned.control)
     };

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::append::{Append, Entry, Outcome, Prepared, SequenceFault};
 use super::faults::faults_entry;
 use super::grow::BatchTree;
+use super::others::Others;
 use super::plan::{NoPlan, Plan, Terms, Verdict, plan};
 use super::{DeskJob, Health, Job, NO_HEARTBEAT, Reply, SequencerLimits, Shared};
 use crate::clock::ClockWatch;
@@ -79,6 +80,8 @@ pub(super) struct Thread {
     pub(super) own: Option<StoredHead>,
     /// The newest head in the store when this process last committed or started.
     pub(super) newest: Option<StoredHead>,
+    /// What other processes put into the log.
+    pub(super) others: Others,
     pub(super) state: State,
 }
 
@@ -184,12 +187,22 @@ impl Thread {
 
     /// Takes over what other replicas have committed and signed since. A store that can't be read now is read again by the next look.
     fn refresh(&mut self) {
+        if !self.others.shared() {
+            return;
+        }
         if let Err(fault) = self.take_over() {
             tracing::debug!(%fault, "no look at the other replicas");
         }
     }
 
     fn take_over(&mut self) -> Result<(), ReadFault> {
+        let looked = Instant::now();
+        if let Some(tip) = self.reader.newest_committed()?
+            && let Err(fault) = self.others.found(&tip.head)
+        {
+            self.note_down(Down::Failed, &fault);
+            return Ok(());
+        }
         let held = self.shared.control.load_full();
         let mut control = ControlState::clone(&held);
         for (_, bytes) in self.reader.control_leaves(control.number(), MAX_PAGE)? {
@@ -202,6 +215,8 @@ impl Thread {
             self.signer.note_signed(head.body().control_seq);
             self.publish_signed(head);
         }
+        self.others.hear(self.reader.as_ref(), &self.shared.hosts)?;
+        self.shared.hosts.looked(looked);
         Ok(())
     }
 
@@ -295,17 +310,18 @@ impl Thread {
 
     fn commit(&mut self, calls: &[Call], now_ms: u64) -> Result<Committed, NoBatch> {
         let control = self.shared.control.load_full();
-        let remembered = Some(self.signer.memory().newest()).filter(|remembered| remembered.size > 0);
+        let met = self.others.met();
         let mut wanted = Wanted {
             control_after: control.number(),
-            body_at: remembered.map(|remembered| remembered.size),
+            body_at: met.map(|(size, _)| size),
             ..Wanted::default()
         };
         calls.iter().for_each(|call| call.append.want(&mut wanted));
         let count = calls.iter().map(|call| call.append.entries.len()).sum();
         // Without entropy there are no salts, and without salts no leaves.
         let salts = salts(count).ok_or(NoBatch::Fault(SequenceFault::LogUnavailable))?;
-        let terms = Terms { control: &control, now_ms, salts: &salts, remembered };
+        let met = met.map(|(_, digest)| digest);
+        let terms = Terms { control: &control, now_ms, salts: &salts, met };
         let batch: Vec<&Prepared> = calls.iter().map(|call| call.append.as_ref()).collect();
         let mut planned: Option<Result<Plan, NoPlan>> = None;
         let result = self.writer.append(&wanted, &mut |prior| {
@@ -339,10 +355,12 @@ impl Thread {
             self.shared.control.store(Arc::new(control));
         }
         if let Some(additions) = &additions {
+            let first = additions.leaves.first().map_or(additions.head.body().size, |leaf| leaf.index);
+            self.others.committed(first, &additions.head);
             self.newest = Some(additions.head.clone());
             self.own = Some(additions.head.clone());
             self.told();
-            self.shared.hosts.tell(&additions.leaves);
+            self.shared.hosts.tell(additions.leaves.iter().flat_map(|leaf| &leaf.changes));
             count(&self.shared.counters.batches, 1);
             count(&self.shared.counters.leaves, additions.leaves.len() as u64);
         }

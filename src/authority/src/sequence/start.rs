@@ -14,6 +14,7 @@ use crossbeam_channel::bounded;
 use tokio::sync::watch;
 
 use super::hosts::HostRows;
+use super::others::Others;
 use super::run::{State, Thread};
 use super::{Counters, FaultCounts, Health, NO_HEARTBEAT, Sequencer, SequencerLimits, Shared};
 use crate::clock::{Clock, ClockWatch};
@@ -122,7 +123,7 @@ impl Sequencer {
             signed: ArcSwapOption::new(signed.map(Arc::new)),
             health: watch::Sender::new(Health::Serving),
             faults: FaultCounts::default(),
-            hosts: HostRows::default(),
+            hosts: HostRows::new(shared),
             counters: Counters::default(),
             clock,
             stopping: AtomicBool::new(false),
@@ -144,6 +145,7 @@ impl Sequencer {
             signer,
             watch,
             own: None,
+            others: Others::new(shared, newest.as_ref()),
             newest,
             state: State::new(),
         };

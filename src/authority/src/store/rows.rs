@@ -152,6 +152,13 @@ pub struct Tip {
     pub frontiers: Frontiers,
 }
 
+impl Tip {
+    /// Digest of its body, if it has this size.
+    pub(super) fn digest_at(&self, size: u64) -> Option<Sha256Digest> {
+        (self.head.body().size == size).then(|| *self.head.digest())
+    }
+}
+
 /// A request's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownOutcome {

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use countersign_fixture::wait_until;
 use rusqlite::Connection;
 
-use super::super::{Append, Outcome, StartFault};
+use super::super::{Append, Health, Outcome, SequenceFault, StartFault};
 use super::crash::{bodies_form_a_chain, every_head_is_that_of_the_leaves};
-use super::support::{Call, Rig, StoreKind, enrol, epoch, host, token};
+use super::support::{Call, DEADLINE, Rig, StoreKind, enrol, epoch, host, token};
 use crate::store::postgres::{self, MigrateFault, PostgresOptions};
 use crate::store::{Place, sqlite};
 
@@ -74,6 +76,38 @@ fn a_backup_made_while_serving_is_whole_and_refused_once_more_was_signed() {
         assert!(bodies.iter().all(|(size, body)| after.get(size) == Some(body)), "{store:?}");
         every_head_is_that_of_the_leaves(&log);
         bodies_form_a_chain(&after);
+    }
+}
+
+#[test]
+fn a_database_put_back_while_replicas_serve_ends_all_of_them() {
+    for idle in [false, true] {
+        let (rig, log) = Rig::begun_in(StoreKind::Postgres);
+        log.appended(enrol(1));
+        let other = rig.replica();
+        let theirs = other.open().unwrap();
+        let scratch = tempfile::tempdir().unwrap();
+        let old = scratch.path().join("old");
+        back_up(&rig, &old);
+        log.appended(Call::new(host(1), "r1").append());
+        let newest = log.sequencer.signed_head().unwrap().size();
+        // The other one signed nothing since the backup; it only saw what was signed.
+        theirs.sequencer.refresh().unwrap();
+        let seen = || theirs.sequencer.signed_head().is_some_and(|head| head.size() == newest);
+        assert!(wait_until(DEADLINE, seen));
+        restore(&rig, &old);
+        let (signed, signing) = (rig.key.messages.lock().unwrap().len(), Arc::clone(&rig.key));
+        if idle {
+            log.sequencer.refresh().unwrap();
+            theirs.sequencer.refresh().unwrap();
+        } else {
+            assert_eq!(theirs.submit(Call::new(host(1), "r2").append()), Err(SequenceFault::Stopped));
+            assert_eq!(log.submit(Call::new(host(1), "r2").append()), Err(SequenceFault::Stopped));
+        }
+        log.wait_for(Health::Failed);
+        theirs.wait_for(Health::Failed);
+        assert_eq!(signing.messages.lock().unwrap().len(), signed, "signed on another past");
+        assert!(log.reader.outcome(&host(1), &Call::new(host(1), "r2").request().id).unwrap().is_none());
     }
 }
 

@@ -30,7 +30,7 @@ fn append_batches(rig: &Rig, batches: &[usize]) -> (std::sync::Arc<dyn Reader>, 
         let batch: Vec<&Prepared> = appends.iter().collect();
         let salts: Vec<[u8; 16]> =
             (0..*size).map(|n| ((at as u128) << 64 | n as u128).to_be_bytes()).collect();
-        let terms = Terms { remembered: None, control: &control, now_ms: NOW, salts: &salts };
+        let terms = Terms { met: None, control: &control, now_ms: NOW, salts: &salts };
         let mut tree = None;
         let added = writer.append(&Wanted::default(), &mut |prior| {
             let planned = plan(prior, &batch, &terms).ok().unwrap();

@@ -7,13 +7,16 @@ use std::thread;
 use countersign_core::digest::sha256;
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::{Revocation, Subject};
+use countersign_core::leaf::record::{Heartbeat, HeartbeatReason};
 use countersign_fixture::wait_until;
 
 use super::super::{Append, Entry, Guard, Health, Outcome, Spend};
 use super::crash::{
     bodies_form_a_chain, every_head_is_that_of_the_leaves, no_two_bodies_of_one_size_were_signed,
 };
-use super::support::{Call, DEADLINE, Log, NOW, Rig, StoreKind, enrol, enrolment, epoch, host, token};
+use super::support::{
+    Call, DEADLINE, Log, NOW, Rig, StoreKind, enrol, enrolment, epoch, host, host_key, state, token,
+};
 use crate::store::failpoint::{Injected, WritePoint};
 
 /// Two processes that serve one log with a host in it.
@@ -160,6 +163,72 @@ fn a_revocation_at_one_replica_holds_at_the_other_at_once() {
         assert_eq!(control.number(), known + 1);
         assert!(control.is_revoked(&subject));
     }
+}
+
+/// Looks at the other replica, and waits until it was looked.
+fn look(log: &Log, until: impl Fn(&Log) -> bool) {
+    log.sequencer.refresh().unwrap();
+    assert!(wait_until(DEADLINE, || until(log)));
+}
+
+#[test]
+fn a_host_enrolled_again_at_one_replica_is_another_host_at_the_other_at_once() {
+    let (rigs, logs) = two();
+    let [here, there] = &logs;
+    let old = there.reader.host_now(&host(1)).unwrap().unwrap();
+    there.sequencer.keep_host_row(there.sequencer.host_rows_at(), host(1), old.clone());
+    // Decided at the other replica under the row that it keeps, while this one enrols the host again.
+    let decided = |id: &str, version: u64, enrolment: u64| {
+        let call = Call { state: state(version, 1_000), ..Call::new(host(1), id) };
+        let mut append = call.append();
+        append.guards.push(Guard::Enrolment(host(1), enrolment));
+        append
+    };
+    let (renewed, again) = (enrolment(host(1), 2, 1, None), enrolment(host(1), 3, 2, None));
+    let renewed = here.appended(Append::of(vec![renewed])).leaves[0].index;
+    assert_eq!(there.sequencer.host_row(&host(1)), Some(old.clone()), "nobody looked");
+    assert_eq!(there.submit(decided("r1", 1, old.enrolment_leaf.0)).unwrap(), Outcome::Stale);
+    there.appended(decided("r1", 1, renewed));
+    let newest = here.appended(Append::of(vec![again])).leaves[0].index;
+    assert_eq!(there.submit(decided("r2", 1, renewed)).unwrap(), Outcome::Stale);
+    assert_eq!(there.submit(decided("r2", 1, newest)).unwrap(), Outcome::Stale);
+    there.appended(decided("r2", 2, newest));
+    // And the row that it kept is gone when it has looked.
+    look(there, |log| log.sequencer.host_row(&host(1)).is_none());
+    let row = there.reader.host_now(&host(1)).unwrap().unwrap();
+    assert_eq!((row.key, row.state.version), (host_key(3).thumbprint(), 2));
+    one_log(&rigs[0], there);
+}
+
+#[test]
+fn rows_of_hosts_follow_the_leaves_of_every_replica() {
+    let (_rigs, logs) = two();
+    let [here, there] = &logs;
+    let row = there.reader.host_now(&host(1)).unwrap().unwrap();
+    let clock = |log: &Log| log.sequencer.host_row(&host(1)).map(|row| row.state.clock_ms);
+    there.sequencer.keep_host_row(there.sequencer.host_rows_at(), host(1), row.clone());
+    let stale = there.sequencer.host_rows_at();
+    let told = |id: &str, clock_ms| Call { state: state(1, clock_ms), ..Call::new(host(1), id) }.append();
+    here.appended(told("r1", 5_000));
+    look(there, |log| clock(log) == Some(5_000));
+    // Read before that leaf and kept after it: dropped.
+    there.sequencer.keep_host_row(stale, host(1), row);
+    assert_eq!(clock(there), Some(5_000));
+    // Its own batch lies over leaves of the other one, which it hasn't looked at: they are heard at the next look.
+    here.appended(told("r2", 9_000));
+    there.appended(told("r3", 7_000));
+    look(there, |log| clock(log) == Some(9_000));
+    assert_eq!(there.reader.host_now(&host(1)).unwrap().unwrap().state.clock_ms, 9_000);
+    // More of it than reading is worth: nothing is known of hosts any more.
+    for _ in 0..17 {
+        here.appended(Append::of((0..256).map(|_| idle_leaf()).collect()));
+    }
+    look(there, |log| clock(log).is_none());
+}
+
+/// A leaf that changes nothing.
+fn idle_leaf() -> Entry {
+    Entry::plain(Kind::Heartbeat, Heartbeat(HeartbeatReason::Idle).encode())
 }
 
 #[test]

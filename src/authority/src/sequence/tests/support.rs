@@ -427,6 +427,7 @@ impl Rig {
             recovery: self.recovery.clone(),
             ring: self.ring.clone(),
             key: Arc::clone(&self.key),
+            spare: self.spare.clone(),
             failpoints: Arc::default(),
             limits: self.limits,
         }
