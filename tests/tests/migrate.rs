@@ -1,7 +1,5 @@
 //! A log that outgrows its file: moved into a database by the command, verified, and served on.
 
-#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use countersign_fixture::Postgres;
 use countersign_tests::{Deployment, Program, Ran, SignerKind};
 

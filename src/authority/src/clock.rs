@@ -1,7 +1,7 @@
 //! Time as the sequencer sees it: a wall clock that may lie, and boot time that can't be set.
 //!
-//! Comes in: readings of a [`Clock`] and the newest head's time. Goes out: the time of a batch. Refused: a wall clock more than
-//! [`MAX_BEHIND_MS`] behind the log, and one that jumped against boot time, until it has come back or has stood still for
+//! Comes in: readings of a [`Clock`], the newest head's time, and the store's clock where several processes share it. Goes out: the time of a
+//! batch. Refused: a wall clock more than [`MAX_BEHIND_MS`] behind the log, one more than [`MAX_AHEAD_MS`] ahead of the store's, and one that jumped against boot time, until it has come back or has stood still for
 //! [`SETTLE_MS`] since.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +10,9 @@ use nix::time::{ClockId, clock_gettime};
 
 /// How far the wall clock may be behind the newest head: what NTP slews away without a step.
 pub const MAX_BEHIND_MS: u64 = 2_000;
+/// How far the wall clock may be ahead of the store's: half of what another replica's may be behind a head, so that one ahead and one behind by
+/// no more than this go on together.
+pub const MAX_AHEAD_MS: u64 = 1_000;
 /// How far wall time and boot time may drift apart between two readings before that counts as a step.
 pub const MAX_STEP_MS: u64 = 2_000;
 /// How long the clock has to run evenly after a step before the new time is believed. An NTP daemon steps once and then slews; a clock
@@ -92,6 +95,12 @@ pub enum ClockFault {
     /// The log has seen a later time than this clock shows.
     #[error("the clock is {by_ms} ms behind the newest head")]
     Behind {
+        /// By how much.
+        by_ms: u64,
+    },
+    /// This clock shows a later time than the one that all replicas share.
+    #[error("the clock is {by_ms} ms ahead of the store's")]
+    Ahead {
         /// By how much.
         by_ms: u64,
     },
@@ -181,6 +190,15 @@ pub fn batch_time(now_ms: u64, newest_head_ms: u64) -> Result<u64, ClockFault> {
     if by_ms > MAX_BEHIND_MS { Err(ClockFault::Behind { by_ms }) } else { Ok(now_ms.max(newest_head_ms)) }
 }
 
+/// Compares a reading with the clock of the store, read later. A batch from the future would stop every replica whose clock is right.
+///
+/// # Errors
+/// [`ClockFault::Ahead`] if the clock is more than [`MAX_AHEAD_MS`] ahead. Behind is told by the newest head.
+pub fn not_ahead(now_ms: u64, store_ms: u64) -> Result<(), ClockFault> {
+    let by_ms = now_ms.saturating_sub(store_ms);
+    if by_ms > MAX_AHEAD_MS { Err(ClockFault::Ahead { by_ms }) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +211,15 @@ mod tests {
         assert!(clock.now_ms() > NOW);
         let boot = clock.boot_ms();
         assert!(boot > 0 && clock.boot_ms() >= boot);
+    }
+
+    #[test]
+    fn a_clock_ahead_of_the_stores_is_refused_and_one_behind_is_not() {
+        assert_eq!(not_ahead(NOW, NOW), Ok(()));
+        assert_eq!(not_ahead(NOW, NOW + 60_000), Ok(()));
+        assert_eq!(not_ahead(NOW + MAX_AHEAD_MS, NOW), Ok(()));
+        let by_ms = MAX_AHEAD_MS + 1;
+        assert_eq!(not_ahead(NOW + by_ms, NOW), Err(ClockFault::Ahead { by_ms }));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use countersign_core::name::{HostId, RequestId};
 
 use super::append::{CLOCK_TOLERANCE_MS, Guard, MAX_DECISION_AGE_MS, Prepared, Spend};
 use super::grow::{BatchTree, Growth};
-use crate::clock::{ClockFault, batch_time};
+use crate::clock::{ClockFault, batch_time, not_ahead};
 use crate::store::project::Change;
 use crate::store::{Additions, JoinTokenRow, KnownOutcome, NewLeaf, Prior, SpentId, StoredHead};
 
@@ -72,6 +72,9 @@ pub(super) fn plan(prior: &Prior, batch: &[&Prepared], terms: &Terms<'_>) -> Res
     // A store that was restored or replaced while this process serves goes on from another past. Heads form a chain, so one of them is enough.
     if terms.met.is_some() && prior.body_at != terms.met {
         return Err(NoPlan::Contradiction("the newest head that was met isn't in it"));
+    }
+    if let Some(store_ms) = prior.clock_ms {
+        not_ahead(terms.now_ms, store_ms).map_err(NoPlan::Clock)?;
     }
     let mut control = None;
     if !prior.control_leaves.is_empty() {

@@ -4,6 +4,7 @@
 //! everything in the reverse order. Absent: any decision; parts are asked, and their answers passed on.
 
 pub mod budgets;
+mod challenge_keys;
 pub mod compromise;
 mod deadline;
 pub mod documents;
@@ -27,7 +28,7 @@ pub use start::StartError;
 pub(crate) use start::open_ca;
 
 use crate::api::problem::Refused;
-use crate::challenge::{ChallengeKey, ChallengeKeys, Minted, Rotation};
+use crate::challenge::{ChallengeKeys, Minted, Rotation};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::custody::KeyStore;
@@ -56,7 +57,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
-use zeroize::Zeroizing;
 
 /// Hosts, host keys and blob names that are remembered; beyond, the store is asked again.
 const MAX_REMEMBERED: usize = 65_536;
@@ -309,35 +309,6 @@ impl Authority {
             .load()
             .mint(host, head, self.decision_time_ms(), &rotation, random)
             .map_err(|_| RefusalCode::LogUnavailable.into())
-    }
-
-    /// Makes, keeps and takes up a new challenge key when the newest one is old; drops those that nothing can need.
-    async fn rotate_challenge_key(&self) -> Result<(), SequenceFault> {
-        let (now_ms, rotation) = (self.decision_time_ms(), self.challenge_rotation());
-        let mut keys = ChallengeKeys::clone(&self.challenge_keys.load());
-        if !keys.rotation_due(now_ms, &rotation) {
-            return Ok(());
-        }
-        if self.config.store.place(self.origin()).is_shared() {
-            // Another replica may have made one.
-            self.read_challenge_keys();
-            keys = ChallengeKeys::clone(&self.challenge_keys.load());
-            if !keys.rotation_due(now_ms, &rotation) {
-                return Ok(());
-            }
-        }
-        let Ok(key) = ChallengeKey::generate(now_ms, getrandom::fill) else {
-            tracing::error!("no randomness for a challenge key");
-            return Ok(());
-        };
-        let stored = crate::store::ChallengeKey { id: key.id, key: *key.key, made_ms: key.created_ms };
-        let lives = rotation.every_ms.saturating_add(rotation.lifetime_ms);
-        // Kept first: what it seals must be opened after a restart, too.
-        self.sequencer.put_challenge_key(stored, now_ms.saturating_sub(lives))?.done().await?;
-        keys.add(key);
-        keys.retire(now_ms, &rotation);
-        self.challenge_keys.store(Arc::new(keys));
-        Ok(())
     }
 
     /// The host of a key. What is remembered here is compared with the host's row where it matters.
@@ -599,9 +570,4 @@ impl Authority {
 fn read_fault(fault: ReadFault) -> Refused {
     tracing::warn!(code = fault.code().as_str(), %fault, "the store can't be read");
     fault.code().into()
-}
-
-/// The stored form of a challenge key, as the challenges module uses it.
-fn challenge_key(stored: &crate::store::ChallengeKey) -> ChallengeKey {
-    ChallengeKey { id: stored.id, key: Zeroizing::new(stored.key), created_ms: stored.made_ms }
 }

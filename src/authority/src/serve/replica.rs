@@ -6,8 +6,7 @@
 //! Refused: a head key whose custody can't be shown; this replica then doesn't sign with it, and says so.
 
 use super::start::{StartError, open_key};
-use super::{Authority, challenge_key, lock};
-use crate::challenge::ChallengeKeys;
+use super::{Authority, lock};
 use crate::custody::CustodyRecord;
 use crate::sign::{CustodyKey, HeadKey as _};
 use crate::store::Place;
@@ -26,9 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often challenge keys are read; one that isn't known when it is needed is read at once.
 const KEYS_EVERY: Duration = Duration::from_secs(1);
-/// Least time between two reads of challenge keys for a challenge that nobody here knows: whoever invents some costs no more than that.
-const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
-
 /// Starts the thread if others append to the same log. It ends with the other tasks.
 pub(super) fn spawn(authority: &Arc<Authority>, stop: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
     let Place::Postgres(options) = authority.config().store.place(authority.origin()) else { return };
@@ -48,34 +44,6 @@ pub(super) fn spawn(authority: &Arc<Authority>, stop: &watch::Receiver<bool>, ta
             std::thread::sleep(PAUSE);
         }
     });
-}
-
-impl Authority {
-    /// Takes over the challenge keys that the store holds.
-    pub(super) fn read_challenge_keys(&self) {
-        match self.reader.challenge_keys() {
-            Ok(stored) => {
-                let keys = ChallengeKeys::new(stored.iter().map(challenge_key).collect());
-                self.challenge_keys.store(Arc::new(keys));
-            }
-            Err(fault) => tracing::debug!(%fault, "challenge keys can't be read"),
-        }
-    }
-
-    /// The keys to open this challenge with: another replica may have sealed it a moment ago under a key that is new. For worker threads.
-    #[must_use]
-    pub fn challenge_keys_for(&self, challenge: &[u8]) -> Arc<ChallengeKeys> {
-        let held = self.challenge_keys();
-        if held.open(challenge).is_ok() || !self.config.store.place(self.origin()).is_shared() {
-            return held;
-        }
-        let mut last = lock(&self.keys_looked_up);
-        if last.is_none_or(|then| then.elapsed() >= UNKNOWN_PAUSE) {
-            *last = Some(Instant::now());
-            self.read_challenge_keys();
-        }
-        self.challenge_keys()
-    }
 }
 
 /// Opens head keys that another replica has introduced, and lets go of those that have ended.

@@ -4,12 +4,13 @@
 //! isn't in custody, a store that was rolled back or contradicts itself, an empty store.
 
 use super::budgets::Budgets;
+use super::challenge_keys::challenge_key;
 use super::documents::{Documents, DocumentsFault};
 use super::endorsement::{Endorsements, RootsError};
 use super::enrolments::OpenEnrolments;
 use super::metrics::Metrics;
 use super::pool::Pool;
-use super::{Authority, Remembered, challenge_key};
+use super::{Authority, Remembered};
 use crate::challenge::ChallengeKeys;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;

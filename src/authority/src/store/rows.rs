@@ -370,6 +370,8 @@ pub struct Prior {
     pub control_leaves: Vec<Vec<u8>>,
     /// Digest of the head body of size [`Wanted::body_at`].
     pub body_at: Option<Sha256Digest>,
+    /// The clock that all who append to this store share, read under the lock, ms; `None` where one process appends.
+    pub clock_ms: Option<u64>,
 }
 
 /// A leaf to append.

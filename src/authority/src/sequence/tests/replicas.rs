@@ -10,13 +10,15 @@ use countersign_core::leaf::control::{Revocation, Subject};
 use countersign_core::leaf::record::{Heartbeat, HeartbeatReason};
 use countersign_fixture::wait_until;
 
-use super::super::{Append, Entry, Guard, Health, Outcome, Spend};
+use super::super::{Append, Entry, Guard, Health, Outcome, SequenceFault, Spend};
 use super::crash::{
     bodies_form_a_chain, every_head_is_that_of_the_leaves, no_two_bodies_of_one_size_were_signed,
 };
 use super::support::{
-    Call, DEADLINE, Log, NOW, Rig, StoreKind, enrol, enrolment, epoch, host, host_key, state, token,
+    Call, DEADLINE, Log, NOW, Rig, StoreKind, database_clock, enrol, enrolment, epoch, host, host_key, state,
+    token,
 };
+use crate::clock::DrivenClock;
 use crate::store::failpoint::{Injected, WritePoint};
 
 /// Two processes that serve one log with a host in it.
@@ -244,6 +246,76 @@ fn an_idle_replica_learns_of_what_others_commit_and_sign() {
     assert!(wait_until(DEADLINE, seen));
     // What it signs itself goes on from there.
     logs[1].appended(Call::new(host(1), "r1").append());
+}
+
+#[test]
+fn a_replica_whose_clock_is_off_stops_alone() {
+    let (mut rig, log) = Rig::begun_in(StoreKind::Postgres);
+    log.appended(enrol(1));
+    let mut off = rig.replica();
+    // Behind: the newest head shows it.
+    off.clock = Arc::new(DrivenClock::at(NOW - 2_500));
+    let behind = off.open().unwrap();
+    assert_eq!(behind.submit(Call::new(host(1), "r1").append()), Err(SequenceFault::ClockUnreliable));
+    behind.wait_for(Health::ClockUnreliable);
+    log.appended(Call::new(host(1), "r1").append());
+    // It heals when its clock does.
+    off.clock.advance(2_500);
+    behind.wait_for(Health::Serving);
+    drop(behind);
+    // Ahead: the database's clock shows it, before a head from the future stops everybody else.
+    rig.tamper(&database_clock(NOW));
+    off.clock = Arc::new(DrivenClock::at(NOW + 3_600_000));
+    let ahead = off.open().unwrap();
+    assert_eq!(ahead.submit(Call::new(host(1), "r2").append()), Err(SequenceFault::ClockUnreliable));
+    ahead.wait_for(Health::ClockUnreliable);
+    log.appended(Call::new(host(1), "r2").append());
+    assert!(log.sequencer.signed_head().unwrap().body().time_ms <= NOW);
+    one_log(&rig, &log);
+    drop(ahead);
+    // Within the tolerance both go on, and time never goes back.
+    off.clock = Arc::new(DrivenClock::at(NOW + 900));
+    rig.clock = Arc::new(DrivenClock::at(NOW - 900));
+    drop(log);
+    let (early, late) = (off.open().unwrap(), rig.open().unwrap());
+    for round in 0..5 {
+        early.appended(Call::new(host(1), &format!("e{round}")).append());
+        late.appended(Call::new(host(1), &format!("l{round}")).append());
+    }
+    one_log(&rig, &late);
+}
+
+#[test]
+fn a_store_changed_behind_the_replicas_back_ends_them() {
+    let changes = [
+        "UPDATE head SET body = replace(body, 'time ', 'time 1') WHERE size = (SELECT size FROM frontier)",
+        "UPDATE frontier SET size = size - 1",
+        "UPDATE frontier SET sha256 = sha3_512",
+        "UPDATE frontier SET sha256 = overlay(sha256 PLACING '\\x00000000'::bytea FROM length(sha256) - 4)",
+        "DELETE FROM head WHERE size = (SELECT size FROM frontier)",
+    ];
+    for change in changes {
+        let (rigs, logs) = two();
+        let newest = logs[0]
+            .sequencer
+            .signed_head()
+            .unwrap()
+            .size()
+            .max(logs[1].sequencer.signed_head().unwrap().size());
+        for log in &logs {
+            look(log, |log| log.sequencer.signed_head().unwrap().size() == newest);
+        }
+        let signed = rigs[0].key.messages.lock().unwrap().len();
+        rigs[0].tamper(&format!("ALTER TABLE signature DROP CONSTRAINT signature_size_fkey; {change}"));
+        for log in &logs {
+            let refused = log.submit(Call::new(host(1), "r1").append());
+            assert!(refused.is_err(), "{change}");
+        }
+        assert_eq!(rigs[0].key.messages.lock().unwrap().len(), signed, "{change}: signed");
+        for log in &logs {
+            log.wait_for(Health::Failed);
+        }
+    }
 }
 
 #[test]

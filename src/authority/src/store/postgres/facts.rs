@@ -16,7 +16,7 @@ use super::link::{RowFault, RowResult, Session, bytes, column};
 /// Everything that a batch wants to know. The head row is locked already, and every statement sees what was committed before it began: so
 /// all of them see the same, though each has a snapshot of its own.
 pub(super) async fn prior(session: &Session, wanted: &Wanted) -> RowResult<Prior> {
-    let (tip, outcomes, hosts, key_owners, budgets, spent, tokens, control_leaves, body_at) = tokio::try_join!(
+    let (tip, outcomes, hosts, key_owners, budgets, spent, tokens, control_leaves, body_at, clock_ms) = tokio::try_join!(
         tip(session),
         outcomes(session, &wanted.outcomes),
         host_records(session, &wanted.hosts),
@@ -26,6 +26,7 @@ pub(super) async fn prior(session: &Session, wanted: &Wanted) -> RowResult<Prior
         tokens(session, &wanted.tokens),
         control_leaves(session, wanted.control_after),
         body_at(session, wanted.body_at),
+        clock_ms(session),
     )?;
     let host_versions = hosts.iter().map(|(host, row)| (*host, row.state.version)).collect();
     let enrolments = hosts.iter().map(|(host, row)| (*host, row.enrolment_leaf.0)).collect();
@@ -40,6 +41,7 @@ pub(super) async fn prior(session: &Session, wanted: &Wanted) -> RowResult<Prior
         tokens,
         control_leaves,
         body_at,
+        clock_ms: Some(clock_ms),
     })
 }
 
@@ -213,6 +215,12 @@ async fn control_leaves(session: &Session, after: u64) -> RowResult<Vec<Vec<u8>>
                WHERE control.number > $1 ORDER BY control.number";
     let rows = session.rows(sql, &[&int(after)]).await?;
     rows.iter().map(|row| column(row, 0)).collect()
+}
+
+/// The server's clock as it is now, and not when the transaction began.
+async fn clock_ms(session: &Session) -> RowResult<u64> {
+    let row = session.row("SELECT clock_ms()", &[]).await?.ok_or(RowFault::Corrupt("a clock"))?;
+    Ok(uint(column(&row, 0)?))
 }
 
 async fn body_at(session: &Session, size: Option<u64>) -> RowResult<Option<Sha256Digest>> {

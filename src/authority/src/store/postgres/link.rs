@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
@@ -21,8 +22,8 @@ use super::{PostgresOptions, TlsChoice, tls};
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long an answer may take beyond the statement's own limit, which the server keeps.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long a replica that stands still may hold the head row before the server ends its session.
-const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(10);
+/// How long a replica that stands still may hold the head row before the server ends its session: less than others wait for the row.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(5);
 /// Notifications that may wait to be looked at; one is as good as many.
 const NOTES: usize = 16;
 
@@ -35,6 +36,8 @@ pub(super) enum RowFault {
     Corrupt(&'static str),
     /// No answer in time: the connection must not be used again.
     Deadline,
+    /// The server did what it was asked, but not all that this means: a commit that a standby hasn't confirmed.
+    Warned,
 }
 
 impl From<PgError> for RowFault {
@@ -48,7 +51,7 @@ impl RowFault {
     pub(super) fn is_lost(&self) -> bool {
         match self {
             Self::Corrupt(_) => false,
-            Self::Deadline => true,
+            Self::Deadline | Self::Warned => true,
             // https://www.postgresql.org/docs/current/errcodes-appendix.html: 08 connection, 57P administrator or crash, 25P03 and 57P05
             // sessions that stood still. What the server doesn't say itself is a connection that broke.
             Self::Database(fault) => fault.code().is_none_or(|code| {
@@ -78,6 +81,7 @@ impl std::fmt::Display for RowFault {
             Self::Database(fault) => f.write_str(&words(fault)),
             Self::Corrupt(what) => f.write_str(what),
             Self::Deadline => f.write_str("no answer in time"),
+            Self::Warned => f.write_str("the server warned that a commit isn't on its standby"),
         }
     }
 }
@@ -113,6 +117,8 @@ pub(super) struct Session {
     pub(super) client: Client,
     prepared: Mutex<HashMap<&'static str, Statement>>,
     pub(super) origin: String,
+    /// The server has sent a warning since this was last looked at.
+    warned: Arc<AtomicBool>,
 }
 
 /// A connection.
@@ -142,11 +148,13 @@ impl Link {
             .map_err(|error| OpenFault::Postgres(error.to_string()))?;
         let config = settings(options, side)?;
         let (tell, notes) = mpsc::channel(NOTES);
+        let warned = Arc::new(AtomicBool::new(false));
+        let ears = Ears { tell, warned: Arc::clone(&warned) };
         let connecting = async {
             let unreached = |error: PgError| OpenFault::Postgres(words(&error));
             let client = if config.get_ssl_mode() == SslMode::Disable {
                 let (client, connection) = config.connect(NoTls).await.map_err(unreached)?;
-                tokio::spawn(drive(connection, tell));
+                tokio::spawn(drive(connection, ears));
                 client
             } else {
                 let TlsChoice::VerifyFull { ca, client } = &options.tls else {
@@ -154,7 +162,7 @@ impl Link {
                 };
                 let tls = tls::Rustls(tls::client_config(ca, client.as_ref())?);
                 let (client, connection) = config.connect(tls).await.map_err(unreached)?;
-                tokio::spawn(drive(connection, tell));
+                tokio::spawn(drive(connection, ears));
                 client
             };
             Ok(client)
@@ -168,7 +176,8 @@ impl Link {
                     return Err(fault);
                 }
             };
-        let session = Session { client, prepared: Mutex::default(), origin: options.origin.to_string() };
+        let session =
+            Session { client, prepared: Mutex::default(), origin: options.origin.to_string(), warned };
         let deadline = 2 * options.statement_timeout + GRACE;
         Ok(Self { runtime: Some(runtime), session, deadline, notes: Mutex::new(notes) })
     }
@@ -216,8 +225,14 @@ fn within<T>(runtime: &Runtime, limit: Duration, work: impl Future<Output = T>) 
     blocking(runtime, async { tokio::time::timeout(limit, work).await.ok() })
 }
 
+/// What the server says unasked.
+struct Ears {
+    tell: mpsc::Sender<()>,
+    warned: Arc<AtomicBool>,
+}
+
 /// Moves bytes until the connection ends.
-async fn drive<S, T>(mut connection: Connection<S, T>, tell: mpsc::Sender<()>)
+async fn drive<S, T>(mut connection: Connection<S, T>, ears: Ears)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -225,7 +240,11 @@ where
     loop {
         match std::future::poll_fn(|cx| connection.poll_message(cx)).await {
             // Full means that somebody is told already.
-            Some(Ok(AsyncMessage::Notification(_))) => drop(tell.try_send(())),
+            Some(Ok(AsyncMessage::Notification(_))) => drop(ears.tell.try_send(())),
+            Some(Ok(AsyncMessage::Notice(notice))) => {
+                tracing::warn!(code = notice.code().code(), "{}", notice.message());
+                ears.warned.store(true, Ordering::SeqCst);
+            }
             Some(Ok(_)) => {}
             Some(Err(error)) => {
                 tracing::debug!(error = words(&error), "a connection to the database ended");
@@ -308,6 +327,14 @@ impl Session {
     ) -> RowResult<u64> {
         let statement = self.statement(sql).await?;
         Ok(self.client.execute(&statement, parameters).await?)
+    }
+
+    /// Commits, and takes no answer with a warning for one: the server says so when it stopped waiting for its synchronous standby
+    /// (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION). Messages come in order, so the warning is here first.
+    pub(super) async fn commit(&self, sql: &str) -> RowResult<()> {
+        self.warned.store(false, Ordering::SeqCst);
+        self.simply(sql).await?;
+        if self.warned.load(Ordering::SeqCst) { Err(RowFault::Warned) } else { Ok(()) }
     }
 
     /// Runs statements without parameters.

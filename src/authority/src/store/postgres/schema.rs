@@ -17,7 +17,8 @@ pub(super) const SCHEMA_VERSION: i32 = 1;
 pub(super) const CHANNEL: &str = "countersign_head";
 
 /// Version 1; the tables are those of the SQLite store. `frontier` has one row from the start, since it is the row whose lock makes appends
-/// serial; at size 0 there is no head. Leaves are salted and blobs often compressed already, so neither is compressed again.
+/// serial; at size 0 there is no head. `clock_ms`
+/// is the clock that all replicas are compared with. Leaves are salted and blobs often compressed already, so neither is compressed again.
 const VERSION_1: &str = "
 CREATE TABLE leaf (idx bigint PRIMARY KEY, bytes bytea NOT NULL);
 ALTER TABLE leaf ALTER COLUMN bytes SET STORAGE EXTERNAL;
@@ -55,6 +56,8 @@ ALTER TABLE blob ALTER COLUMN bytes SET STORAGE EXTERNAL;
 CREATE TABLE pending_enrolment (id bytea PRIMARY KEY, expires_ms bigint NOT NULL, record bytea NOT NULL);
 CREATE TABLE challenge_key (id bytea PRIMARY KEY, key bytea NOT NULL, made_ms bigint NOT NULL);
 CREATE TABLE acknowledgement (gateway bytea PRIMARY KEY, control bigint NOT NULL, time_ms bigint NOT NULL);
+CREATE FUNCTION clock_ms() RETURNS bigint LANGUAGE sql VOLATILE
+    AS 'SELECT pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint';
 ";
 
 const MIGRATIONS: &[(i32, &str)] = &[(1, VERSION_1)];

@@ -12,7 +12,7 @@ use countersign_fixture::{Postgres, PostgresTls};
 
 use super::super::conformance::{Fresh, SUITE, is_unavailable};
 use super::super::{DeskWriter as _, LogReader as _, LogWriter as _, StoreFault, Unavailable, Wanted};
-use super::{OpenFault, PostgresOptions, TlsChoice, create, open, open_reader};
+use super::{OpenFault, PostgresOptions, TlsChoice, Watch, create, open, open_reader};
 use crate::sequence::plan_alone;
 use crate::sequence::tests::support::{NOW, enrol, host_key, origin};
 
@@ -129,6 +129,104 @@ fn a_server_that_goes_away_is_reported_and_comes_back_without_a_restart() {
     writer.put_blobs(&[]).unwrap();
     writer.append(&Wanted::default(), &mut |_| None).unwrap();
     reader.newest_committed().unwrap();
+}
+
+#[test]
+fn a_commit_that_no_standby_confirmed_is_not_taken_for_one() {
+    let server = Postgres::new();
+    let mut options = made(&server);
+    let control = ControlState::genesis(origin().as_str(), host_key(200));
+    let append = |options: &PostgresOptions, number| {
+        let (mut writer, _) = open(options).unwrap();
+        let (wanted, plan) = plan_alone(enrol(number), control.clone(), NOW);
+        writer.append(&wanted, &mut |prior| plan(prior).0)
+    };
+    assert!(append(&options, 1).unwrap().is_some());
+    server.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'one_that_is_away'");
+    server.psql("postgres", "SELECT pg_reload_conf()");
+    let waits = || server.psql("postgres", "SHOW synchronous_standby_names") == "one_that_is_away";
+    assert!(countersign_fixture::wait_until(countersign_fixture::PATIENCE, waits));
+    options.statement_timeout = std::time::Duration::from_secs(1);
+    let answer = append(&options, 2);
+    let unknown = matches!(&answer, Err(StoreFault::Unavailable { kind: Unavailable::OutcomeUnknown, .. }));
+    assert!(unknown, "{answer:?}");
+    server.psql("postgres", "ALTER SYSTEM RESET synchronous_standby_names");
+    server.psql("postgres", "SELECT pg_reload_conf()");
+    let taken = || append(&options, 3).is_ok_and(|added| added.is_some());
+    assert!(countersign_fixture::wait_until(countersign_fixture::PATIENCE, taken));
+    // What was unknown is in the log, under what came after it.
+    assert_eq!(open_reader(&options).unwrap().newest_committed().unwrap().unwrap().head.body().size, 3);
+}
+
+#[test]
+fn two_logs_begun_in_one_database_at_once_are_one() {
+    let server = Postgres::shared();
+    let options = options(&server);
+    let begin = || create(&options).is_ok();
+    let begun = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(begin)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).filter(|begun| *begun).count()
+    });
+    assert_eq!(begun, 1);
+    assert!(matches!(create(&options), Err(OpenFault::Exists)));
+    open(&options).unwrap();
+}
+
+#[test]
+fn a_session_that_stands_still_with_the_lock_is_ended_and_its_batch_is_not_in_the_log() {
+    let server = Postgres::shared();
+    let options = made(&server);
+    let (mut stopped, reader) = open(&options).unwrap();
+    let (mut other, _) = open(&options).unwrap();
+    let control = ControlState::genesis(origin().as_str(), host_key(200));
+    let (wanted, plan) = plan_alone(enrol(1), control.clone(), NOW);
+    let (theirs, their_plan) = plan_alone(enrol(2), control, NOW);
+    // As long as the process stands still the other one gets the lock in the end, and appends.
+    let answer = stopped.append(&wanted, &mut |prior| {
+        assert!(other.append(&theirs, &mut |prior| their_plan(prior).0).unwrap().is_some());
+        plan(prior).0
+    });
+    assert!(is_unavailable(answer));
+    assert_eq!(reader.newest_committed().unwrap().unwrap().head.body().size, 1);
+    // It goes on with what it finds.
+    let (again, plan) = plan_alone(enrol(1), ControlState::genesis(origin().as_str(), host_key(200)), NOW);
+    assert!(stopped.append(&again, &mut |prior| plan(prior).0).unwrap().is_some());
+    assert_eq!(reader.newest_committed().unwrap().unwrap().head.body().size, 2);
+}
+
+#[test]
+fn a_watch_hears_of_every_commit_and_survives_the_end_of_its_connection() {
+    let server = Postgres::shared();
+    let options = made(&server);
+    let (mut writer, _) = open(&options).unwrap();
+    let control = ControlState::genesis(origin().as_str(), host_key(200));
+    let mut append = |number| {
+        let (wanted, plan) = plan_alone(enrol(number), control.clone(), NOW);
+        assert!(writer.append(&wanted, &mut |prior| plan(prior).0).unwrap().is_some());
+    };
+    let hears = |watch: &mut Watch| {
+        let began = std::time::Instant::now();
+        watch.wait(10 * countersign_fixture::PATIENCE);
+        assert!(began.elapsed() < countersign_fixture::PATIENCE, "nothing was heard");
+    };
+    let mut watch = Watch::new(options.clone());
+    // The first wait is over when it listens: what was before was heard by nobody.
+    hears(&mut watch);
+    append(1);
+    hears(&mut watch);
+    // Nobody tells it anything: it comes back all the same, and its owner looks.
+    watch.wait(std::time::Duration::from_millis(20));
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()";
+    assert_eq!(server.psql(&options.database, cut), "1");
+    // The end of the connection is a reason to look, and so is the next one.
+    hears(&mut watch);
+    let again = || {
+        watch.wait(std::time::Duration::from_millis(20));
+        server.psql(&options.database, &cut.replace("pg_terminate_backend(pid)", "*")) == "1"
+    };
+    assert!(countersign_fixture::wait_until(countersign_fixture::PATIENCE, again));
+    append(2);
+    hears(&mut watch);
 }
 
 #[test]

@@ -175,9 +175,14 @@ impl PostgresWriter {
         // got no answer and try again. A crash after: the batch is in the log, unsigned by this replica; the next head of any replica
         // covers it, and callers who try again get their leaves, from whichever replica they ask. A crash of the server is one or the
         // other, by whether the commit record was flushed.
-        let committed = link.run(link.session.simply(&commit)).flatten();
+        let committed = link.run(link.session.commit(&commit)).flatten();
         if let Err(fault) = committed {
             self.link = None;
+            if matches!(fault, RowFault::Warned) {
+                // It is in this server's log and not on the standby's. Nothing is signed over it before a later commit of this process comes back
+                // without a warning: the standby takes them in order.
+                return Err(StoreFault::unavailable(Unavailable::OutcomeUnknown, "append", fault));
+            }
             tracing::warn!(%fault, size = head.body().size, "the answer to a commit was lost");
             self.resolve(head)?;
         }
@@ -282,7 +287,9 @@ fn judge(fault: &RowFault, call: &'static str) -> StoreFault {
         RowFault::Corrupt(what) => return StoreFault::fatal(Broken::Corrupt, call, what),
         lost if lost.is_lost() => return StoreFault::unavailable(Unavailable::Disconnected, call, lost),
         RowFault::Database(database) => database,
-        RowFault::Deadline => return StoreFault::unavailable(Unavailable::Disconnected, call, fault),
+        RowFault::Deadline | RowFault::Warned => {
+            return StoreFault::unavailable(Unavailable::Disconnected, call, fault);
+        }
     };
     let code = database.code().map_or("", tokio_postgres::error::SqlState::code);
     match code {
