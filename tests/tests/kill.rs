@@ -40,8 +40,8 @@ fn kills() -> usize {
     std::env::var("COUNTERSIGN_KILLS").map_or(20, |count| count.parse().unwrap())
 }
 
-/// Kills one process after the other under load. With several, the others go on serving meanwhile.
-fn kill_under_load(deployment: &Deployment, mut authorities: Vec<ManagedChild>) -> Vec<String> {
+/// Lets all clients ask while something happens, and returns what they got.
+fn under_load(deployment: &Deployment, happens: impl FnOnce(&AtomicUsize)) -> Vec<String> {
     let program = Program::new();
     let (stop, got) = (AtomicBool::new(false), AtomicUsize::new(0));
     let mut artifacts = Vec::new();
@@ -51,6 +51,18 @@ fn kill_under_load(deployment: &Deployment, mut authorities: Vec<ManagedChild>) 
         let clients: Vec<_> = (0..CLIENTS)
             .map(|client| scope.spawn(move || load(deployment, program, client, stop, got)))
             .collect();
+        happens(got);
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            artifacts.extend(client.join().unwrap());
+        }
+    });
+    artifacts
+}
+
+/// Kills one process after the other under load. With several, the others go on serving meanwhile.
+fn kill_under_load(deployment: &Deployment, mut authorities: Vec<ManagedChild>) -> Vec<String> {
+    let artifacts = under_load(deployment, |got| {
         for kill in 0..kills() {
             // Each life lasts until a few more artifacts were handed out, a different number each time: the kill falls anywhere in the work.
             let target = got.load(Ordering::Relaxed) + 1 + kill % 4;
@@ -59,14 +71,11 @@ fn kill_under_load(deployment: &Deployment, mut authorities: Vec<ManagedChild>) 
             authorities[which].kill();
             authorities[which] = deployment.spawn_replica(which);
         }
-        stop.store(true, Ordering::Relaxed);
-        for client in clients {
-            artifacts.extend(client.join().unwrap());
-        }
     });
     for authority in &mut authorities {
         authority.stop(Duration::from_secs(60));
     }
+    assert!(artifacts.len() >= kills(), "only {} artifacts", artifacts.len());
     artifacts
 }
 
@@ -75,7 +84,6 @@ fn nothing_was_lost(deployment: &mut Deployment, artifacts: &[String]) {
     deployment.stop_agent();
     deployment.audit("verify").expect("the log verifies");
     deployment.audit("replay").expect("every decision replays");
-    assert!(artifacts.len() >= kills(), "only {} artifacts", artifacts.len());
     let leaves = deployment.audit_leaves();
     let mut heads = BTreeMap::new();
     for text in artifacts {
@@ -101,5 +109,29 @@ fn twenty_times_under_load_on_postgres_beside_another_replica() {
     let mut deployment = Deployment::replicated();
     let authorities = vec![deployment.authority.take().unwrap(), deployment.spawn_replica(1)];
     let artifacts = kill_under_load(&deployment, authorities);
+    nothing_was_lost(&mut deployment, &artifacts);
+}
+
+#[test]
+fn a_database_that_crashes_under_load_loses_nothing_and_both_replicas_go_on() {
+    let mut deployment = Deployment::replicated();
+    let mut authorities = vec![deployment.authority.take().unwrap(), deployment.spawn_replica(1)];
+    let mut database = deployment.postgres.take().unwrap();
+    let artifacts = under_load(&deployment, |got| {
+        for crash in 0..4 {
+            let target = got.load(Ordering::Relaxed) + 2;
+            let which = crash % authorities.len();
+            authorities[which].wait_until(Duration::from_secs(60), || got.load(Ordering::Relaxed) >= target);
+            if crash < 3 {
+                database.kill();
+                database.start();
+            }
+        }
+    });
+    deployment.postgres = Some(database);
+    for authority in &mut authorities {
+        assert!(authority.exited().is_none(), "a replica ended with its database");
+        authority.stop(Duration::from_secs(60));
+    }
     nothing_was_lost(&mut deployment, &artifacts);
 }
