@@ -56,7 +56,8 @@ fn section(page: &mut String, title: &str, shape: &Shape, defaults: &toml::Table
 
 #[test]
 fn the_configuration_page_says_what_the_code_says() {
-    let items = shapes(&source("src/authority/src/config.rs"));
+    let text = source("src/authority/src/config.rs") + &source("src/authority/src/config/store.rs");
+    let items = shapes(&text);
     let find = |name: &str| {
         items
             .iter()
