@@ -29,7 +29,8 @@ fn a_log_moves_into_postgres_and_artifacts_go_on() {
     let again = migrate(&deployment);
     assert!(again.status != Some(0) && again.err.contains("holds a store already"), "{again:?}");
 
-    let section = out.split_once("[store]").unwrap().1;
+    // The sentence before it names the section too.
+    let section = out.rsplit_once("[store]").unwrap().1;
     let text = std::fs::read_to_string(&config).unwrap();
     let (before, rest) = text.split_once("[store]").unwrap();
     let after = rest.split_once("\n[").map_or("", |(_, after)| after);
