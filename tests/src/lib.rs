@@ -8,7 +8,9 @@ pub mod fuzz;
 mod command;
 mod deployment;
 mod program;
+mod witnesses;
 
 pub use command::{Ran, countersign, tool};
 pub use deployment::{Deployment, SignerKind, StoreKind};
 pub use program::Program;
+pub use witnesses::WitnessProcess;

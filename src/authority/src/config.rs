@@ -7,8 +7,10 @@
 //! `docs/CONFIG.md` is written from the comments in this file.
 
 mod store;
+mod witnesses;
 
 pub use store::Postgres;
+pub use witnesses::Witnesses;
 
 use countersign_core::name::{Origin, TrustDomain};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -86,6 +88,9 @@ pub struct Config {
     /// isn't named stands for none.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub gateways: BTreeMap<String, BTreeSet<String>>,
+    /// Who cosigns heads.
+    #[serde(default)]
+    pub witnesses: Witnesses,
     /// Bounds. All have defaults.
     #[serde(default)]
     pub limits: Limits,
@@ -407,6 +412,10 @@ impl Config {
         self.enrolment.ek_roots.iter_mut().for_each(absolute);
         self.enrolment.iak_roots.iter_mut().for_each(absolute);
         self.enrolment.ek_cache.iter_mut().for_each(absolute);
+        [&mut self.witnesses.quorum_file, &mut self.witnesses.ca_file]
+            .into_iter()
+            .flatten()
+            .for_each(absolute);
         match &mut self.store {
             Store::Sqlite { path } => absolute(path),
             Store::Postgres(postgres) => {
@@ -471,6 +480,9 @@ impl Config {
         }
         if limits.challenge_secs.saturating_mul(1_000) > crate::challenge::CHALLENGE_LIFETIME_MS {
             return Some("limits.challenge_secs must be at most 60");
+        }
+        if self.witnesses.request_secs == 0 || self.witnesses.retry_secs == 0 {
+            return Some("witnesses.request_secs and witnesses.retry_secs must be above zero");
         }
         if let Store::Postgres(postgres) = &self.store
             && let Some(reason) = postgres.misfit()

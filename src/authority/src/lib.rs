@@ -18,3 +18,4 @@ pub mod serve;
 pub mod sign;
 pub mod store;
 pub mod verify;
+pub mod witness;

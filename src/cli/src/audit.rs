@@ -1,6 +1,7 @@
 //! `countersign audit`: checks a copy of a store against a pinned trust bundle, without a network and without the operator's word.
 
 mod reconcile;
+mod witnessed;
 
 use crate::failure::Outcome;
 use crate::{output, profile};
@@ -23,7 +24,9 @@ use std::sync::Arc;
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Check the whole log: leaves, three trees, every head, control chain, order, signatures.
-    Verify(Log),
+    Verify(VerifyArgs),
+    /// Print the head of exactly one size, with what signatures it has.
+    Head(witnessed::HeadArgs),
     /// Derive every decision again from its stored evidence, byte for byte.
     Replay(Source),
     /// Compare what gateways say that they did with what was decided.
@@ -34,6 +37,14 @@ pub(crate) enum Command {
     Bundle(BundleArgs),
     /// Check such a file against a pinned trust bundle, without a store.
     VerifyBundle(VerifyBundleArgs),
+}
+
+#[derive(clap::Args)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    log: Log,
+    #[command(flatten)]
+    demand: witnessed::Demand,
 }
 
 #[derive(clap::Args)]
@@ -148,7 +159,8 @@ impl Source {
 
 pub(crate) fn run(command: Command) -> Outcome {
     match command {
-        Command::Verify(source) => run_verify(&source),
+        Command::Verify(args) => run_verify(&args),
+        Command::Head(args) => witnessed::run_head(&args),
         Command::Replay(source) => run_replay(&source),
         Command::Reconcile(args) => reconcile::run(&args),
         Command::Leaves(source) => run_leaves(&source),
@@ -215,12 +227,14 @@ fn run_verify_bundle(args: &VerifyBundleArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_verify(source: &Log) -> Outcome {
-    let result = source.read(|bundle, log, size| {
+fn run_verify(args: &VerifyArgs) -> Outcome {
+    let source = &args.log;
+    let (result, witnessed) = source.read(|bundle, log, size| {
         let bar = bar(size);
         let result = verify(log, bundle, &mut |done| bar.set_position(done));
         bar.finish_and_clear();
-        Ok(result)
+        let witnessed = result.as_ref().ok().map(|report| args.demand.check(log, report.newest_ms));
+        Ok((result, witnessed))
     })?;
     let report = match result {
         Ok(report) => report,
@@ -229,8 +243,10 @@ fn run_verify(source: &Log) -> Outcome {
             return Ok(ExitCode::from(1));
         }
     };
+    let witnessed = witnessed.transpose()?.flatten();
     if source.json {
         output::json(&serde_json::json!({
+            "witnessed": witnessed.map(|head| serde_json::json!({"size": head.size, "by": head.witnesses})),
             "leaves": report.leaves,
             "heads": report.heads,
             "signed_heads": report.signed_heads,
@@ -251,6 +267,9 @@ fn run_verify(source: &Log) -> Outcome {
             report.control,
             report.newest
         );
+        if let Some(head) = witnessed {
+            anstream::println!("witnessed by {} up to size {}", head.witnesses.join(", "), head.size);
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

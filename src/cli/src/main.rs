@@ -14,6 +14,7 @@ mod holder;
 mod output;
 mod profile;
 mod telemetry;
+mod witness;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -52,6 +53,9 @@ enum Command {
     /// Measure a running authority with simulated hosts.
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Vouch for a log: remember its checkpoints, cosign what continues them.
+    #[command(subcommand)]
+    Witness(witness::Command),
     /// Make a holder key.
     #[command(subcommand)]
     Holder(holder::Command),
@@ -66,6 +70,7 @@ fn main() -> ExitCode {
         Command::Artifact(command) => artifact::run(command),
         Command::Audit(command) => audit::run(command),
         Command::Bench(command) => bench::run(command),
+        Command::Witness(command) => witness::run(command),
         Command::Holder(command) => holder::run(&command),
     };
     match result {

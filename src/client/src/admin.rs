@@ -6,7 +6,7 @@ use countersign_core::api::admin::{
     ActiveDocument, CaptureCall, CompromiseCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall,
     JoinTokenMade, KeyPrepared, Keys, Leaves, OperatorCall, PolicyCall, PolicyCheckCall, PolicyChecked,
     PolicyValidateCall, PolicyValidated, PrepareKeyCall, Principals, ReferencesCall, ReferencesCaptured,
-    RevocationCall, RotateCall,
+    RevocationCall, RotateCall, WitnessCall, Witnesses,
 };
 use countersign_core::api::{CertificateIssued, Recorded};
 use countersign_core::digest::Sha256Digest;
@@ -48,6 +48,16 @@ impl Client {
     /// `GET /v1/admin/principals`.
     pub async fn principals(&self) -> Result<Principals, ClientError> {
         self.get("/v1/admin/principals").await
+    }
+
+    /// `GET /v1/admin/witnesses`.
+    pub async fn witnesses(&self) -> Result<Witnesses, ClientError> {
+        self.get("/v1/admin/witnesses").await
+    }
+
+    /// `POST /v1/admin/witnesses`.
+    pub async fn decide_witness(&self, call: &WitnessCall) -> Result<Witnesses, ClientError> {
+        self.post("/v1/admin/witnesses", call).await
     }
 
     /// `GET /v1/admin/log/leaves`: at most `count`, fewer if the server's limit is lower.

@@ -75,6 +75,11 @@ impl Client {
         self.get(&format!("/v1/feed?size={size}&control={control}")).await
     }
 
+    /// The same up to the newest head that enough witnesses cosigned.
+    pub async fn witnessed_feed(&self, size: u64, control: u64) -> Result<Feed, ClientError> {
+        self.get(&format!("/v1/feed?size={size}&control={control}&witnessed=1")).await
+    }
+
     /// `GET /v1/log/consistency`.
     pub async fn consistency(&self, from: u64, to: u64) -> Result<ConsistencyProof, ClientError> {
         self.get(&format!("/v1/log/consistency?from={from}&to={to}")).await

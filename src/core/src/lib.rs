@@ -24,3 +24,4 @@ pub mod tile;
 pub mod tlog_proof;
 pub mod tuple;
 pub mod verified_heads;
+pub mod witness;

@@ -98,6 +98,13 @@ impl NoteSignature {
         &self.signature
     }
 
+    /// The line as it is sent, with its newline.
+    pub fn format(&self) -> String {
+        let mut out = String::new();
+        self.write(&mut out);
+        out
+    }
+
     fn parse(line: &str) -> Result<Self, NoteError> {
         let rest = line.strip_prefix(LINE_START).ok_or(NoteError::Line)?;
         let (name, base64) = rest.split_once(' ').ok_or(NoteError::Line)?;

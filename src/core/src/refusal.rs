@@ -79,6 +79,8 @@ codes! {
     SignerUnavailable = "signer-unavailable", Fault, 503, "The key that signs heads can't be used now.";
     LogUnavailable = "log-unavailable", Fault, 503, "The log can't be written durably now.";
     ClockUnreliable = "clock-unreliable", Fault, 503, "The authority's clock is behind its own log or jumped.";
+    WitnessConflict = "witness-conflict", Fault, 503, "A witness has cosigned another history of this log, or a later one: nothing is issued until an officer decides.";
+    HeadUnwitnessed = "head-unwitnessed", Fault, 503, "No head that is young enough has been cosigned by enough witnesses.";
     VersionsMoved = "versions-moved", Fault, 503, "The state changed under the call three times in a row; repeat it.";
     EvidenceNeeded = "evidence-needed", Misuse, 422, "Members named by digest aren't known here; send them inline with the same challenge.";
     // Challenge and request.
@@ -184,6 +186,8 @@ codes! {
     FeedInvalid = "feed-invalid", Fault, 502, "What the authority sent isn't consistent with what this gateway knows.";
     HeadInFuture = "head-in-future", Refusal, 403, "The newest head's time is later than the gateway's clock allows.";
     HeadForked = "head-forked", Refusal, 403, "Two different heads of one log: the authority or the network lies.";
+    WitnessQuorumUnmet = "witness-quorum-unmet", Refusal, 403, "Too few of the witnesses that are demanded cosigned a head that covers this.";
+    CosignatureInvalid = "cosignature-invalid", Refusal, 403, "A line in the name of a known witness isn't its cosignature.";
     EvidenceBundleMalformed = "evidence-bundle-malformed", Misuse, 400, "The evidence bundle isn't of its form.";
     EvidenceBundleIncomplete = "evidence-bundle-incomplete", Refusal, 422, "The evidence bundle lacks a part that it names, or holds one that nothing names.";
     EvidenceBundleMismatch = "evidence-bundle-mismatch", Refusal, 422, "The decision doesn't follow from what the evidence bundle holds.";

@@ -16,6 +16,8 @@ use countersign_core::name::{Action, Audience, RuntimeId};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::MAX_TTL_SECS;
 use countersign_core::verified_heads::VerifiedHeads;
+use countersign_core::witness::{Quorum, QuorumRefused};
+use std::sync::Arc;
 
 /// What a gateway is and demands; the same for every admission.
 #[derive(Clone, Debug)]
@@ -26,6 +28,8 @@ pub struct Rules {
     pub audiences: Vec<Audience>,
     /// For how long a head counts, ms.
     pub lease_ms: u64,
+    /// Witnesses of which enough must have cosigned the newest head; `None`: none need to.
+    pub quorum: Option<Arc<Quorum>>,
 }
 
 /// What the door knows of the action by itself.
@@ -120,21 +124,39 @@ pub fn admit(input: &AdmissionInput<'_>) -> Result<Permit, Refusal> {
         Refusal::new(RefusalCode::SnapshotMissing, "this gateway has no verified view of the log yet")
     })?;
     snapshot.age(input.now, input.rules.lease_ms).map_err(|end| Refusal::new(end.code(), end))?;
+    check_witnessed(input, snapshot)?;
     // 2 and 3
     let refused = |error: countersign_core::artifact::ArtifactError| Refusal::new(error.code(), error);
     let receipt = Receipt::parse(input.artifact).map_err(refused)?;
     let signed = receipt.verify_signature_among(snapshot.control(), input.verified).map_err(refused)?;
     // 4
-    snapshot.check_link(&signed, input.link).map_err(unlinked)?;
+    snapshot.check_link(&signed, input.link).map_err(|refused| unlinked(input.rules, refused))?;
     // From here on the artifact is genuine; a refusal can be reported.
     let receipt = signed.receipt();
     let artifact = (receipt.leaf().index, *receipt.leaf_hash());
     judge(input, snapshot, &signed, artifact).map_err(|refusal| refusal.of_artifact(artifact))
 }
 
-fn unlinked(refused: LinkRefused) -> Refusal {
+/// PROTOCOL §15.4: enough of the witnesses that this gateway demands cosigned the newest head.
+fn check_witnessed(input: &AdmissionInput<'_>, snapshot: &Snapshot) -> Result<(), Refusal> {
+    let Some(quorum) = &input.rules.quorum else { return Ok(()) };
+    let refused = |refused: QuorumRefused| {
+        let code = match refused {
+            QuorumRefused::Unmet { .. } => RefusalCode::WitnessQuorumUnmet,
+            QuorumRefused::Invalid { .. } => RefusalCode::CosignatureInvalid,
+        };
+        Refusal::new(code, refused)
+    };
+    snapshot.head().check_witnessed(quorum, input.now.wall_ms).map(drop).map_err(refused)
+}
+
+fn unlinked(rules: &Rules, refused: LinkRefused) -> Refusal {
     let code = match refused {
         LinkRefused::Forked { .. } => RefusalCode::HeadForked,
+        // The newest head is the newest that witnesses have seen: the artifact's is still to come.
+        LinkRefused::Unlinked { size, newest } if rules.quorum.is_some() && size > newest => {
+            RefusalCode::WitnessQuorumUnmet
+        }
         LinkRefused::Unlinked { .. } => RefusalCode::HeadUnlinked,
     };
     Refusal::new(code, refused)

@@ -4,8 +4,10 @@ use crate::admit::Rules;
 use crate::exec::environment::{EnvironmentName, EnvironmentRefused};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::name::Audience;
+use countersign_core::witness::{MAX_QUORUM_BYTES, Quorum, QuorumMalformed};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Larger than any sensible file.
 const MAX_CONFIG_LEN: u64 = 64 * 1024;
@@ -44,6 +46,14 @@ pub enum ConfigError {
         /// In the trust bundle.
         published: u64,
     },
+    /// The quorum file.
+    #[error("{path}: {source}")]
+    Quorum {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, and why.
+        source: QuorumMalformed,
+    },
     /// A variable that can't be passed on.
     #[error("exec.environment: {0}")]
     Environment(#[from] EnvironmentRefused),
@@ -57,6 +67,7 @@ struct Document {
     lease_secs: Option<u64>,
     state_dir: PathBuf,
     trust_bundle: PathBuf,
+    quorum_file: Option<PathBuf>,
     authority: AuthorityConfig,
     #[serde(default)]
     exec: ExecDocument,
@@ -94,6 +105,8 @@ pub struct GatewayConfig {
     pub state_dir: PathBuf,
     /// Pinned trust bundle, JSON.
     pub trust_bundle: PathBuf,
+    /// Witnesses of which enough must have cosigned a head (C2SP tlog-policy). Without it none need to.
+    pub quorum_file: Option<PathBuf>,
     /// The authority.
     pub authority: AuthorityConfig,
     /// Variables that the exec door passes on beside the fixed ones.
@@ -140,6 +153,7 @@ impl GatewayConfig {
             lease_secs: document.lease_secs,
             state_dir: document.state_dir,
             trust_bundle: document.trust_bundle,
+            quorum_file: document.quorum_file,
             authority: document.authority,
             environment: environment.collect::<Result<_, _>>()?,
         })
@@ -149,7 +163,7 @@ impl GatewayConfig {
     /// one before it lets a new head key sign (PROTOCOL §10).
     ///
     /// # Errors
-    /// [`ConfigError::Lease`] if the configuration wants more than the trust bundle allows.
+    /// [`ConfigError::Lease`] if the configuration wants more than the trust bundle allows; a quorum file that can't be read or isn't one.
     pub fn rules(&self, bundle: &TrustBundle) -> Result<Rules, ConfigError> {
         let published = bundle.lease_secs();
         let lease_secs = match self.lease_secs {
@@ -160,8 +174,23 @@ impl GatewayConfig {
             None => published,
         };
         let (name, audiences) = (self.name.clone(), self.audiences.clone());
-        Ok(Rules { name, audiences, lease_ms: lease_secs.saturating_mul(1_000) })
+        let quorum = self.quorum_file.as_deref().map(load_quorum).transpose()?;
+        Ok(Rules {
+            name,
+            audiences,
+            lease_ms: lease_secs.saturating_mul(1_000),
+            quorum: quorum.map(Arc::new),
+        })
     }
+}
+
+fn load_quorum(path: &Path) -> Result<Quorum, ConfigError> {
+    let io = |source| ConfigError::Io { path: path.to_owned(), source };
+    let mut text = String::new();
+    let most = u64::try_from(MAX_QUORUM_BYTES).unwrap_or(u64::MAX);
+    let file = std::fs::File::open(path).map_err(io)?;
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, most + 1), &mut text).map_err(io)?;
+    Quorum::parse(&text).map_err(|source| ConfigError::Quorum { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ impl SourceFault {
         match self {
             // An authority that doesn't take what this gateway verified holds less than it once did.
             Self::Malformed { .. } | Self::Refused(RefusalCode::Malformed) => RefusalCode::FeedInvalid,
+            Self::Refused(RefusalCode::HeadUnwitnessed) => RefusalCode::WitnessQuorumUnmet,
             Self::Unreachable { .. } | Self::Refused(_) => RefusalCode::AuthorityUnreachable,
         }
     }
@@ -55,8 +56,13 @@ impl From<ClientError> for SourceFault {
 /// Contract: calls may run at the same time; dropping one abandons it without harm; reading calls change nothing; `outcomes` may arrive twice
 /// and is then recorded twice. Callers set the deadlines.
 pub trait Source: Send + Sync {
-    /// Newest head, and what leads to it from (size, control number).
-    fn feed(&self, size: u64, control: u64) -> impl Future<Output = Result<Feed, SourceFault>> + Send;
+    /// Newest head, or with `witnessed` the newest one that enough witnesses cosigned, and what leads to it from (size, control number).
+    fn feed(
+        &self,
+        size: u64,
+        control: u64,
+        witnessed: bool,
+    ) -> impl Future<Output = Result<Feed, SourceFault>> + Send;
 
     /// Proof that the log of `from` leaves is a prefix of the log of `to` leaves.
     fn consistency(
@@ -73,8 +79,13 @@ pub trait Source: Send + Sync {
 }
 
 impl<S: Source> Source for Arc<S> {
-    fn feed(&self, size: u64, control: u64) -> impl Future<Output = Result<Feed, SourceFault>> + Send {
-        (**self).feed(size, control)
+    fn feed(
+        &self,
+        size: u64,
+        control: u64,
+        witnessed: bool,
+    ) -> impl Future<Output = Result<Feed, SourceFault>> + Send {
+        (**self).feed(size, control, witnessed)
     }
 
     fn consistency(
@@ -104,7 +115,10 @@ pub fn client(config: &AuthorityConfig, bundle: &TrustBundle) -> Result<Client, 
 }
 
 impl Source for Client {
-    async fn feed(&self, size: u64, control: u64) -> Result<Feed, SourceFault> {
+    async fn feed(&self, size: u64, control: u64, witnessed: bool) -> Result<Feed, SourceFault> {
+        if witnessed {
+            return Ok(self.witnessed_feed(size, control).await?);
+        }
         Ok(Self::feed(self, size, control).await?)
     }
 

@@ -7,7 +7,7 @@ use super::artifacts::read_fault;
 use super::problem::Refused;
 use super::{Call, faulted, json};
 use crate::serve::Authority;
-use crate::store::{Reader, StoredTree};
+use crate::store::{Reader, SignedHead, StoredTree};
 use axum::response::Response;
 use countersign_core::api::{B64, ConsistencyProof, Feed};
 use countersign_core::leaf::control::{KeyEvent, KeyPurpose, KeyRecord};
@@ -25,8 +25,12 @@ const MAX_UNSIGNED: u64 = 64;
 /// `GET /v1/feed`.
 pub(super) async fn feed(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
     let (size, control) = (call.required_number("size")?, call.required_number("control")?);
+    let head = match call.number("witnessed")? {
+        None | Some(0) => authority.signed_head()?,
+        Some(_) => witnessed(&authority, size)?,
+    };
     let worker = Arc::clone(&authority);
-    json(&authority.run(move || make_feed(&worker, size, control)).await?)
+    json(&authority.run(move || make_feed(&worker, &head, size, control)).await?)
 }
 
 /// `GET /v1/log/consistency`.
@@ -41,8 +45,16 @@ pub(super) async fn consistency(authority: Arc<Authority>, call: Call) -> Result
     json(&ConsistencyProof { proof })
 }
 
-fn make_feed(authority: &Authority, size: u64, control: u64) -> Result<Feed, Refused> {
-    let head = authority.signed_head()?;
+/// The newest head that enough witnesses cosigned, while it is as young as a ready authority's is.
+fn witnessed(authority: &Authority, size: u64) -> Result<Arc<SignedHead>, Refused> {
+    let longest_ms = authority.config().limits.ready_head_secs.saturating_mul(1_000);
+    let young = |head: &Arc<SignedHead>| authority.now_ms().saturating_sub(head.body().time_ms) <= longest_ms;
+    // Who holds a newer head got it without a quorum, or before a restart: it has to wait, and nothing was said that can't be true.
+    let found = authority.witnesses().witnessed().filter(young).filter(|head| head.size() >= size);
+    found.ok_or_else(|| RefusalCode::HeadUnwitnessed.into())
+}
+
+fn make_feed(authority: &Authority, head: &SignedHead, size: u64, control: u64) -> Result<Feed, Refused> {
     let (newest_size, newest_control) = (head.size(), head.body().control_seq);
     if size > newest_size || control > newest_control {
         // Whoever knows more than the log has seen another log, or this one before a rollback.

@@ -46,7 +46,7 @@ routes! {
     Post "/v1/challenges", Service, Needs::Host, [], None => Answer::Json("ChallengeOffer"), challenges::mint, "A challenge, and what to quote.";
     Post "/v1/attestations", Service, Needs::Host, [], Some("AttestationCall") => Answer::Json("AttestationAnswer"), attestations::attest, "Evidence without requests.";
     Post "/v1/artifacts", Service, Needs::Host, [], Some("ArtifactsCall") => Answer::Json("ArtifactsAnswer"), artifacts::issue, "Evidence and 1 to 256 requests.";
-    Get "/v1/feed", Service, Needs::GatewayOrHost, ["size!", "control!"], None => Answer::Json("Feed"), feed::feed, "What is new after a size and a control number.";
+    Get "/v1/feed", Service, Needs::GatewayOrHost, ["size!", "control!", "witnessed"], None => Answer::Json("Feed"), feed::feed, "What is new after a size and a control number.";
     Get "/v1/log/consistency", Service, Needs::GatewayOrHost, ["from!", "to!"], None => Answer::Json("ConsistencyProof"), feed::consistency, "Proof between two sizes.";
     Get "/v1/log/checkpoint", Service, Needs::Anyone, [], None => NOTE, tiles::checkpoint, "Newest signed head, as C2SP tlog-tiles names it.";
     Get "/v1/log/tile/{*tile}", Service, Needs::Anyone, [], None => Answer::Bytes, tiles::tile, "A tile of hashes of the SHA-256 tree: <level>/<index>[.p/<width>].";
@@ -63,6 +63,8 @@ routes! {
     Get "/v1/admin/policy", Admin, VIEWER, [], None => Answer::Json("ActiveDocument"), admin::policies::active, "The active policy.";
     Get "/v1/admin/references", Admin, VIEWER, [], None => Answer::Json("ActiveDocument"), admin::references::active, "The active references.";
     Get "/v1/admin/principals", Admin, VIEWER, [], None => Answer::Json("Principals"), admin::principals::list, "Operators and gateways.";
+    Get "/v1/admin/witnesses", Admin, VIEWER, [], None => Answer::Json("Witnesses"), admin::witnesses::list, "Witnesses, what they cosigned, and an alarm.";
+    Post "/v1/admin/witnesses", Admin, OFFICER, [], Some("WitnessCall") => Answer::Json("Witnesses"), admin::witnesses::decide, "Set a witness aside, which ends an alarm that it raised, or have it asked again.";
     Get "/v1/admin/log/leaves", Admin, VIEWER, ["from!", "count!"], None => Answer::Json("Leaves"), admin::log::leaves, "Exact leaves.";
     Get "/v1/admin/log/heads", Admin, VIEWER, ["from!", "count!"], None => Answer::Json("Heads"), admin::log::heads, "Heads of at least a size.";
     Get "/v1/admin/blobs/{digest}", Admin, VIEWER, [], None => Answer::Bytes, admin::log::blob, "A member of a decision by its SHA-256.";

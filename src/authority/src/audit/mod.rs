@@ -17,6 +17,7 @@ mod replay;
 mod store;
 mod verify;
 mod verify_bundle;
+mod witnessed;
 
 pub use bundle::{
     BundleFault, EvidenceBundle, LinkedHead, MAX_EVIDENCE_BUNDLE, ProvenLeaf, TreePaths, make_bundle,
@@ -28,6 +29,7 @@ pub use replay::{Mismatch, MismatchKind, Missing, ReplayReport, replay};
 pub use store::StoreLog;
 pub use verify::{Finding, FindingKind, Report, verify};
 pub use verify_bundle::{BorneOut, BundleRefused, verify_bundle};
+pub use witnessed::{WitnessedFault, WitnessedHead, newest_witnessed};
 
 use countersign_core::digest::Sha256Digest;
 

@@ -281,6 +281,7 @@ fn configuration(options: &InitOptions, directory: &Path) -> Config {
         signer: options.signer.clone(),
         enrolment: options.enrolment.clone(),
         gateways: std::collections::BTreeMap::new(),
+        witnesses: config::Witnesses::default(),
         limits: options.limits.clone(),
     }
 }

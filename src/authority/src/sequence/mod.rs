@@ -32,6 +32,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use countersign_core::control::ControlState;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::name::HostId;
+use countersign_core::note::NoteSignature;
 use countersign_core::refusal::RefusalCode;
 use crossbeam_channel::{Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
@@ -333,6 +334,14 @@ impl Sequencer {
     /// As above.
     pub fn acknowledge(&self, acknowledgement: Acknowledgement) -> Result<Written<()>, SequenceFault> {
         self.desk(move |writer| writer.acknowledge(&acknowledgement))
+    }
+
+    /// Attaches cosignatures to a head.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn attach(&self, size: u64, lines: Vec<NoteSignature>) -> Result<Written<()>, SequenceFault> {
+        self.desk(move |writer| writer.attach_signatures(size, &lines))
     }
 
     /// The control state after the newest committed batch.

@@ -50,6 +50,10 @@ pub struct Snapshot {
     pub signer_signatures: i64,
     /// Time that those devices took, microseconds.
     pub signer_busy_us: i64,
+    /// Size of the newest head that enough witnesses cosigned.
+    pub witnessed_size: i64,
+    /// 1 while a witness refuses this log and no officer has decided.
+    pub witness_alarm: i64,
 }
 
 /// The authority's metrics.
@@ -74,6 +78,8 @@ struct Gauges {
     signatures: Gauge,
     signer_signatures: Gauge,
     signer_busy_us: Gauge,
+    witnessed_size: Gauge,
+    witness_alarm: Gauge,
 }
 
 impl Metrics {
@@ -104,6 +110,12 @@ impl Metrics {
                 &gauges.signer_signatures,
             ),
             ("head_signer_busy_us", "Time that those devices took, microseconds", &gauges.signer_busy_us),
+            (
+                "witnessed_size",
+                "Leaves under the newest head with a quorum of witnesses",
+                &gauges.witnessed_size,
+            ),
+            ("witness_alarm", "Whether a witness refuses this log", &gauges.witness_alarm),
         ];
         for (name, help, gauge) in named {
             registry.register(name, help, gauge.clone());
@@ -138,6 +150,8 @@ impl Metrics {
         gauges.signatures.set(now.signatures);
         gauges.signer_signatures.set(now.signer_signatures);
         gauges.signer_busy_us.set(now.signer_busy_us);
+        gauges.witnessed_size.set(now.witnessed_size);
+        gauges.witness_alarm.set(now.witness_alarm);
         let mut text = String::new();
         // Writing to a String can't fail.
         let _ = encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner));

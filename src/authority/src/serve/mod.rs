@@ -20,6 +20,7 @@ pub mod rotation;
 mod run;
 pub mod source;
 mod start;
+mod status;
 mod tasks;
 pub mod tls;
 
@@ -38,9 +39,10 @@ use crate::sequence::{Append, Health, Outcome, Pending, SequenceFault, Sequencer
 use crate::sign::{CustodyKey, KeyRing};
 use crate::store::{Acknowledgement, HostNow, PendingEnrolment, ReadFault, Reader, SignedHead};
 use crate::verify::{Endorsed, Verifier};
+use crate::witness::Witnesses;
 use arc_swap::ArcSwap;
 use budgets::Budgets;
-use countersign_core::api::{B64, Readiness};
+use countersign_core::api::B64;
 use countersign_core::bundle::TrustBundle;
 use countersign_core::control::ControlState;
 use countersign_core::digest::Sha256Digest;
@@ -51,10 +53,10 @@ use countersign_core::refusal::RefusalCode;
 use documents::Documents;
 use endorsement::Endorsements;
 use enrolments::OpenEnrolments;
-use metrics::{Metrics, Snapshot};
+use metrics::Metrics;
 use pool::Pool;
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -88,6 +90,7 @@ pub struct Authority {
     rotating: tokio::sync::Mutex<()>,
     /// A head key that waits for an officer's approval. Lost with the process, and taken from the token again.
     prepared: Mutex<Option<rotation::PreparedKey>>,
+    witnesses: Witnesses,
     connections: Mutex<Vec<Arc<AtomicUsize>>>,
 }
 
@@ -208,8 +211,9 @@ impl Authority {
     /// Refuses before any work is done for a call that can't be appended now.
     ///
     /// # Errors
-    /// `signer-unavailable`, `log-unavailable`.
+    /// `signer-unavailable`, `log-unavailable`, `witness-conflict`.
     pub fn admission(&self) -> Result<(), Refused> {
+        self.witnesses.admission()?;
         match *self.sequencer.health().borrow() {
             Health::Serving | Health::ClockUnreliable | Health::LogDown => Ok(()),
             Health::SignerDown => Err(RefusalCode::SignerUnavailable.into()),
@@ -227,8 +231,9 @@ impl Authority {
     /// Queues an append. Its bodies are read again here, so a large one belongs on a worker thread.
     ///
     /// # Errors
-    /// What is known at once: overload, faults of log and signer.
+    /// What is known at once: overload, faults of log and signer, a witness's alarm.
     pub fn submit(&self, append: Append) -> Result<Pending, Refused> {
+        self.witnesses.admission()?;
         self.sequencer.submit(append).map_err(sequence_fault)
     }
 
@@ -519,51 +524,6 @@ impl Authority {
         if let Err(fault) = self.key_store.remember(self.origin().as_str(), &copy) {
             tracing::warn!(%fault, "the token has no copy of the newest head");
         }
-    }
-
-    /// Whether requests would be served (DESIGN, "Faults that are normal"). It closes nothing.
-    #[must_use]
-    pub fn readiness(&self) -> Readiness {
-        let head = self.sequencer.signed_head();
-        let head_time = head.as_ref().map_or(0, |head| head.body().time_ms);
-        let head_age_ms = self.now_ms().saturating_sub(head_time);
-        let head_young =
-            head.is_some() && head_age_ms <= self.config.limits.ready_head_secs.saturating_mul(1_000);
-        let policy_active = self.control().policy().is_some();
-        let signer_available = *self.sequencer.health().borrow() != Health::SignerDown;
-        Readiness {
-            ready: head_young && policy_active,
-            head_young,
-            head_age_ms,
-            policy_active,
-            signer_available,
-            size: head.map_or(0, |head| head.size()),
-        }
-    }
-
-    /// All metrics as text.
-    #[must_use]
-    pub fn render_metrics(&self) -> String {
-        let readiness = self.readiness();
-        let counts = self.sequencer.counts();
-        let connections =
-            lock(&self.connections).iter().map(|open| open.load(Ordering::Relaxed)).sum::<usize>();
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        let signers: Vec<_> = lock(&self.head_keys).iter().map(|key| key.handle().counts()).collect();
-        let busy: Duration = signers.iter().map(|signer| signer.busy).sum();
-        self.metrics.render(&Snapshot {
-            size: gauge(readiness.size),
-            head_age_ms: gauge(readiness.head_age_ms),
-            ready: readiness.ready,
-            workers_waiting: i64::try_from(self.pool.waiting()).unwrap_or(i64::MAX),
-            connections: i64::try_from(connections).unwrap_or(i64::MAX),
-            sequencer_waiting: gauge(counts.waiting),
-            batches: gauge(counts.batches),
-            leaves: gauge(counts.leaves),
-            signatures: gauge(counts.signed),
-            signer_signatures: gauge(signers.iter().map(|signer| signer.signatures).sum()),
-            signer_busy_us: i64::try_from(busy.as_micros()).unwrap_or(i64::MAX),
-        })
     }
 }
 

@@ -23,6 +23,7 @@ use crate::sign::{CustodyKey, HeadKey, KeyRing, MemoryFault, SignerMemory};
 use crate::store::failpoint::FailpointSet;
 use crate::store::{MAX_PAGE, OpenFault, Opened, ReadFault, Reader};
 use crate::verify::{BootLogCache, Verifier};
+use crate::witness::{Witnesses, WitnessesError};
 use arc_swap::ArcSwap;
 use countersign_core::bundle::{BundleError, TrustBundle};
 use countersign_core::control::{ControlError, ControlState};
@@ -106,6 +107,9 @@ pub enum StartError {
     /// The sequencer.
     #[error(transparent)]
     Sequencer(#[from] StartFault),
+    /// The quorum file, a witness's address, or what earlier processes noted of witnesses.
+    #[error("witnesses: {0}")]
+    Witnesses(#[from] WitnessesError),
     /// Policy or references in force.
     #[error(transparent)]
     Documents(#[from] DocumentsFault),
@@ -118,6 +122,7 @@ pub enum StartError {
 pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     let bundle = load_bundle(&config)?;
     let endorsements = Endorsements::load(&config.enrolment)?;
+    let witnesses = Witnesses::open(&config)?;
     let (key_store, labels) = KeyStore::new(&config.signer);
     let ca = open_ca(&key_store, &labels.ca, &bundle)?;
     let place = config.store.place(&config.origin);
@@ -167,6 +172,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         open_enrolments: OpenEnrolments::new(limits.pending_enrolments),
         rotating: tokio::sync::Mutex::new(()),
         prepared: Mutex::new(None),
+        witnesses,
         connections: Mutex::default(),
         bundle,
         config,

@@ -41,6 +41,10 @@ pub(super) fn spawn(
     // Looked at four times in that time, so that a heartbeat is late by a quarter at most.
     let each = (heartbeat / 4).max(Duration::from_millis(50));
     tasks.spawn(every(each, stop.clone(), Arc::clone(authority), async move |authority| {
+        // Leases end everywhere while a witness says that there are two histories.
+        if authority.witnesses.has_alarm() {
+            return;
+        }
         if let Err(fault) = authority.sequencer.heartbeat(heartbeat - each) {
             tracing::warn!(%fault, "no heartbeat");
         }
@@ -80,6 +84,7 @@ pub(super) fn spawn(
             tracing::warn!(code = refused.code().as_str(), "custody wasn't read back");
         }
     }));
+    tasks.spawn(crate::witness::run(Arc::clone(authority), stop.clone()));
     if let Some(limit) = sd_notify::watchdog_enabled() {
         tasks.spawn(every(limit / 3, stop.clone(), Arc::clone(authority), async |_| {
             notify(&[sd_notify::NotifyState::Watchdog]);

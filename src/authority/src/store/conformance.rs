@@ -29,7 +29,7 @@ pub(crate) struct Fresh {
 pub(crate) type Check = (&'static str, fn(Fresh));
 
 /// Every function of the suite, with its name.
-pub(crate) const SUITE: [Check; 12] = [
+pub(crate) const SUITE: [Check; 13] = [
     ("an empty store has nothing", an_empty_store_has_nothing),
     ("a batch is there as a whole", a_batch_is_there_as_a_whole),
     ("a plan of nothing changes nothing", a_plan_of_nothing_changes_nothing),
@@ -38,6 +38,7 @@ pub(crate) const SUITE: [Check; 12] = [
     ("a batch that does not follow is refused for good", a_batch_that_does_not_follow_is_refused),
     ("a spend exists once and is forgotten late", a_spend_exists_once_and_is_forgotten_late),
     ("signatures attach once", signatures_attach_once),
+    ("cosignatures keep their names and sign nothing", cosignatures_keep_their_names_and_sign_nothing),
     ("pages are bounded and have no gaps", pages_are_bounded_and_have_no_gaps),
     ("a pending enrolment is taken once", a_pending_enrolment_is_taken_once),
     ("challenge keys come newest first", challenge_keys_come_newest_first),
@@ -228,6 +229,22 @@ fn signatures_attach_once(mut fresh: Fresh) {
         fresh.reader.heads(1, 10).unwrap().iter().map(|head| head.signatures().len()).collect();
     assert_eq!(sizes, [2, 1]);
     assert!(fresh.writer.attach_signatures(3, &[line(1, b"no head")]).unwrap_err().is_fatal());
+}
+
+fn cosignatures_keep_their_names_and_sign_nothing(mut fresh: Fresh) {
+    let mut control = genesis();
+    append(&mut fresh, &mut control, NOW, enrol(1));
+    let line = |name: &str, bytes: &[u8]| NoteSignature::new(name, [7; 4], bytes.to_vec()).unwrap();
+    let (one, two) = (line("w1.example", b"first"), line("w2.example", b"same key id"));
+    fresh.writer.attach_signatures(1, &[two.clone(), one.clone()]).unwrap();
+    assert!(fresh.reader.newest_signed().unwrap().is_none(), "witnesses don't sign in the log's place");
+    let own = line(origin().as_str(), b"the log's");
+    fresh.writer.attach_signatures(1, std::slice::from_ref(&own)).unwrap();
+    fresh.writer.attach_signatures(1, &[line("w1.example", b"later")]).unwrap();
+    let head = fresh.reader.newest_signed().unwrap().unwrap();
+    assert_eq!(head.signatures(), [own, one, two], "the log's first, then witnesses by name");
+    assert_eq!(fresh.reader.head(1).unwrap().unwrap(), head);
+    assert!(fresh.writer.attach_signatures(2, &[line("w1.example", b"no head")]).unwrap_err().is_fatal());
 }
 
 fn pages_are_bounded_and_have_no_gaps(mut fresh: Fresh) {

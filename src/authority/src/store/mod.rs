@@ -68,8 +68,9 @@ pub trait LogWriter: Send {
         plan: &mut dyn FnMut(&Prior) -> Option<Additions>,
     ) -> Result<Option<Additions>, StoreFault>;
 
-    /// Attaches signatures to the head of this size. Idempotent: a key's first signature stays. Needn't survive a crash by itself; never
-    /// outlives the head that it belongs to.
+    /// Attaches signatures to the head of this size: those of head keys, whose lines carry the origin, and cosignatures of witnesses, whose
+    /// lines carry their names. Idempotent: a key's first signature stays. Needn't survive a crash by itself; never outlives the head that it
+    /// belongs to.
     ///
     /// # Errors
     /// As for `append`. A size without a head is a defect.

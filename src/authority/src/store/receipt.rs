@@ -6,7 +6,7 @@ use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::leaf_hash;
 use countersign_core::merkle::{ProofError, Sha256Tree, inclusion_proof};
-use countersign_core::note::NoteError;
+use countersign_core::note::{NoteError, NoteSignature};
 use countersign_core::tlog_proof::TlogProof;
 
 use super::{LogReader, ReadFault, StoredHead, StoredTree};
@@ -32,6 +32,20 @@ impl SignedHead {
     #[must_use]
     pub fn note(&self) -> &str {
         &self.note
+    }
+
+    /// The exact body text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        self.head.text()
+    }
+
+    /// The same head with more signature lines.
+    ///
+    /// # Errors
+    /// The note is too large then.
+    pub fn with_signatures(&self, more: &[NoteSignature]) -> Result<Self, NoteError> {
+        Self::new(self.head.with_signatures(more))
     }
 
     /// What the head states.

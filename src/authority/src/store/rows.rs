@@ -134,6 +134,13 @@ impl StoredHead {
         &self.signatures
     }
 
+    /// The same head with more signature lines.
+    #[must_use]
+    pub fn with_signatures(&self, more: &[NoteSignature]) -> Self {
+        let signatures = self.signatures.iter().chain(more).cloned().collect();
+        Self { signatures, ..self.clone() }
+    }
+
     /// The signed note.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod principals;
 mod references;
 mod revocation;
 mod tokens;
+mod witnesses;
 
 use crate::failure::Outcome;
 use crate::profile::{self, Admin};
@@ -60,6 +61,8 @@ enum Command {
     Operator(principals::OperatorArgs),
     /// List operators and gateways.
     Principals,
+    /// Who cosigns heads; set one aside that refuses.
+    Witnesses(witnesses::Args),
     /// Head keys: list, rotate.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -103,6 +106,7 @@ pub(crate) fn run(args: Args) -> Outcome {
             Command::Gateway(args) => principals::add_gateway(&context, &args).await,
             Command::Operator(args) => principals::add_operator(&context, &args).await,
             Command::Principals => principals::list(&context).await,
+            Command::Witnesses(args) => witnesses::run(&context, args).await,
             Command::Keys(command) => keys::run(&context, command).await,
             // Done above, without a profile.
             Command::Migrate(_) => Ok(()),

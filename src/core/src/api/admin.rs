@@ -371,3 +371,61 @@ pub struct Heads {
     /// Signed note texts, or bare bodies of heads that were never signed, by size.
     pub heads: Vec<String>,
 }
+
+/// A witness that refuses this log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessAlarm {
+    /// Its name in the quorum file.
+    pub witness: String,
+    /// `forked`: it has cosigned another history; `rolled-back`: it has cosigned more than this log has.
+    pub kind: String,
+    /// Size of the head that it was asked to cosign.
+    pub size: u64,
+    /// Size that it has cosigned.
+    pub witness_size: u64,
+    /// When it was found, ms.
+    pub at_ms: u64,
+}
+
+/// How one witness stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessDocument {
+    /// Its name in the quorum file.
+    pub name: String,
+    /// Its verifier key.
+    pub key: String,
+    /// Whether it is asked: it has an address and no officer set it aside.
+    pub asked: bool,
+    /// Size of the newest head that it cosigned since this process started.
+    pub cosigned: u64,
+    /// Why it didn't cosign when it was asked last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}
+
+/// `GET /v1/admin/witnesses`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Witnesses {
+    /// Size of the newest head that enough witnesses cosigned since this process started.
+    pub witnessed: u64,
+    /// While there is one, nothing is issued.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<WitnessAlarm>,
+    /// In the order of the quorum file.
+    pub witnesses: Vec<WitnessDocument>,
+}
+
+/// `POST /v1/admin/witnesses`: an officer's decision about a witness.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WitnessCall {
+    /// Its name in the quorum file.
+    pub witness: String,
+    /// `true`: it isn't asked any more, and an alarm that it raised ends. `false`: it is asked again.
+    pub set_aside: bool,
+    /// Why; kept in the state directory.
+    pub reason: String,
+}

@@ -344,6 +344,8 @@ pub struct Readiness {
     pub policy_active: bool,
     /// Whether the head signer's circuit is closed, as far as the last try shows.
     pub signer_available: bool,
+    /// Whether no witness refuses this log as forked or rolled back.
+    pub witnesses_agree: bool,
     /// Size of the newest signed head.
     pub size: u64,
 }

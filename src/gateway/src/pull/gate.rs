@@ -101,6 +101,11 @@ impl<S: Source> Gate<'_, S> {
     fn need(&self, held: Option<&Snapshot>, receipt: Option<&Receipt>, now: &ClockReading) -> Need {
         let Some(held) = held else { return Need::Pull };
         let Ok(age_ms) = held.age(now, self.rules.lease_ms) else { return Need::Pull };
+        // Held from before the quorum was demanded, or before another one was.
+        let quorum = self.rules.quorum.as_deref();
+        if quorum.is_some_and(|quorum| held.head().check_witnessed(quorum, now.wall_ms).is_err()) {
+            return Need::Pull;
+        }
         let newest = held.head().body();
         let ahead = receipt.is_some_and(|receipt| {
             let head = receipt.head();
@@ -136,7 +141,8 @@ impl<S: Source> Gate<'_, S> {
             return Ok(held.clone());
         }
         let left = deadline.saturating_sub(began.elapsed());
-        let pulled = pull(self.source, self.bundle, held.as_ref(), self.limits);
+        let quorum = self.rules.quorum.as_deref();
+        let pulled = pull(self.source, self.bundle, held.as_ref(), quorum, self.limits);
         let answer = tokio::time::timeout(left, pulled).await.unwrap_or(Err(PullFault::TimedOut(deadline)));
         match answer {
             Ok(advanced) => {

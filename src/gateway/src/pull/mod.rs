@@ -16,6 +16,7 @@ use crate::source::{Source, SourceFault};
 use countersign_core::api::Feed;
 use countersign_core::bundle::TrustBundle;
 use countersign_core::refusal::RefusalCode;
+use countersign_core::witness::Quorum;
 use std::time::Duration;
 
 /// What one pull may cost.
@@ -92,7 +93,9 @@ impl PullFault {
     pub const fn is_verdict(&self) -> bool {
         match self {
             Self::Refused(_) | Self::TooMuch => true,
-            Self::Source(fault) => matches!(fault.code(), RefusalCode::FeedInvalid),
+            Self::Source(fault) => {
+                matches!(fault.code(), RefusalCode::FeedInvalid | RefusalCode::WitnessQuorumUnmet)
+            }
             Self::TimedOut(_) | Self::Clock(_) | Self::Store(_) => false,
         }
     }
@@ -103,16 +106,23 @@ pub(crate) async fn pull<S: Source>(
     source: &S,
     bundle: &TrustBundle,
     held: Option<&Snapshot>,
+    quorum: Option<&Quorum>,
     limits: &PullLimits,
 ) -> Result<Advanced, PullFault> {
     let size = held.map_or(0, |held| held.head().body().size);
     let control = held.map_or(0, |held| held.control().number());
-    let (feed, began) = joined(source, size, control, limits).await?;
+    let (feed, began) = joined(source, size, control, quorum.is_some(), limits).await?;
     let answered = ClockReading::now()?;
-    Ok(match held {
+    let advanced = match held {
         Some(held) => held.advance(&feed, &began, &answered)?,
         None => Snapshot::first(bundle, &feed, &began, &answered)?,
-    })
+    };
+    if let Some(quorum) = quorum {
+        let head = advanced.snapshot.head();
+        let unwitnessed = |source| AdvanceRefused::Unwitnessed { size: head.body().size, source };
+        head.check_witnessed(quorum, answered.wall_ms).map_err(unwitnessed)?;
+    }
+    Ok(advanced)
 }
 
 /// All pages as one feed; head and proof are those of the last, and the clocks those from before it was asked for.
@@ -120,6 +130,7 @@ async fn joined<S: Source>(
     source: &S,
     size: u64,
     control: u64,
+    witnessed: bool,
     limits: &PullLimits,
 ) -> Result<(Feed, ClockReading), PullFault> {
     let mut leaves = Vec::new();
@@ -128,7 +139,7 @@ async fn joined<S: Source>(
     for _ in 0..limits.pages {
         let began = ClockReading::now()?;
         let asked = control.saturating_add(u64::try_from(leaves.len()).unwrap_or(u64::MAX));
-        let mut page = source.feed(size, asked).await?;
+        let mut page = source.feed(size, asked, witnessed).await?;
         bytes = page.control.iter().fold(bytes, |sum, leaf| sum.saturating_add(leaf.0.len()));
         let empty = page.control.is_empty();
         leaves.append(&mut page.control);

@@ -18,6 +18,7 @@ use countersign_core::key::VerifyingKey;
 use countersign_core::merkle::{MAX_PROOF_HASHES, Sha256Tree, verify_consistency};
 use countersign_core::note::SignedNote;
 use countersign_core::refusal::RefusalCode;
+use countersign_core::witness::QuorumRefused;
 
 /// Most rotation heads in one pull: more activations than a log sees in years.
 pub const MAX_ROTATIONS: usize = 64;
@@ -80,6 +81,14 @@ pub enum AdvanceRefused {
         /// The head sent, as evidence.
         note: String,
     },
+    /// Too few of the witnesses that this gateway demands cosigned it.
+    #[error("the head of size {size}: {source}")]
+    Unwitnessed {
+        /// Of the head sent.
+        size: u64,
+        /// What is missing or wrong.
+        source: QuorumRefused,
+    },
     /// Later than this machine's clock.
     #[error("the head is {ahead_ms} ms ahead of this machine's clock")]
     Future {
@@ -99,6 +108,10 @@ impl AdvanceRefused {
             Self::Control(error) => error.code(),
             Self::Forked { .. } => RefusalCode::HeadForked,
             Self::Future { .. } => RefusalCode::HeadInFuture,
+            Self::Unwitnessed { source: QuorumRefused::Unmet { .. }, .. } => RefusalCode::WitnessQuorumUnmet,
+            Self::Unwitnessed { source: QuorumRefused::Invalid { .. }, .. } => {
+                RefusalCode::CosignatureInvalid
+            }
             _ => RefusalCode::FeedInvalid,
         }
     }

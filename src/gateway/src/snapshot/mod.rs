@@ -15,7 +15,9 @@ use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::merkle::{Sha256Tree, verify_consistency};
+use countersign_core::note::SignedNote;
 use countersign_core::refusal::RefusalCode;
+use countersign_core::witness::{Quorum, QuorumRefused, Witnessed};
 use heads::HeadMemory;
 
 /// A head whose signatures and place in the log were verified.
@@ -43,6 +45,16 @@ impl HeldHead {
     #[must_use]
     pub const fn digest(&self) -> &Sha256Digest {
         &self.digest
+    }
+
+    /// Whether enough witnesses cosigned it, by the clock `now_ms` (PROTOCOL §15.4).
+    ///
+    /// # Errors
+    /// What is missing or wrong.
+    pub fn check_witnessed(&self, quorum: &Quorum, now_ms: u64) -> Result<Witnessed, QuorumRefused> {
+        // It was parsed when it was verified; what doesn't parse has nobody's cosignature.
+        let note = SignedNote::parse(&self.note).map_err(|_| QuorumRefused::Unmet { counted: Vec::new() })?;
+        quorum.check(&note, self.body.time_ms, now_ms)
     }
 }
 

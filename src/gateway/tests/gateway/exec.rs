@@ -53,7 +53,7 @@ impl Scenario {
 }
 
 impl Source for Scenario {
-    async fn feed(&self, _size: u64, _control: u64) -> Result<Feed, SourceFault> {
+    async fn feed(&self, _size: u64, _control: u64, _witnessed: bool) -> Result<Feed, SourceFault> {
         if let Some(other) = &self.swap {
             std::fs::rename(other, &self.program).unwrap();
         }

@@ -12,6 +12,7 @@ mod authority;
 mod exec;
 mod follow;
 mod pulling;
+mod quorum;
 mod source;
 mod state;
 mod world;

@@ -18,20 +18,20 @@ use countersign_gateway::refusal::Refusal;
 use countersign_gateway::snapshot::store::StateDir;
 use std::time::Duration;
 
-struct Door {
+pub(crate) struct Door {
     _temporary: tempfile::TempDir,
-    state: StateDir,
-    source: Memory,
-    rules: Rules,
+    pub(crate) state: StateDir,
+    pub(crate) source: Memory,
+    pub(crate) rules: Rules,
     limits: PullLimits,
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     ClockReading::now().unwrap().wall_ms
 }
 
 impl Door {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let temporary = tempfile::tempdir().unwrap();
         let state = StateDir::open(&temporary.path().join("state")).unwrap();
         let source = Memory::new(Authority::new(now_ms()));
@@ -43,7 +43,7 @@ impl Door {
         Self { _temporary: temporary, state, source, rules: rules(), limits }
     }
 
-    async fn ready(&self, receipt: Option<&Receipt>) -> Result<Ready, Refusal> {
+    pub(crate) async fn ready(&self, receipt: Option<&Receipt>) -> Result<Ready, Refusal> {
         let bundle = self.source.authority(|authority| authority.bundle());
         let gate = Gate {
             source: &self.source,

@@ -2,6 +2,7 @@
 
 use crate::authority::Authority;
 use countersign_core::api::{Acknowledgement, ConsistencyProof, Feed, OutcomeDocument, OutcomesCall};
+use countersign_core::note::{NoteSignature, SignedNote};
 use countersign_gateway::source::{Source, SourceFault};
 use std::sync::Mutex;
 
@@ -17,8 +18,11 @@ pub(crate) struct Seen {
     pub(crate) hangs: bool,
     pub(crate) endless: bool,
     pub(crate) feeds: usize,
+    pub(crate) witnessed: bool,
     pub(crate) proofs: usize,
     pub(crate) acknowledged: Vec<(u64, u64)>,
+    /// What witnesses put under the heads of feeds.
+    pub(crate) witnesses: Option<Box<dyn Fn(&str) -> Vec<NoteSignature> + Send>>,
     pub(crate) outcomes: Vec<OutcomeDocument>,
 }
 
@@ -47,12 +51,19 @@ impl Memory {
 }
 
 impl Source for Memory {
-    async fn feed(&self, size: u64, control: u64) -> Result<Feed, SourceFault> {
-        self.seen(|seen| seen.feeds += 1);
+    async fn feed(&self, size: u64, control: u64, witnessed: bool) -> Result<Feed, SourceFault> {
+        self.seen(|seen| {
+            seen.feeds += 1;
+            seen.witnessed = witnessed;
+        });
         self.reach().await?;
         let mut feed = self.authority(|authority| authority.feed_page(size, control, self.page));
         if self.seen(|seen| seen.endless) {
             feed.more = true;
+        }
+        let note = SignedNote::parse(&feed.head).unwrap();
+        if let Some(more) = self.seen(|seen| seen.witnesses.as_ref().map(|lines| lines(note.text()))) {
+            feed.head = SignedNote::new(note.text(), [note.signatures(), &more].concat()).unwrap().format();
         }
         Ok(feed)
     }

@@ -62,6 +62,7 @@ pub(crate) fn rules() -> Rules {
         name: "gate".to_owned(),
         audiences: vec![Audience::parse("other").unwrap(), Audience::parse("gate-domain").unwrap()],
         lease_ms: LEASE_MS,
+        quorum: None,
     }
 }
 

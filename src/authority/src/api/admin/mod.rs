@@ -8,6 +8,7 @@ pub mod principals;
 pub mod references;
 pub mod revocations;
 pub mod tokens;
+pub mod witnesses;
 
 use super::artifacts::receipt_text;
 use super::problem::Refused;

@@ -61,10 +61,13 @@ pub(super) async fn heads_of(session: &Session, rows: &[Row]) -> RowResult<Vec<S
     if sizes.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = "SELECT size, key_id, signature FROM signature WHERE size = ANY($1) ORDER BY size, key_id";
+    let sql = "SELECT size, key_id, signature, NULL AS name FROM signature WHERE size = ANY($1)
+               UNION ALL SELECT size, key_id, signature, name FROM cosignature WHERE size = ANY($1)
+               ORDER BY size, name NULLS FIRST, key_id";
     let mut signatures: HashMap<i64, Vec<NoteSignature>> = HashMap::new();
     for row in session.rows(sql, &[&sizes]).await? {
-        let line = NoteSignature::new(&session.origin, bytes(&row, 1)?, column(&row, 2)?)
+        let name: Option<&str> = column(&row, 3)?;
+        let line = NoteSignature::new(name.unwrap_or(&session.origin), bytes(&row, 1)?, column(&row, 2)?)
             .map_err(|_| RowFault::Corrupt("a signature"))?;
         signatures.entry(column(&row, 0)?).or_default().push(line);
     }

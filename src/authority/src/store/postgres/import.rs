@@ -9,8 +9,8 @@ use countersign_core::digest::sha256;
 use super::super::ints::int;
 use super::super::sqlite::SqliteReader;
 use super::super::{
-    LogReader as _, MAX_PAGE, NODE_LEVELS, OpenFault, ReadFault, RebuildFault, StoreFault, TableReader as _,
-    Tip,
+    LogReader as _, MAX_PAGE, NODE_LEVELS, OpenFault, ReadFault, RebuildFault, StoreFault, StoredHead,
+    TableReader as _, Tip,
 };
 use super::facts::spent_columns;
 use super::link::{RowFault, Session};
@@ -141,24 +141,35 @@ async fn heads(session: &Session, source: &SqliteReader, tip: &Tip) -> Result<()
         let bodies: Vec<&str> = page.iter().map(|head| head.text()).collect();
         let sql = "INSERT INTO head (size, body) SELECT * FROM unnest($1::bigint[], $2::text[])";
         session.execute(sql, &[&sizes, &bodies]).await?;
-        let lines = page.iter().flat_map(|head| {
-            head.signatures().iter().map(|line| (int(head.body().size), line.key_id().to_vec(), line))
-        });
-        let (mut signed, mut keys, mut signatures) = (Vec::new(), Vec::new(), Vec::new());
-        for (size, key, line) in lines {
-            signed.push(size);
-            keys.push(key);
-            signatures.push(line.signature());
-        }
-        let sql = "INSERT INTO signature (size, key_id, signature)
-                   SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[])";
-        session.execute(sql, &[&signed, &keys, &signatures]).await?;
+        signatures(session, &page).await?;
     }
     let edges = &tip.frontiers;
     let (sha256, sha3, blake2) =
         (edges.sha256.to_bytes(), edges.sha3_512.to_bytes(), edges.blake2b_512.to_bytes());
     let sql = "UPDATE frontier SET size = $1, sha256 = $2, sha3_512 = $3, blake2b_512 = $4 WHERE one = 1";
     session.execute(sql, &[&int(tip.head.body().size), &sha256, &sha3, &blake2]).await?;
+    Ok(())
+}
+
+/// The signatures of these heads, and what witnesses said of them.
+async fn signatures(session: &Session, heads: &[StoredHead]) -> Result<(), MigrateFault> {
+    let lines = |own: bool| {
+        let all = heads.iter().flat_map(|head| head.signatures().iter().map(move |line| (head, line)));
+        let some: Vec<_> = all.filter(|(head, line)| (line.name() == head.body().origin) == own).collect();
+        let sizes: Vec<i64> = some.iter().map(|(head, _)| int(head.body().size)).collect();
+        let names: Vec<String> = some.iter().map(|(_, line)| line.name().to_owned()).collect();
+        let keys: Vec<Vec<u8>> = some.iter().map(|(_, line)| line.key_id().to_vec()).collect();
+        let bytes: Vec<Vec<u8>> = some.iter().map(|(_, line)| line.signature().to_vec()).collect();
+        (sizes, names, keys, bytes)
+    };
+    let (sizes, _, keys, bytes) = lines(true);
+    let sql = "INSERT INTO signature (size, key_id, signature)
+               SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[])";
+    session.execute(sql, &[&sizes, &keys, &bytes]).await?;
+    let (sizes, names, keys, bytes) = lines(false);
+    let sql = "INSERT INTO cosignature (size, name, key_id, signature)
+               SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::bytea[])";
+    session.execute(sql, &[&sizes, &names, &keys, &bytes]).await?;
     Ok(())
 }
 

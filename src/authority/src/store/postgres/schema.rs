@@ -12,7 +12,7 @@ use super::link::{RowFault, Session, column, words};
 /// The schema that holds all tables.
 pub(super) const SCHEMA: &str = "countersign";
 /// The newest version that this program knows.
-pub(super) const SCHEMA_VERSION: i32 = 1;
+pub(super) const SCHEMA_VERSION: i32 = 2;
 /// Notifications: something was committed that other replicas want to know.
 pub(super) const CHANNEL: &str = "countersign_head";
 
@@ -60,7 +60,15 @@ CREATE FUNCTION clock_ms() RETURNS bigint LANGUAGE sql VOLATILE
     AS 'SELECT pg_catalog.floor(extract(epoch FROM pg_catalog.clock_timestamp()) * 1000)::bigint';
 ";
 
-const MIGRATIONS: &[(i32, &str)] = &[(1, VERSION_1)];
+/// Version 2: what witnesses say of a head. Apart from `signature`, which says by its largest size up to where the log is signed.
+const VERSION_2: &str = "
+CREATE TABLE cosignature (
+    size bigint NOT NULL REFERENCES head (size), name text COLLATE \"C\" NOT NULL,
+    key_id bytea NOT NULL CHECK (length(key_id) = 4), signature bytea NOT NULL, PRIMARY KEY (size, name, key_id)
+);
+";
+
+const MIGRATIONS: &[(i32, &str)] = &[(1, VERSION_1), (2, VERSION_2)];
 
 /// Tables that a rebuild empties and fills from the leaves.
 pub(super) const PROJECTIONS: [&str; 5] = ["control", "outcome", "host", "budget", "join_token"];
@@ -111,17 +119,14 @@ pub(super) async fn check(session: &Session, origin: &str) -> Result<(), OpenFau
     if found != origin {
         return Err(OpenFault::OtherLog { found, expected: origin.to_owned() });
     }
-    let version = version(session).await?;
-    if version < SCHEMA_VERSION {
-        let moved = async {
-            session.simply("BEGIN; SELECT 1 FROM origin WHERE one = 1 FOR UPDATE").await?;
-            // A crash before this commit leaves the older version; the next start migrates again. Another replica that starts at the same
-            // time waits for the row and then finds nothing left to do.
-            migrate(session, version).await?;
-            session.simply("COMMIT").await
-        };
-        let moved: Result<(), RowFault> = moved.await;
-        moved.map_err(|error| fault(&error))?;
+    if version(session).await? < SCHEMA_VERSION {
+        let locked = session.simply("BEGIN; SELECT 1 FROM origin WHERE one = 1 FOR UPDATE").await;
+        locked.map_err(|error| fault(&error))?;
+        // Read again: another replica that started at the same time may have done it while this one waited for the row.
+        let version = version(session).await?;
+        // A crash before this commit leaves the older version; the next start migrates again.
+        migrate(session, version).await.map_err(|error| fault(&error))?;
+        session.simply("COMMIT").await.map_err(|error| fault(&error))?;
     }
     Ok(())
 }

@@ -341,18 +341,36 @@ impl LogWriter for PostgresWriter {
         let injected = |injected| StoreFault::injected(injected, "attach");
         let before = self.options.failpoints.reach(WritePoint::BeforeAttach).map_err(injected);
         self.note(before)?;
-        let sizes = vec![int(size); signatures.len()];
-        let keys: Vec<Vec<u8>> = signatures.iter().map(|line| line.key_id().to_vec()).collect();
-        let bytes: Vec<&[u8]> = signatures.iter().map(NoteSignature::signature).collect();
+        let size = int(size);
         self.with(call, async |session| {
+            // The log's own carry its origin.
+            let (own, others): (Vec<_>, Vec<_>) =
+                signatures.iter().partition(|line| line.name() == session.origin);
+            let lines = |of: &[&NoteSignature]| -> (Vec<String>, Vec<Vec<u8>>, Vec<Vec<u8>>) {
+                let names = of.iter().map(|line| line.name().to_owned()).collect();
+                let keys = of.iter().map(|line| line.key_id().to_vec()).collect();
+                (names, keys, of.iter().map(|line| line.signature().to_vec()).collect())
+            };
             let sql = "INSERT INTO signature (size, key_id, signature)
-                       SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[]) ON CONFLICT DO NOTHING";
+                       SELECT $1::bigint, * FROM unnest($2::bytea[], $3::bytea[]) ON CONFLICT DO NOTHING";
             session.statement(sql).await?;
+            let cosigned = "INSERT INTO cosignature (size, name, key_id, signature)
+                       SELECT $1::bigint, * FROM unnest($2::text[], $3::bytea[], $4::bytea[]) ON CONFLICT DO NOTHING";
+            if !others.is_empty() {
+                session.statement(cosigned).await?;
+            }
             // Not flushed by itself: a crash of the server may lose the signature and keep the body, which is then signed again. The next
             // append flushes it along. It can't outlive its head, whose commit was flushed before.
             let commit = format!("NOTIFY {}; COMMIT", schema::CHANNEL);
             session.simply("BEGIN; SET LOCAL synchronous_commit = off").await?;
-            session.execute(sql, &[&sizes, &keys, &bytes]).await?;
+            if !own.is_empty() || others.is_empty() {
+                let (_, keys, bytes) = lines(&own);
+                session.execute(sql, &[&size, &keys, &bytes]).await?;
+            }
+            if !others.is_empty() {
+                let (names, keys, bytes) = lines(&others);
+                session.execute(cosigned, &[&size, &names, &keys, &bytes]).await?;
+            }
             session.simply(&commit).await
         })?;
         let after = self.options.failpoints.reach(WritePoint::AfterAttach).map_err(injected);

@@ -103,7 +103,16 @@ pub(super) fn stored_head(
         let (key_id, signature) = row?;
         NoteSignature::new(origin, key_id, signature).map_err(|_| RowFault::Corrupt("a signature"))
     });
-    let signatures = signatures.collect::<RowResult<Vec<_>>>()?;
+    let mut signatures = signatures.collect::<RowResult<Vec<_>>>()?;
+    let mut statement = connection.prepare_cached(
+        "SELECT name, key_id, signature FROM cosignature WHERE size = ?1 ORDER BY name, key_id",
+    )?;
+    let rows = statement.query_map([int(size)], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    for row in rows {
+        let (name, key_id, signature): (String, _, _) = row?;
+        let line = NoteSignature::new(&name, key_id, signature);
+        signatures.push(line.map_err(|_| RowFault::Corrupt("a cosignature"))?);
+    }
     let head = StoredHead::new(text, signatures).map_err(|_| RowFault::Corrupt("a head body"))?;
     // The size is a column for lookups; the body is what counts.
     if head.body().size == size { Ok(head) } else { Err(RowFault::Corrupt("a head's size")) }

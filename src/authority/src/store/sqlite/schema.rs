@@ -12,7 +12,7 @@ use super::OpenFault;
 pub(super) const APPLICATION_ID: i32 = 0x4353_474e;
 
 /// The newest version that this program knows.
-pub(super) const SCHEMA_VERSION: i32 = 1;
+pub(super) const SCHEMA_VERSION: i32 = 2;
 
 /// Version 1. The log: `leaf`, `leaf_hash`, `node`, `head`, `frontier`, `signature`. Projections: `outcome` to `join_token`. The rest is
 /// the desk: what no leaf tells.
@@ -61,7 +61,15 @@ CREATE TABLE acknowledgement (
 ) STRICT;
 ";
 
-const MIGRATIONS: &[(i32, &str)] = &[(1, VERSION_1)];
+/// Version 2: what witnesses say of a head. Apart from `signature`, which says by its largest size up to where the log is signed.
+const VERSION_2: &str = "
+CREATE TABLE cosignature (
+    size INTEGER NOT NULL REFERENCES head (size), name TEXT NOT NULL, key_id BLOB NOT NULL CHECK (length(key_id) = 4),
+    signature BLOB NOT NULL, PRIMARY KEY (size, name, key_id)
+) STRICT, WITHOUT ROWID;
+";
+
+const MIGRATIONS: &[(i32, &str)] = &[(1, VERSION_1), (2, VERSION_2)];
 
 /// Tables that a rebuild empties and fills from the leaves.
 pub(super) const PROJECTIONS: [&str; 5] = ["control", "outcome", "host", "budget", "join_token"];

@@ -64,7 +64,7 @@ fn a_foreign_file_is_refused_by_its_own_error() {
         fault
     };
     assert!(matches!(change("PRAGMA application_id = 7"), OpenFault::NotAStore));
-    assert!(matches!(change("PRAGMA user_version = 99"), OpenFault::Newer { found: 99, known: 1 }));
+    assert!(matches!(change("PRAGMA user_version = 99"), OpenFault::Newer { found: 99, known: 2 }));
     let other = change("UPDATE origin SET origin = 'other.example/log'");
     assert!(matches!(other, OpenFault::OtherLog { found, .. } if found == "other.example/log"));
     let changed = change("UPDATE migration SET sha256 = zeroblob(32)");
@@ -80,6 +80,18 @@ fn a_foreign_file_is_refused_by_its_own_error() {
     assert!(matches!(open(&options).map(|_| ()), Err(OpenFault::Database(_))));
     std::fs::write(&options.path, b"").unwrap();
     assert!(matches!(open(&options).map(|_| ()), Err(OpenFault::NotAStore)));
+}
+
+#[test]
+fn a_file_of_the_version_before_is_brought_up_to_date() {
+    let (_directory, options) = made();
+    let connection = Connection::open(&options.path).unwrap();
+    let older = "DROP TABLE cosignature; DELETE FROM migration WHERE version = 2; PRAGMA user_version = 1";
+    connection.execute_batch(older).unwrap();
+    connection.close().unwrap();
+    drop(open(&options).unwrap());
+    let connection = Connection::open(&options.path).unwrap();
+    connection.execute_batch("SELECT name FROM cosignature").unwrap();
 }
 
 #[test]

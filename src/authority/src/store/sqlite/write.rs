@@ -211,12 +211,13 @@ impl LogWriter for SqliteWriter {
     }
 
     fn attach_signatures(&mut self, size: u64, signatures: &[NoteSignature]) -> Result<(), StoreFault> {
+        let origin = self.origin.clone();
         self.run("attach signatures", |connection, failpoints| {
             failpoints.reach(WritePoint::BeforeAttach).map_err(|i| StoreFault::injected(i, "attach"))?;
             // Not synced by itself: a crash may lose the signature and keep the body, which is then signed again. The next append syncs
             // it along. It can't outlive its head, whose commit was synced before.
             connection.pragma_update(None, "synchronous", "NORMAL")?;
-            let attached = attach(connection, size, signatures);
+            let attached = attach(connection, &origin, size, signatures);
             connection.pragma_update(None, "synchronous", "FULL")?;
             attached?;
             failpoints.reach(WritePoint::AfterAttach).map_err(|i| StoreFault::injected(i, "attach"))?;
@@ -239,13 +240,24 @@ impl LogWriter for SqliteWriter {
     }
 }
 
-fn attach(connection: &mut Connection, size: u64, signatures: &[NoteSignature]) -> RowResult<()> {
+fn attach(
+    connection: &mut Connection,
+    origin: &str,
+    size: u64,
+    signatures: &[NoteSignature],
+) -> RowResult<()> {
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
         let sql = "INSERT OR IGNORE INTO signature (size, key_id, signature) VALUES (?1, ?2, ?3)";
-        let mut statement = tx.prepare_cached(sql)?;
+        let mut signature = tx.prepare_cached(sql)?;
+        let sql = "INSERT OR IGNORE INTO cosignature (size, name, key_id, signature) VALUES (?1, ?2, ?3, ?4)";
+        let mut cosignature = tx.prepare_cached(sql)?;
         for line in signatures {
-            statement.execute(params![int(size), line.key_id(), line.signature()])?;
+            if line.name() == origin {
+                signature.execute(params![int(size), line.key_id(), line.signature()])?;
+            } else {
+                cosignature.execute(params![int(size), line.name(), line.key_id(), line.signature()])?;
+            }
         }
     }
     tx.commit()?;
