@@ -79,6 +79,18 @@ fn tiles_give_all(deployment: &Deployment, receipts: &[&str], [viewer, gateway]:
     check(gateway).refused("authority-unreachable");
 }
 
+/// A COSE receipt for the leaf of an artifact, and for no other.
+fn cose_receipt_holds(deployment: &Deployment, artifact: &str, other: &str, feed: &str) {
+    let text = std::fs::read_to_string(artifact).unwrap();
+    let index = text.lines().find_map(|line| line.strip_prefix("index ")).unwrap();
+    let url = format!("{}/v1/log/receipts/{index}", deployment.service_url());
+    fetch(deployment, &url, "gate-1.cert.pem", "gate-1.key.pem", "receipt.cose");
+    let receipt = deployment.text("receipt.cose");
+    verifier(deployment, "verify-cose", &[&receipt, artifact, "--feed", feed]).expect("COSE receipt");
+    verifier(deployment, "verify-cose", &[&receipt, other, "--feed", feed]).refused("head-unsigned");
+    verifier(deployment, "verify-cose", &[&receipt, artifact]).refused("head-unsigned");
+}
+
 fn both_agree(kind: SignerKind) {
     let deployment = Deployment::ready(kind);
     let program = Program::new();
@@ -135,6 +147,7 @@ fn both_agree(kind: SignerKind) {
     let consistency = format!("{service}/v1/log/consistency?from=1&to=2");
     fetch(&deployment, &consistency, "gate-1.cert.pem", "gate-1.key.pem", "proof.json");
 
+    cose_receipt_holds(&deployment, &after, &parent, &deployment.text("later.json"));
     tiles_give_all(&deployment, &[&parent, &after], [&admin, &client]);
 
     // Every change to the export is found, whatever it is.

@@ -6,6 +6,8 @@ import time
 
 from . import strictjson
 from .bundle import MAX_BUNDLE, parse_bundle
+from .cose import MAX_RECEIPT as MAX_COSE
+from .cose import check_cose
 from .evidence_bundle import MAX_BUNDLE as MAX_EVIDENCE_BUNDLE
 from .evidence_bundle import verify_bundle as judge_bundle
 from .follow import Follower
@@ -13,7 +15,7 @@ from .hashing import consistent, hash_list, sha256, tuple_hash
 from .head import MAX_NOTE, parse_head
 from .judge import MAX_REQUEST, check_artifact, check_evidence, check_head, check_inputs, check_receipt, check_request
 from .log import check_log
-from .receipt import MAX_RECEIPT
+from .receipt import MAX_RECEIPT, parse_proof
 from .refusal import Refused, demand
 from .sources import MAX_PAGE, Authority, Export, read_file
 from .tiles import Tiles, check_receipt_path
@@ -80,6 +82,16 @@ def verify_receipt(options):
     receipt = check_receipt(read_file(options.receipt, MAX_RECEIPT), bundle, chain_of(options, bundle))
     check_members(options, receipt.leaf)
     print("verified:", describe(receipt))
+
+
+def verify_cose(options):
+    bundle = bundle_of(options)
+    chain = chain_of(options, bundle)
+    keys = bundle.head_keys if chain is None else chain.active(chain.number)
+    proof = parse_proof(read_file(options.artifact, MAX_RECEIPT))
+    index, size, issued = check_cose(read_file(options.receipt, MAX_COSE), proof.extra, bundle.origin, keys)
+    demand(index == proof.index, "index-mismatch", f"the receipt is for leaf {index}")
+    print(f"verified: leaf {index} in a tree of {size}, root signed for the head of {issued}")
 
 
 def verify_head(options):
@@ -196,6 +208,9 @@ def arguments():
     one = command(verify_receipt, "a receipt of any leaf, denials too")
     one.add_argument("receipt")
     add_members(one)
+    one = command(verify_cose, "a COSE receipt for the leaf of an artifact")
+    one.add_argument("receipt")
+    one.add_argument("artifact", help="the artifact, or any receipt, whose leaf it is about")
     command(verify_head, "a signed head").add_argument("head")
     one = command(verify_consistency, "that one head's log is the beginning of another's")
     for name in ("old", "new", "proof"):

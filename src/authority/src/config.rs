@@ -308,6 +308,8 @@ pub struct Limits {
     pub source_tiles_per_sec: u32,
     /// Tiles and entry bundles that one source may read at once before the rate holds: half a million leaves.
     pub source_tiles_burst: u32,
+    /// How often the head key may sign a root for COSE receipts at most, seconds. One signature serves every leaf under its head.
+    pub cose_signature_secs: u64,
     /// Enrolments that may be begun and not finished.
     pub pending_enrolments: usize,
     /// How long a begun enrolment can be finished, seconds. A slow TPM needs about two.
@@ -356,6 +358,7 @@ impl Default for Limits {
             tiles_per_sec: 2_000,
             source_tiles_per_sec: 500,
             source_tiles_burst: 2_000,
+            cose_signature_secs: 5,
             pending_enrolments: 1_024,
             enrolment_secs: 60,
             challenge_secs: 60,

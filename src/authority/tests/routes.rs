@@ -21,7 +21,10 @@ fn method(method: Method) -> &'static str {
 
 /// The path with something in its variable part.
 fn concrete(path: &str) -> String {
-    path.replace("{id}", &"00".repeat(16)).replace("{digest}", &"00".repeat(32)).replace("{*tile}", "0/000")
+    path.replace("{id}", &"00".repeat(16))
+        .replace("{digest}", &"00".repeat(32))
+        .replace("{*tile}", "0/000")
+        .replace("{index}", "0")
 }
 
 fn same(identity: &ClientIdentity) -> ClientIdentity {

@@ -37,6 +37,8 @@ enum Manner {
     Time(i64),
     /// Answers with a status and a body.
     Says(u16, &'static str),
+    /// Knows the size, and has another history of it.
+    Forked,
     /// Says that it has cosigned this size.
     Knows(u64),
     /// Never answers.
@@ -88,6 +90,10 @@ async fn answer(State(fake): State<Arc<Fake>>, body: Bytes) -> Response {
             *known = request.checkpoint.size;
             cosign(&fake.key, name, text, 0).into_response()
         }
+        Manner::Forked => match *fake.known.lock().unwrap() {
+            known if request.old_size == known => (StatusCode::UNPROCESSABLE_ENTITY, "no").into_response(),
+            known => conflict(known),
+        },
         Manner::OtherKey => {
             let line = cosign(&fake.other, name, text, 0);
             // In the name of the known key: name and key id are public.
@@ -183,6 +189,7 @@ fn what_a_witness_says_counts_only_if_it_is_its_own_and_in_time() {
             (Manner::Says(500, "no"), "status 500"),
             (Manner::Says(403, "unknown key"), "status 403"),
             (Manner::Says(404, "unknown log"), "status 404"),
+            (Manner::Says(422, "of nothing at all"), "status 422"),
             (Manner::Says(302, ""), "status 302"),
             (Manner::Says(200, ""), "no signature lines"),
             (Manner::Says(200, "\u{2014} fake.example AAAAAAA\n"), "no signature lines"),
@@ -235,9 +242,7 @@ fn a_witness_that_refuses_for_a_fork_stops_everything_until_an_officer_decides()
         let mut host = watched.house.host("host").await;
         watched.house.operator("operator-1", Role::Operator).await;
         watched.until("good", |state| state.witnessed > 0).await;
-        for (manner, kind) in
-            [(Manner::Says(422, "no such history"), "forked"), (Manner::Knows(u64::MAX >> 1), "rolled-back")]
-        {
+        for (manner, kind) in [(Manner::Forked, "forked"), (Manner::Knows(u64::MAX >> 1), "rolled-back")] {
             watched.behave(manner);
             watched.until(kind, |state| state.alarm.as_ref().is_some_and(|alarm| alarm.kind == kind)).await;
             assert_eq!(code(host.artifacts(&["refused"]).await), "witness-conflict");

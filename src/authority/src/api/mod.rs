@@ -22,6 +22,7 @@ pub mod head;
 pub mod health;
 pub mod outcomes;
 pub mod problem;
+mod receipts;
 pub mod route;
 pub mod routes;
 mod tiles;

@@ -2,7 +2,7 @@
 
 use super::{
     acknowledgements, admin, artifacts, attestations, challenges, enrol, feed, guard, head, health, outcomes,
-    problem::Refused, tiles,
+    problem::Refused, receipts, tiles,
 };
 use crate::serve::Authority;
 use axum::Router;
@@ -49,6 +49,7 @@ routes! {
     Get "/v1/feed", Service, Needs::GatewayOrHost, ["size!", "control!", "witnessed"], None => Answer::Json("Feed"), feed::feed, "What is new after a size and a control number.";
     Get "/v1/log/consistency", Service, Needs::GatewayOrHost, ["from!", "to!"], None => Answer::Json("ConsistencyProof"), feed::consistency, "Proof between two sizes.";
     Get "/v1/log/checkpoint", Service, Needs::Anyone, [], None => NOTE, tiles::checkpoint, "Newest signed head, as C2SP tlog-tiles names it.";
+    Get "/v1/log/receipts/{index}", Service, Needs::Anyone, [], None => Answer::Bytes, receipts::cose, "Inclusion of a leaf as a COSE receipt (RFC 9942).";
     Get "/v1/log/tile/{*tile}", Service, Needs::Anyone, [], None => Answer::Bytes, tiles::tile, "A tile of hashes of the SHA-256 tree: <level>/<index>[.p/<width>].";
     Get "/v1/log/tile/entries/{*tile}", Service, VIEWER, [], None => Answer::Bytes, tiles::entries, "An entry bundle, exact leaves: <index>[.p/<width>].";
     Post "/v1/acknowledgements", Service, Needs::Gateway, [], Some("Acknowledgement") => Answer::Nothing, acknowledgements::acknowledge, "Control number that the gateway enforces.";

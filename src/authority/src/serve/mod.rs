@@ -6,6 +6,7 @@
 pub mod budgets;
 mod challenge_keys;
 pub mod compromise;
+pub mod cose;
 mod deadline;
 pub mod documents;
 pub mod endorsement;
@@ -91,6 +92,7 @@ pub struct Authority {
     /// A head key that waits for an officer's approval. Lost with the process, and taken from the token again.
     prepared: Mutex<Option<rotation::PreparedKey>>,
     witnesses: Witnesses,
+    cose_roots: cose::SignedRoots,
     connections: Mutex<Vec<Arc<AtomicUsize>>>,
 }
 

@@ -5,6 +5,7 @@
 
 use super::budgets::Budgets;
 use super::challenge_keys::challenge_key;
+use super::cose::SignedRoots;
 use super::documents::{Documents, DocumentsFault};
 use super::endorsement::{Endorsements, RootsError};
 use super::enrolments::OpenEnrolments;
@@ -173,6 +174,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         rotating: tokio::sync::Mutex::new(()),
         prepared: Mutex::new(None),
         witnesses,
+        cose_roots: SignedRoots::new(limits),
         connections: Mutex::default(),
         bundle,
         config,

@@ -22,7 +22,7 @@ use crate::digest::{Blake2b512Digest, Sha3_512Digest, Sha256Digest};
 
 pub use frontier::{Frontier, FrontierError, Node};
 pub use proof::{NodeSource, ProofError, consistency_proof, inclusion_proof, root_at};
-pub use verify::{MAX_PROOF_HASHES, ProofRefused, verify_consistency, verify_inclusion};
+pub use verify::{MAX_PROOF_HASHES, ProofRefused, root_of_inclusion, verify_consistency, verify_inclusion};
 
 /// Leaves that a tree can have: sizes stay within 63 bits, as stores and other log software keep them signed.
 pub const MAX_TREE_SIZE: u64 = i64::MAX.cast_unsigned();

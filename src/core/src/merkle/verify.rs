@@ -37,6 +37,24 @@ pub fn verify_inclusion<H: TreeHash>(
     proof: &[H::Digest],
     root: &H::Digest,
 ) -> Result<(), ProofRefused> {
+    if root_of_inclusion::<H>(leaf_hash, index, size, proof)? == *root {
+        Ok(())
+    } else {
+        Err(ProofRefused::Root)
+    }
+}
+
+/// The root to which the path of the leaf with `leaf_hash` at `index` leads in a tree of `size` leaves. Only as good as what says that it is
+/// the root.
+///
+/// # Errors
+/// [`ProofRefused`] for an index outside of the tree or a path of another length than this place has.
+pub fn root_of_inclusion<H: TreeHash>(
+    leaf_hash: &H::Digest,
+    index: u64,
+    size: u64,
+    proof: &[H::Digest],
+) -> Result<H::Digest, ProofRefused> {
     // RFC 9162 section 2.1.3.2, step 1.
     if index >= size {
         return Err(ProofRefused::Range);
@@ -62,10 +80,7 @@ pub fn verify_inclusion<H: TreeHash>(
         last >>= 1;
     }
     // Step 5.
-    if last != 0 {
-        return Err(ProofRefused::TooShort);
-    }
-    if hash == *root { Ok(()) } else { Err(ProofRefused::Root) }
+    if last == 0 { Ok(hash) } else { Err(ProofRefused::TooShort) }
 }
 
 /// Checks that the tree of `old_size` leaves with `old_root` is a prefix of the tree of `new_size` leaves with

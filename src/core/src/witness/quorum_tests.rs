@@ -120,7 +120,7 @@ fn files_that_could_mean_less_than_they_seem_to_are_refused() {
         ("any Y1 Y2 Y3", "any Y1 Y2 none", "a member that no line before"),
         ("witness Y1", "witness X1", "a name that a line before"),
         ("witness Y1", "witness none", "`none`"),
-        ("witness Y1", "witness", "not a witness's"),
+        ("witness Y1", "witness", "not `log`"),
         ("witness Y1", "wittness Y1", "not `log`"),
         (y1.as_str(), x1.as_str(), "the key of another witness"),
         (y1.as_str(), "y1+00000000+BAAA", "not a witness's"),
