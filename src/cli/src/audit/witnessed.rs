@@ -31,7 +31,7 @@ pub(crate) struct HeadArgs {
 
 pub(super) fn run_head(args: &HeadArgs) -> Outcome {
     let (_, reader) = args.source.open()?;
-    let log = StoreLog::new(&reader).map_err(anyhow::Error::new)?;
+    let log = StoreLog::new(reader.as_ref()).map_err(anyhow::Error::new)?;
     let heads = log.heads(args.size, 1).map_err(anyhow::Error::new)?;
     let head = heads.into_iter().find(|head| head.text.lines().nth(1) == Some(&args.size.to_string()));
     let head = head.with_context(|| format!("no head of size {}", args.size))?;
