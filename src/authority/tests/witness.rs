@@ -1,4 +1,5 @@
 //! An authority and a witness that lies, fails or hangs: what counts, what only warns, what stops everything.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 #[cfg(test)]
 mod support;
 

@@ -193,7 +193,7 @@ mod tests {
         let unsigned = |keys: &[NoteKey], secret: &SigningKey| {
             judge(&request(0, &[], &three, secret), keys, &Cosigned::nothing()) == Err(NotCosigned::Unsigned)
         };
-        assert!(!unsigned(&[key.clone()], &secret));
+        assert!(!unsigned(std::slice::from_ref(&key), &secret));
         assert!(!unsigned(&[log(2).1, key.clone()], &secret));
         assert!(unsigned(&[log(2).1], &secret), "a key that isn't followed");
         assert!(unsigned(&[key], &log(2).0), "the known key's line, made by another");

@@ -6,6 +6,9 @@ use countersign_core::note::{NoteSignature, SignedNote};
 use countersign_gateway::source::{Source, SourceFault};
 use std::sync::Mutex;
 
+/// What witnesses put under a head's text.
+pub(crate) type Cosigns = Box<dyn Fn(&str) -> Vec<NoteSignature> + Send>;
+
 pub(crate) struct Memory {
     pub(crate) authority: Mutex<Authority>,
     pub(crate) seen: Mutex<Seen>,
@@ -22,7 +25,7 @@ pub(crate) struct Seen {
     pub(crate) proofs: usize,
     pub(crate) acknowledged: Vec<(u64, u64)>,
     /// What witnesses put under the heads of feeds.
-    pub(crate) witnesses: Option<Box<dyn Fn(&str) -> Vec<NoteSignature> + Send>>,
+    pub(crate) witnesses: Option<Cosigns>,
     pub(crate) outcomes: Vec<OutcomeDocument>,
 }
 
