@@ -529,6 +529,12 @@ impl Config {
     pub fn signer_memory_path(&self) -> PathBuf {
         self.state_dir.join("signer-memory")
     }
+
+    /// The index of families and properties; it can be deleted at any time and is made again from the log.
+    #[must_use]
+    pub fn lineage_path(&self) -> PathBuf {
+        self.state_dir.join("lineage.sqlite")
+    }
 }
 
 fn line_error(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {

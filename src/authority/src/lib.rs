@@ -11,6 +11,7 @@ pub mod custody;
 pub mod decide;
 pub mod foresee;
 pub mod init;
+pub mod lineage;
 pub mod outcome;
 pub mod policy;
 pub mod sequence;

@@ -4,7 +4,7 @@ use crate::service::success;
 use crate::{Client, ClientError};
 use countersign_core::api::admin::{
     ActiveDocument, CaptureCall, CompromiseCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall,
-    JoinTokenMade, KeyPrepared, Keys, Leaves, OperatorCall, PolicyCall, PolicyCheckCall, PolicyChecked,
+    JoinTokenMade, KeyPrepared, Keys, Leaves, LineagePage, OperatorCall, PolicyCall, PolicyCheckCall, PolicyChecked,
     PolicyValidateCall, PolicyValidated, PrepareKeyCall, Principals, ReferencesCall, ReferencesCaptured,
     RevocationCall, RotateCall, WitnessCall, Witnesses,
 };
@@ -12,6 +12,13 @@ use countersign_core::api::{CertificateIssued, Recorded};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::name::HostId;
 use http::Method;
+
+/// Where a page begins and how long it is, as it is added to a query.
+fn page(after: Option<&str>, count: Option<u64>) -> String {
+    let after = after.map_or_else(String::new, |after| format!("&after={after}"));
+    let count = count.map_or_else(String::new, |count| format!("&count={count}"));
+    format!("{after}{count}")
+}
 
 impl Client {
     /// `GET /v1/admin/hosts`: one page, after this host.
@@ -58,6 +65,40 @@ impl Client {
     /// `POST /v1/admin/witnesses`.
     pub async fn decide_witness(&self, call: &WitnessCall) -> Result<Witnesses, ClientError> {
         self.post("/v1/admin/witnesses", call).await
+    }
+
+    /// `GET /v1/admin/lineage/artifacts`: artifacts with one property, such as `host` or `pcr`; its value goes out as it is.
+    pub async fn lineage_artifacts(
+        &self,
+        property: &str,
+        value: &str,
+        after: Option<&str>,
+        count: Option<u64>,
+    ) -> Result<LineagePage, ClientError> {
+        let page = page(after, count);
+        self.get(&format!("/v1/admin/lineage/artifacts?{property}={value}{page}")).await
+    }
+
+    /// `GET /v1/admin/lineage/ancestors/{index}`.
+    pub async fn lineage_ancestors(
+        &self,
+        index: u64,
+        after: Option<&str>,
+        count: Option<u64>,
+    ) -> Result<LineagePage, ClientError> {
+        let page = page(after, count);
+        self.get(&format!("/v1/admin/lineage/ancestors/{index}?{page}")).await
+    }
+
+    /// `GET /v1/admin/lineage/descendants/{index}`.
+    pub async fn lineage_descendants(
+        &self,
+        index: u64,
+        after: Option<&str>,
+        count: Option<u64>,
+    ) -> Result<LineagePage, ClientError> {
+        let page = page(after, count);
+        self.get(&format!("/v1/admin/lineage/descendants/{index}?{page}")).await
     }
 
     /// `GET /v1/admin/log/leaves`: at most `count`, fewer if the server's limit is lower.

@@ -78,6 +78,7 @@ codes! {
     // Authority state.
     SignerUnavailable = "signer-unavailable", Fault, 503, "The key that signs heads can't be used now.";
     LogUnavailable = "log-unavailable", Fault, 503, "The log can't be written durably now.";
+    LineageUnavailable = "lineage-unavailable", Fault, 503, "The lineage index can't be read now; the log isn't touched by that.";
     ClockUnreliable = "clock-unreliable", Fault, 503, "The authority's clock is behind its own log or jumped.";
     WitnessConflict = "witness-conflict", Fault, 503, "A witness has cosigned another history of this log, or a later one: nothing is issued until an officer decides.";
     HeadUnwitnessed = "head-unwitnessed", Fault, 503, "No head that is young enough has been cosigned by enough witnesses.";
@@ -185,6 +186,7 @@ codes! {
     LeaseExpired = "lease-expired", Refusal, 403, "The gateway's newest head is older than its lease.";
     FeedInvalid = "feed-invalid", Fault, 502, "What the authority sent isn't consistent with what this gateway knows.";
     HeadInFuture = "head-in-future", Refusal, 403, "The newest head's time is later than the gateway's clock allows.";
+    HeadRolledBack = "head-rolled-back", Refusal, 403, "The log ends before a size that it was seen to have.";
     HeadForked = "head-forked", Refusal, 403, "Two different heads of one log: the authority or the network lies.";
     WitnessQuorumUnmet = "witness-quorum-unmet", Refusal, 403, "Too few of the witnesses that are demanded cosigned a head that covers this.";
     CosignatureInvalid = "cosignature-invalid", Refusal, 403, "A line in the name of a known witness isn't its cosignature.";

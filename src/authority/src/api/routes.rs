@@ -69,6 +69,9 @@ routes! {
     Get "/v1/admin/log/leaves", Admin, VIEWER, ["from!", "count!"], None => Answer::Json("Leaves"), admin::log::leaves, "Exact leaves.";
     Get "/v1/admin/log/heads", Admin, VIEWER, ["from!", "count!"], None => Answer::Json("Heads"), admin::log::heads, "Heads of at least a size.";
     Get "/v1/admin/blobs/{digest}", Admin, VIEWER, [], None => Answer::Bytes, admin::log::blob, "A member of a decision by its SHA-256.";
+    Get "/v1/admin/lineage/artifacts", Admin, VIEWER, ["host", "ak", "head_key", "policy", "references", "reference_set", "workload", "pcr", "after", "count"], None => Answer::Json("LineagePage"), admin::lineage::artifacts, "Artifacts by exactly one property.";
+    Get "/v1/admin/lineage/ancestors/{index}", Admin, VIEWER, ["after", "count"], None => Answer::Json("LineagePage"), admin::lineage::ancestors, "What an artifact comes from.";
+    Get "/v1/admin/lineage/descendants/{index}", Admin, VIEWER, ["after", "count"], None => Answer::Json("LineagePage"), admin::lineage::descendants, "What comes from an artifact.";
     Post "/v1/admin/join-tokens", Admin, OPERATOR, [], Some("JoinTokenCall") => Answer::Json("JoinTokenMade"), admin::tokens::make, "A single-use join token.";
     Post "/v1/admin/references/capture", Admin, OPERATOR, [], Some("CaptureCall") => Answer::Json("ReferencesCaptured"), admin::references::capture, "A references document from a host's last good evidence; not active.";
     Post "/v1/admin/references", Admin, OFFICER, [], Some("ReferencesCall") => Answer::Json("Recorded"), admin::references::activate, "Activate a references document.";

@@ -35,6 +35,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::custody::KeyStore;
 use crate::custody::ca::Ca;
+use crate::lineage::Lineage;
 use crate::policy::PolicyCache;
 use crate::sequence::{Append, Health, Outcome, Pending, SequenceFault, Sequencer};
 use crate::sign::{CustodyKey, KeyRing};
@@ -70,6 +71,7 @@ pub struct Authority {
     bundle: TrustBundle,
     pool: Pool,
     reader: Arc<dyn Reader>,
+    lineage: Lineage,
     sequencer: Sequencer,
     ring: KeyRing,
     /// Workers of the head keys on the ring, for custody read-backs.
@@ -146,6 +148,12 @@ impl Authority {
     #[must_use]
     pub fn reader(&self) -> &dyn Reader {
         self.reader.as_ref()
+    }
+
+    /// Which artifacts belong to what. For worker threads.
+    #[must_use]
+    pub const fn lineage(&self) -> &Lineage {
+        &self.lineage
     }
 
     /// What verifies calls.

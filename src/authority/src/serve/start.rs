@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::custody::ca::Ca;
 use crate::custody::certificate::certified_spki;
 use crate::custody::{CustodyRecord, KeyStore};
+use crate::lineage::Lineage;
 use crate::policy::PolicyCache;
 use crate::sequence::{Sequencer, SequencerLimits, SequencerParts, StartFault};
 use crate::sign::{CustodyKey, HeadKey, KeyRing, MemoryFault, SignerMemory};
@@ -155,6 +156,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     Ok(Authority {
         pool: Pool::start(limits.worker_count(), limits.queue)?,
         budgets: Budgets::of(limits),
+        lineage: Lineage::start(&config.lineage_path(), &config.origin, Arc::clone(&reader))?,
         reader,
         sequencer,
         ring,

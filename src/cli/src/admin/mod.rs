@@ -7,6 +7,7 @@ mod ek_roots;
 mod hosts;
 mod ima_policy;
 mod keys;
+mod lineage;
 mod migrate;
 mod policy;
 mod principals;
@@ -63,6 +64,9 @@ enum Command {
     Principals,
     /// Who cosigns heads; set one aside that refuses.
     Witnesses(witnesses::Args),
+    /// Families of artifacts, and artifacts by host, key, policy, boot.
+    #[command(subcommand)]
+    Lineage(lineage::Command),
     /// Head keys: list, rotate.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -107,6 +111,7 @@ pub(crate) fn run(args: Args) -> Outcome {
             Command::Operator(args) => principals::add_operator(&context, &args).await,
             Command::Principals => principals::list(&context).await,
             Command::Witnesses(args) => witnesses::run(&context, args).await,
+            Command::Lineage(command) => lineage::run(&context, command).await,
             Command::Keys(command) => keys::run(&context, command).await,
             // Done above, without a profile.
             Command::Migrate(_) => Ok(()),

@@ -354,6 +354,110 @@ pub struct Principals {
     pub principals: Vec<PrincipalDocument>,
 }
 
+/// A leaf by index and hash.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineageName {
+    /// Index.
+    pub index: u64,
+    /// SHA-256 leaf hash, hex.
+    pub leaf: String,
+}
+
+/// An artifact and what it belongs to, as its leaf says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineageEntry {
+    /// Index.
+    pub index: u64,
+    /// SHA-256 leaf hash, hex.
+    pub leaf: String,
+    /// Time of its batch, ms.
+    pub time_ms: u64,
+    /// Request identifier.
+    pub request_id: String,
+    /// Host identifier, hex.
+    pub host: String,
+    /// Runtime identifier.
+    pub runtime: String,
+    /// Audience.
+    pub audience: String,
+    /// Action.
+    pub action: String,
+    /// SHA-256 of the program, hex.
+    pub workload: String,
+    /// Not before, seconds.
+    pub not_before: u64,
+    /// Expires, seconds.
+    pub expires: u64,
+    /// Parents, in the order of the request.
+    pub parents: Vec<LineageName>,
+    /// Root of the family; absent if it is this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<LineageName>,
+    /// Generations above.
+    pub depth: u64,
+    /// Whether it may have children.
+    pub delegates: bool,
+    /// Digest of the policy document, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
+    /// Epoch in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// Name of the reference set that matched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference_set: Option<String>,
+    /// Tier's name.
+    pub tier: String,
+    /// Digest of the evidence record, hex.
+    pub evidence: String,
+    /// Digest of the inputs record, hex.
+    pub inputs: String,
+    /// Whether it, its host or an ancestor that it names is revoked now.
+    pub revoked: bool,
+    /// Outcome leaves about it.
+    pub outcomes: Vec<u64>,
+}
+
+/// Something that isn't there, or not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineageGap {
+    /// `leaf-missing`, `leaf-mismatch`, `not-an-allow`, `parent-not-earlier`, `not-indexed`, `evidence-pruned`, `inputs-pruned`, `request-pruned`,
+    /// `registers-unknown` (a boot of which no evidence is kept: what was asked for may be among its artifacts), `too-many-ancestors`, `more-gaps`.
+    pub what: String,
+    /// Leaf that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+    /// Leaf hash, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaf: Option<String>,
+    /// Digest of what is missing, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// `GET /v1/admin/lineage/..`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LineagePage {
+    /// Leaves that the lineage index has read: nothing is known here of later ones.
+    pub indexed: u64,
+    /// Leaves under the newest signed head.
+    pub size: u64,
+    /// The artifact that was asked about, with ancestors and descendants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<LineageEntry>,
+    /// Artifacts of this page.
+    pub entries: Vec<LineageEntry>,
+    /// What was missing on the way.
+    pub gaps: Vec<LineageGap>,
+    /// Pass as `after` for the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
 /// `GET /v1/admin/log/leaves`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -2,6 +2,7 @@
 
 pub mod hosts;
 pub mod keys;
+pub mod lineage;
 pub mod log;
 pub mod policies;
 pub mod principals;
