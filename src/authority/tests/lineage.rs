@@ -233,7 +233,7 @@ async fn properties(house: &House, host: &Host, all: &[u64]) {
         ("pcr", "sha256:24:00"),
         ("pcr", "sha256:7:00"),
         ("pcr", &register.to_uppercase()),
-        ("policy", &policy[1..]),
+        ("policy", policy.get(1..).unwrap()),
         ("reference_set", "zz"),
         ("workload", &format!("{workload}&after=1")),
         ("workload", &format!("{workload}&count=x")),
@@ -259,8 +259,7 @@ async fn gaps(house: &House, host: &Host, nodes: &[Node]) {
     assert_eq!(what(&beyond), [("leaf-missing".to_owned(), Some(1 << 40))]);
     assert_eq!(code(admin.lineage_descendants(u64::MAX, Some("x"), None).await), "malformed");
 
-    let countersign_authority::config::Store::Sqlite { path } = &house.config.store;
-    let store = rusqlite::Connection::open(path).unwrap();
+    let store = rusqlite::Connection::open(house.config.state_dir.join("log.sqlite")).unwrap();
     store.busy_timeout(PATIENCE).unwrap();
     let by_index: BTreeMap<u64, LineageEntry> = {
         let (all, _) = paged(async |after| {

@@ -1,6 +1,8 @@
 //! `countersign audit`: checks a copy of a store against a pinned trust bundle, without a network and without the operator's word.
 
+mod export;
 mod reconcile;
+mod tail;
 mod witnessed;
 
 use crate::failure::Outcome;
@@ -31,6 +33,12 @@ pub(crate) enum Command {
     Replay(Source),
     /// Compare what gateways say that they did with what was decided.
     Reconcile(reconcile::Args),
+    /// Follow a live authority and print each leaf once it is verified.
+    Tail(tail::Args),
+    /// Write the log in another format.
+    Export(export::Args),
+    /// Check a document in the dual hash-chain format.
+    VerifyChain(export::ChainArgs),
     /// Print every leaf, base64, one a line.
     Leaves(Log),
     /// Gather all that bears an artifact out into one file.
@@ -163,6 +171,9 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Head(args) => witnessed::run_head(&args),
         Command::Replay(source) => run_replay(&source),
         Command::Reconcile(args) => reconcile::run(&args),
+        Command::Tail(args) => tail::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::VerifyChain(args) => export::run_chain(&args),
         Command::Leaves(source) => run_leaves(&source),
         Command::Bundle(args) => run_bundle(&args),
         Command::VerifyBundle(args) => run_verify_bundle(&args),

@@ -4,9 +4,9 @@ use crate::service::success;
 use crate::{Client, ClientError};
 use countersign_core::api::admin::{
     ActiveDocument, CaptureCall, CompromiseCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall,
-    JoinTokenMade, KeyPrepared, Keys, Leaves, LineagePage, OperatorCall, PolicyCall, PolicyCheckCall, PolicyChecked,
-    PolicyValidateCall, PolicyValidated, PrepareKeyCall, Principals, ReferencesCall, ReferencesCaptured,
-    RevocationCall, RotateCall, WitnessCall, Witnesses,
+    JoinTokenMade, KeyPrepared, Keys, Leaves, LineagePage, OperatorCall, PolicyCall, PolicyCheckCall,
+    PolicyChecked, PolicyValidateCall, PolicyValidated, PrepareKeyCall, Principals, ReferencesCall,
+    ReferencesCaptured, RevocationCall, RotateCall, WitnessCall, Witnesses,
 };
 use countersign_core::api::{CertificateIssued, Recorded};
 use countersign_core::digest::Sha256Digest;

@@ -5,8 +5,10 @@
 
 use std::fmt;
 
+use blake2::Blake2b512;
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
+use sha3::Sha3_512;
 
 /// Why bytes or text are not a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -122,6 +124,16 @@ digest_type!(
 /// SHA-256 of `bytes`.
 pub fn sha256(bytes: &[u8]) -> Sha256Digest {
     Sha256Digest(Sha256::digest(bytes).into())
+}
+
+/// SHA3-512 of `bytes`.
+pub fn sha3_512(bytes: &[u8]) -> Sha3_512Digest {
+    Sha3_512Digest(Sha3_512::digest(bytes).into())
+}
+
+/// BLAKE2b of `bytes`, 64 bytes, without key, salt or personalisation.
+pub fn blake2b_512(bytes: &[u8]) -> Blake2b512Digest {
+    Blake2b512Digest(Blake2b512::digest(bytes).into())
 }
 
 #[cfg(test)]

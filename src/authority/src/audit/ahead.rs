@@ -60,6 +60,16 @@ impl<'a> ReadAhead<'a> {
         source: &'a dyn LogSource,
         origin: &'scope str,
     ) -> Self {
+        Self::start_at(scope, source, origin, 0)
+    }
+
+    /// The same from an index on.
+    pub(super) fn start_at<'scope>(
+        scope: &'scope Scope<'scope, '_>,
+        source: &'a dyn LogSource,
+        origin: &'scope str,
+        next: u64,
+    ) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
         let worker = |_| {
             let (pages, work) = sync_channel::<(u64, Vec<Vec<u8>>)>(AHEAD);
@@ -79,7 +89,7 @@ impl<'a> ReadAhead<'a> {
         Self {
             source,
             workers: (0..threads).map(worker).collect(),
-            next: 0,
+            next,
             sent: 0,
             taken: 0,
             ended: None,

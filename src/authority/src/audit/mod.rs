@@ -9,9 +9,14 @@
 
 mod ahead;
 mod bundle;
+mod canonical;
+mod dual_chain;
+mod events;
 mod export;
 mod fold;
+mod follow;
 mod outcomes;
+mod prov;
 mod reconcile;
 mod replay;
 mod store;
@@ -22,8 +27,11 @@ mod witnessed;
 pub use bundle::{
     BundleFault, EvidenceBundle, LinkedHead, MAX_EVIDENCE_BUNDLE, ProvenLeaf, TreePaths, make_bundle,
 };
+pub use dual_chain::{ChainEnd, ChainFault, ExportFault, MAX_CHAIN, export_chain, verify_chain};
 pub use export::ExportLog;
+pub use follow::{Follow, FollowFault, FollowState, MAX_FOLLOW_STATE};
 pub use outcomes::OutcomeFault;
+pub use prov::{MAX_PROV_LEAVES, export_prov};
 pub use reconcile::{Discrepancy, DiscrepancyKind, MAX_LISTED, Reconciliation, Terms, Weight, reconcile};
 pub use replay::{Mismatch, MismatchKind, Missing, ReplayReport, replay};
 pub use store::StoreLog;
@@ -87,8 +95,14 @@ impl<'a> Leaves<'a> {
 }
 
 #[cfg(test)]
+mod export_tests;
+#[cfg(test)]
+mod follow_tests;
+#[cfg(test)]
 mod kit;
 #[cfg(test)]
 mod reconcile_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tree_tests;

@@ -23,7 +23,7 @@ use countersign_core::request::RequestDocument;
 use countersign_tpm::simulated::boot::BootOptions;
 
 /// Everything that an honest authority writes.
-fn full() -> Log {
+pub(super) fn full() -> Log {
     let mut log = Log::new();
     log.attest(None);
     let absent = log.ask(&[log.request("early")]);

@@ -160,26 +160,29 @@ pub fn verify(
     })
 }
 
-struct Walk<'a> {
-    bundle: &'a TrustBundle,
-    control: ControlState,
-    outcomes: Book,
+/// A log as far as it was walked.
+pub(super) struct Walk<'a> {
+    pub(super) bundle: &'a TrustBundle,
+    pub(super) control: ControlState,
+    pub(super) outcomes: Book,
     /// Keys by one of which the next signed head has to be signed: the bundle's, then those active at the newest signed head.
-    vouched: Vec<VerifyingKey>,
-    sha256: Frontier<Sha256Tree>,
-    sha3: Frontier<Sha3_512Tree>,
-    blake2: Frontier<Blake2b512Tree>,
-    size: u64,
-    time_ms: u64,
-    previous: Sha256Digest,
-    newest_signed: bool,
-    heads: u64,
-    signed_heads: u64,
-    kinds: BTreeMap<&'static str, u64>,
+    pub(super) vouched: Vec<VerifyingKey>,
+    pub(super) sha256: Frontier<Sha256Tree>,
+    pub(super) sha3: Frontier<Sha3_512Tree>,
+    pub(super) blake2: Frontier<Blake2b512Tree>,
+    pub(super) size: u64,
+    pub(super) time_ms: u64,
+    pub(super) previous: Sha256Digest,
+    pub(super) newest_signed: bool,
+    pub(super) heads: u64,
+    pub(super) signed_heads: u64,
+    pub(super) kinds: BTreeMap<&'static str, u64>,
+    /// Leaves taken since somebody asked for them, if somebody wants them.
+    kept: Option<Vec<Vec<u8>>>,
 }
 
 impl<'a> Walk<'a> {
-    fn new(bundle: &'a TrustBundle) -> Self {
+    pub(super) fn new(bundle: &'a TrustBundle) -> Self {
         Self {
             bundle,
             control: ControlState::of_bundle(bundle),
@@ -195,10 +198,21 @@ impl<'a> Walk<'a> {
             heads: 0,
             signed_heads: 0,
             kinds: BTreeMap::new(),
+            kept: None,
         }
     }
 
-    fn take_head(
+    /// Keeps the leaves that are taken from now on.
+    pub(super) fn keep_leaves(&mut self) {
+        self.kept.get_or_insert_default();
+    }
+
+    /// Leaves since the last time.
+    pub(super) fn kept_leaves(&mut self) -> Vec<Vec<u8>> {
+        self.kept.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    pub(super) fn take_head(
         &mut self,
         source: &dyn LogSource,
         leaves: &mut ReadAhead<'_>,
@@ -255,6 +269,9 @@ impl<'a> Walk<'a> {
         self.sha3.append(checked.sha3, |_| {}).map_err(full)?;
         self.blake2.append(checked.blake2, |_| {}).map_err(full)?;
         *self.kinds.entry(leaf.kind.name()).or_default() += 1;
+        if let Some(kept) = &mut self.kept {
+            kept.push(checked.bytes);
+        }
         self.size += 1;
         Ok(())
     }

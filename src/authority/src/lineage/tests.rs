@@ -7,6 +7,7 @@ use super::{IndexFault, Lineage, PcrValue};
 use crate::sequence::tests::support::{Call, DEADLINE, Log, NOW, Rig, enrol, host, key_event, origin, state};
 use crate::sequence::{Append, Entry};
 use crate::sign::HeadKey as _;
+use crate::store::sqlite::SqliteOptions;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::{EpochRecord, KeyEvent};
@@ -234,7 +235,7 @@ fn an_index_ahead_of_its_store_or_of_another_log_is_made_anew() {
     sequencer.stop();
     drop(reader);
     rig.restore_store(backup.path());
-    let (_, reader) = crate::store::sqlite::open(&rig.options()).unwrap();
+    let (_, reader) = crate::store::sqlite::open(&SqliteOptions::new(rig.database(), origin())).unwrap();
     let path = rig.path("lineage");
     let mut index = open_to_follow(&path, origin().as_str(), &reader).unwrap();
     assert_eq!(query::indexed(&index).unwrap(), 0, "it knew of more than there is");
