@@ -11,7 +11,7 @@ use super::cosignature::{CosignatureRefused, WitnessKey};
 use super::vkey;
 use crate::note::{NoteKey, SignedNote};
 
-/// Largest file: the lines that [`MAX_LINES`] allows, several times over.
+/// Largest file: the lines that `MAX_LINES` allows, several times over.
 pub const MAX_QUORUM_BYTES: usize = 64 * 1024;
 /// How far a cosignature's time may lie before its checkpoint's or after the reader's clock, seconds: witnesses keep clocks of their own.
 pub const COSIGNATURE_LEEWAY_SECS: u64 = 60;
