@@ -7,17 +7,20 @@
 //! `docs/CONFIG.md` is written from the comments in this file.
 
 mod store;
+mod values;
 mod witnesses;
 
 pub use store::Postgres;
+pub use values::firmware_version;
 pub use witnesses::Witnesses;
 
 use countersign_core::name::{Origin, TrustDomain};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use values::{digests, origin, text, trust_domain, versions};
 
 /// Largest file that is read.
 const MAX_CONFIG_BYTES: u64 = 256 * 1024;
@@ -560,45 +563,6 @@ fn meant_key(reason: &str) -> Option<&str> {
         return Some("kind");
     }
     reason.strip_prefix("unknown field `")?.split('`').next()
-}
-
-fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Origin, D::Error> {
-    Origin::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
-}
-
-fn trust_domain<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustDomain, D::Error> {
-    TrustDomain::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
-}
-
-fn digests<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    let list = Vec::<String>::deserialize(deserializer)?;
-    for digest in &list {
-        countersign_core::digest::Sha256Digest::from_hex(digest)
-            .map_err(|error| de::Error::custom(format!("{digest:?}: {error}")))?;
-    }
-    Ok(list)
-}
-
-/// Two halves of eight hexadecimal digits.
-#[must_use]
-pub fn firmware_version(text: &str) -> Option<u64> {
-    let (first, second) = text.split_once(':')?;
-    let half = |text: &str| if text.len() == 8 { u32::from_str_radix(text, 16).ok() } else { None };
-    Some((u64::from(half(first)?) << 32) | u64::from(half(second)?))
-}
-
-fn versions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let versions = BTreeMap::<String, String>::deserialize(deserializer)?;
-    match versions.values().find(|text| firmware_version(text).is_none()) {
-        Some(text) => {
-            Err(de::Error::custom(format!("{text:?} isn't two halves of eight hexadecimal digits")))
-        }
-        None => Ok(versions),
-    }
-}
-
-fn text<T: std::fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
 }
 
 #[cfg(test)]
