@@ -9,6 +9,7 @@
 //! Trusted beside the TPM itself: libtss2 and the transport. Sessions are passwords over that transport, so the
 //! secret of a credential can be read by whoever listens on the bus; on such hosts use a TPM with a protected bus.
 
+mod counter;
 mod endorsement;
 mod error;
 mod evidence;
@@ -25,6 +26,7 @@ use tss_esapi::structures::{Private, Public as TssPublic};
 use tss_esapi::tcti_ldr::TctiNameConf;
 use tss_esapi::traits::UnMarshall;
 
+pub use counter::{COUNTER_AUTH_BYTES, CounterIndex};
 pub use endorsement::EkProfile;
 pub use error::{DeviceError, ErrorClass};
 pub use evidence::{Attested, QuoteEvidence};

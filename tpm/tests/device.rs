@@ -1,6 +1,7 @@
 //! The device feature against a real swtpm, and the verifier of this crate against what that TPM makes.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests fail as tests do")]
 
+use std::process::Command;
 use std::slice::from_ref;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,7 +9,9 @@ use countersign_fixture::{SwTpm, SwTpmCa};
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::certify::verify_certification;
 use countersign_tpm::credential::make_credential;
-use countersign_tpm::device::{DeviceError, EkProfile, ErrorClass, HostTpm, KeyBlob, QuoteEvidence};
+use countersign_tpm::device::{
+    CounterIndex, DeviceError, EkProfile, ErrorClass, HostTpm, KeyBlob, QuoteEvidence,
+};
 use countersign_tpm::ek::{require_same_key, verify_ek_chain};
 use countersign_tpm::eventlog::facts::SecureBoot;
 use countersign_tpm::eventlog::{EventLog, verify_replay};
@@ -258,4 +261,43 @@ fn an_address_that_is_none_and_a_tpm_that_is_not_there_are_told_apart() {
     let port = countersign_fixture::free_port();
     let error = HostTpm::open(&format!("swtpm:host=127.0.0.1,port={port}")).err().unwrap();
     assert_eq!(error.class(), ErrorClass::Gone, "{error}");
+}
+
+#[test]
+fn a_counter_only_rises_even_when_it_is_made_anew() {
+    let swtpm = SwTpm::start_own();
+    let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+    let counter = CounterIndex { index: 0x0180_c516, auth: [5; 32] };
+    assert_eq!(host.read_counter(&counter), Err(DeviceError::NoSuchIndex(counter.index)));
+    let first = host.define_counter(&counter).unwrap();
+    assert_eq!(host.read_counter(&counter).unwrap(), first);
+    assert_eq!(host.raise_counter(&counter).unwrap(), first + 1);
+    assert_eq!(host.define_counter(&counter), Err(DeviceError::IndexTaken(counter.index)));
+
+    let stranger = CounterIndex { auth: [6; 32], ..counter.clone() };
+    assert_eq!(host.raise_counter(&stranger).unwrap_err().class(), ErrorClass::Auth);
+    assert_eq!(host.read_counter(&stranger).unwrap_err().class(), ErrorClass::Auth);
+    host.reopen().unwrap();
+    assert_eq!(host.read_counter(&counter).unwrap(), first + 1);
+
+    // TPM 2.0 Part 1, 37.2.4.3: a new counter begins above all that were.
+    host.undefine_counter(counter.index).unwrap();
+    assert!(host.define_counter(&stranger).unwrap() > first + 1);
+    assert_eq!(host.undefine_counter(0x0180_0000), Err(DeviceError::NoSuchIndex(0x0180_0000)));
+}
+
+#[test]
+fn an_index_that_can_be_written_back_is_no_counter() {
+    let swtpm = SwTpm::start_own();
+    let define = Command::new("tpm2_nvdefine")
+        .args(["-T", &swtpm.tcti(), "-C", "o", "-s", "8", "-a", "authread|authwrite", "-p"])
+        .arg(format!("hex:{}", "05".repeat(32)))
+        .arg("0x0180c516")
+        .output()
+        .unwrap();
+    assert!(define.status.success(), "{}", String::from_utf8_lossy(&define.stderr));
+    let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+    let counter = CounterIndex { index: 0x0180_c516, auth: [5; 32] };
+    assert_eq!(host.read_counter(&counter), Err(DeviceError::NotACounter));
+    assert_eq!(host.raise_counter(&counter), Err(DeviceError::NotACounter));
 }

@@ -148,6 +148,12 @@ def _enrolment(value):
     return found
 
 
+def _heartbeat(value):
+    found = record({1: ("reason", one_of(1, 2, 3, 4))}, {2: ("counter", row(data(16), uint()))})(value)
+    want((found["reason"] == 4) == ("counter" in found), "a counter's value is told by reason 4 alone")
+    return found
+
+
 _epoch_body = record({1: ("digest", digest), 2: ("epoch", uint(1)), 3: ("principal", digest)})
 BODIES = {
     "allow": _decision(1),
@@ -161,7 +167,7 @@ BODIES = {
     "revocation": record({1: ("subject", subject), 2: ("effect", one_of(1, 2)), 3: ("reason", text(most=256)),
                           4: ("principal", digest)}),
     "principal": _principal,
-    "heartbeat": record({1: ("reason", one_of(1, 2, 3))}),
+    "heartbeat": _heartbeat,
     "faults": record({1: ("counts", table(code, uint())), 2: ("since_ms", uint())}),
     "recovery": record({1: ("statement", data()), 2: ("signature", data(64))}),
     "join-token": record({1: ("token", digest), 2: ("expires_ms", uint()), 3: ("principal", digest)}),

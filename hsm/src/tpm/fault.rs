@@ -12,7 +12,10 @@ pub(super) fn of(error: impl Into<DeviceError>) -> SignFault {
         // Keys are made without a password and outside of the dictionary attack protection, so it is a hierarchy that is closed to us.
         ErrorClass::Auth => FaultClass::Misconfigured,
         ErrorClass::Fatal => match error {
-            DeviceError::Address(_) => FaultClass::Misconfigured,
+            DeviceError::Address(_) | DeviceError::IndexTaken(_) | DeviceError::NotACounter => {
+                FaultClass::Misconfigured
+            }
+            DeviceError::NoSuchIndex(_) => FaultClass::KeyMissing,
             DeviceError::Signature => FaultClass::BadSignature,
             _ => FaultClass::Retry,
         },

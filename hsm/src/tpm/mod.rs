@@ -9,6 +9,7 @@
 //! that trusts whoever runs this process for it.
 //!
 //! A TPM signs 5 to 3,000 times a second. One signature covers a batch, so that is enough.
+mod counter;
 mod fault;
 mod shared;
 mod signer;
@@ -16,11 +17,12 @@ mod store;
 
 use std::path::PathBuf;
 
+pub use counter::{COUNTER_AUTH_BYTES, Counter};
 pub use signer::TpmSigner;
 
 use countersign_core::key::VerifyingKey;
 
-use crate::SignFault;
+use crate::{FaultClass, SignFault};
 
 /// Where a TPM and its key blobs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,4 +58,9 @@ pub fn generate(config: &TpmConfig, label: &str) -> Result<VerifyingKey, SignFau
 /// `KeyMissing`, or `Misconfigured` when the file cannot be removed.
 pub fn destroy(config: &TpmConfig, label: &str) -> Result<(), SignFault> {
     store::BlobFile::new(&config.state_dir, label)?.remove()
+}
+
+/// Whether a fault may come from a connection that is broken.
+fn reconnecting_helps(class: FaultClass) -> bool {
+    matches!(class, FaultClass::TokenAbsent | FaultClass::Retry)
 }

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::shared::{Connection, SharedTpm};
 use super::store::{BlobFile, Blobs};
-use super::{TpmConfig, fault};
+use super::{TpmConfig, fault, reconnecting_helps};
 use crate::signer::{bounded, release};
 use crate::{Backend, Certification, CustodyEvidence, FaultClass, SignFault, Signature, Signer};
 
@@ -105,10 +105,6 @@ impl TpmSigner {
         self.loaded = Some(loaded);
         Ok(loaded)
     }
-}
-
-fn reconnecting_helps(class: FaultClass) -> bool {
-    matches!(class, FaultClass::TokenAbsent | FaultClass::Retry)
 }
 
 /// The P-256 key of a public area that is fit to sign.

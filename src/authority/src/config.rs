@@ -6,10 +6,14 @@
 //!
 //! `docs/CONFIG.md` is written from the comments in this file.
 
+#[cfg(feature = "tpm")]
+mod counter;
 mod store;
 mod values;
 mod witnesses;
 
+#[cfg(feature = "tpm")]
+pub use counter::RollbackCounter;
 pub use store::Postgres;
 pub use values::firmware_version;
 pub use witnesses::Witnesses;
@@ -83,6 +87,10 @@ pub struct Config {
     pub store: Store,
     /// Where the signing keys live.
     pub signer: Signer,
+    /// A counter in this machine's TPM that tells a log that was rolled back together with everything on its disk.
+    #[cfg(feature = "tpm")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_counter: Option<RollbackCounter>,
     /// Which hosts may enrol.
     #[serde(default)]
     pub enrolment: Enrolment,
@@ -495,6 +503,10 @@ impl Config {
         {
             return Some(reason);
         }
+        #[cfg(feature = "tpm")]
+        if let Some(reason) = self.rollback_counter.as_ref().and_then(RollbackCounter::misfit) {
+            return Some(reason);
+        }
         if self.server_names.is_empty() {
             return Some("server_names must name at least one host or address");
         }
@@ -531,6 +543,13 @@ impl Config {
     #[must_use]
     pub fn signer_memory_path(&self) -> PathBuf {
         self.state_dir.join("signer-memory")
+    }
+
+    /// Where the leaf is that tells of the rollback counter.
+    #[cfg(feature = "tpm")]
+    #[must_use]
+    pub fn rollback_counter_path(&self) -> PathBuf {
+        self.state_dir.join("rollback-counter")
     }
 
     /// The index of families and properties; it can be deleted at any time and is made again from the log.

@@ -7,6 +7,8 @@ pub mod audit;
 pub mod challenge;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "tpm")]
+pub mod counter;
 pub mod custody;
 pub mod decide;
 pub mod foresee;

@@ -56,7 +56,7 @@ fn section(page: &mut String, title: &str, shape: &Shape, defaults: &toml::Table
 
 #[test]
 fn the_configuration_page_says_what_the_code_says() {
-    let parts = ["config.rs", "config/store.rs", "config/witnesses.rs"];
+    let parts = ["config.rs", "config/store.rs", "config/counter.rs", "config/witnesses.rs"];
     let text: String = parts.iter().map(|part| source(&format!("src/authority/src/{part}"))).collect();
     let items = shapes(&text);
     let find = |name: &str| {
@@ -106,6 +106,10 @@ fn the_configuration_page_says_what_the_code_says() {
     for variant in variants("Signer") {
         section(&mut page, &format!("`[signer]`: {}", variant.doc), variant, &labels);
     }
+    let nv_index = i64::from(countersign_authority::config::RollbackCounter::NV_INDEX);
+    let nv_index = [("nv_index".to_owned(), toml::Value::from(nv_index))].into_iter().collect();
+    let counter = find("RollbackCounter");
+    section(&mut page, &counter.doc, counter, &nv_index);
     let enrolment = toml::Table::try_from(countersign_authority::config::Enrolment::default()).unwrap();
     section(&mut page, "`[enrolment]`", find("Enrolment"), &enrolment);
     let witnesses = toml::Table::try_from(countersign_authority::config::Witnesses::default()).unwrap();

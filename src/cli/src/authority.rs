@@ -6,8 +6,11 @@ use crate::{output, telemetry};
 use anyhow::Context;
 use clap::{Subcommand, ValueEnum};
 use countersign_authority::config::{Config, EkProfile, Enrolment, Limits, Postgres, Signer, Store};
+use countersign_authority::counter::RollbackCounter;
 use countersign_authority::init::{InitOptions, Recovery, init, join};
 use countersign_authority::serve;
+use countersign_authority::sign::SignerMemory;
+use countersign_authority::store::failpoint::FailpointSet;
 use countersign_core::bundle::TrustBundle;
 use countersign_core::name::{Origin, TrustDomain};
 use std::net::SocketAddr;
@@ -26,6 +29,15 @@ pub(crate) enum Command {
         /// Pinned trust bundle of the log.
         #[arg(long)]
         trust_bundle: PathBuf,
+    },
+    /// Make the rollback counter that the configuration names, in this machine's TPM. The authority must not be running.
+    Counter {
+        /// Configuration.
+        #[arg(long, default_value = "/var/lib/countersign/authority.toml")]
+        config: PathBuf,
+        /// Take away the counter that is there: after a restore that was decided on, or on a machine with another TPM.
+        #[arg(long)]
+        replace: bool,
     },
     /// Serve.
     Serve {
@@ -181,6 +193,7 @@ pub(crate) fn run(command: Command) -> Outcome {
             anstream::println!("authority {} joined from {}", config.origin, config.state_dir.display());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Counter { config, replace } => make_counter(&config, replace),
         Command::Serve { config } => {
             let config = Config::load(&config).map_err(anyhow::Error::new)?;
             telemetry::start();
@@ -195,6 +208,21 @@ pub(crate) fn run(command: Command) -> Outcome {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn make_counter(config: &Path, replace: bool) -> Outcome {
+    let config = Config::load(config).map_err(anyhow::Error::new)?;
+    let wanted = config.rollback_counter.as_ref();
+    let wanted = wanted.context("the configuration has no [rollback_counter]")?;
+    // Held so that no authority serves meanwhile.
+    let memory = SignerMemory::open(&config.signer_memory_path(), FailpointSet::none());
+    let _memory = memory.map_err(anyhow::Error::new)?;
+    let mut auth = [0; 32];
+    getrandom::fill(&mut auth).map_err(anyhow::Error::new)?;
+    let note = config.rollback_counter_path();
+    let value = RollbackCounter::make(wanted, &note, auth, replace).map_err(anyhow::Error::new)?;
+    anstream::println!("counter 0x{:08x} made, value {value}", wanted.nv_index);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn make(args: &InitArgs) -> Outcome {

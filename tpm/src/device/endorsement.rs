@@ -245,7 +245,7 @@ impl HostTpm {
     }
 
     /// The stack's object for a TPM handle; `None` when the TPM has no such object.
-    fn lookup(&mut self, handle: TpmHandle) -> Result<Option<ObjectHandle>, DeviceError> {
+    pub(super) fn lookup(&mut self, handle: TpmHandle) -> Result<Option<ObjectHandle>, DeviceError> {
         let found =
             self.call_with("lookup", (None, None, None), |context| context.tr_from_tpm_public(handle));
         match found {
@@ -255,7 +255,7 @@ impl HostTpm {
         }
     }
 
-    fn close(&mut self, mut object: ObjectHandle) {
+    pub(super) fn close(&mut self, mut object: ObjectHandle) {
         if let Some(context) = self.context.as_mut() {
             let _ = context.tr_close(&mut object);
         }

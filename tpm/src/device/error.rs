@@ -58,6 +58,15 @@ pub enum DeviceError {
     /// The certificate in NV memory is larger than any known.
     #[error("EK certificate of {0} bytes")]
     CertificateTooLong(usize),
+    /// The TPM has no such NV index.
+    #[error("no NV index 0x{0:08x}")]
+    NoSuchIndex(u32),
+    /// The NV index is there already.
+    #[error("NV index 0x{0:08x} is taken")]
+    IndexTaken(u32),
+    /// The NV index holds something else.
+    #[error("the NV index isn't a counter")]
+    NotACounter,
 }
 
 impl DeviceError {
@@ -77,7 +86,10 @@ impl DeviceError {
             | Self::Wire(_)
             | Self::NoSuchPcr(_)
             | Self::Signature
-            | Self::CertificateTooLong(_) => ErrorClass::Fatal,
+            | Self::CertificateTooLong(_)
+            | Self::NoSuchIndex(_)
+            | Self::IndexTaken(_)
+            | Self::NotACounter => ErrorClass::Fatal,
         }
     }
 

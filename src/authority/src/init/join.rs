@@ -10,12 +10,9 @@ use super::{InitError, now_ms, tls_key};
 use crate::config::Config;
 use crate::custody::KeyStore;
 use crate::serve::open_ca;
-use crate::sign::{Remembered, SignerMemory};
+use crate::sign::{Remembered, SignerMemory, VouchedFault, newest_vouched};
 use crate::store::failpoint::FailpointSet;
-use crate::store::{MAX_PAGE, Reader, newest_signed_head};
 use countersign_core::bundle::TrustBundle;
-use countersign_core::control::ControlState;
-use countersign_core::note::{NoteKey, SignedNote, verify};
 use std::path::Path;
 
 /// Makes the state directory of one more authority. Blocks: opens the token and the store.
@@ -33,7 +30,12 @@ pub fn join(config: &Config, trust_bundle: &Path) -> Result<(), InitError> {
     if *bundle.origin() != config.origin || *bundle.trust_domain() != config.trust_domain {
         return Err(InitError::OtherLog);
     }
-    let newest = newest(place.open_reader()?.as_ref(), &bundle)?;
+    let head = newest_vouched(place.open_reader()?.as_ref(), &bundle).map_err(|fault| match fault {
+        VouchedFault::Unsigned => InitError::Unsigned,
+        VouchedFault::Control(error) => error.into(),
+        VouchedFault::Read(fault) => fault.into(),
+    })?;
+    let newest = Remembered { size: head.size(), digest: *head.digest(), root: head.body().sha256_root };
     let (keys, labels) = KeyStore::new(&config.signer);
     let ca = open_ca(&keys, &labels.ca, &bundle)?;
     files::make_directory(&config.state_dir).map_err(|source| file(&config.state_dir, source))?;
@@ -58,28 +60,4 @@ pub fn join(config: &Config, trust_bundle: &Path) -> Result<(), InitError> {
     SignerMemory::open(&memory, FailpointSet::none())?.remember(newest)?;
     undo.forget();
     Ok(())
-}
-
-/// The newest signed head, under a signature of a key that the control chain up to it calls active.
-fn newest(reader: &dyn Reader, bundle: &TrustBundle) -> Result<Remembered, InitError> {
-    let head = newest_signed_head(reader)?.ok_or(InitError::Unsigned)?;
-    let mut control = ControlState::of_bundle(bundle);
-    while control.number() < head.body().control_seq {
-        let left = head.body().control_seq - control.number();
-        let leaves = reader.control_leaves(control.number(), left.min(MAX_PAGE))?;
-        if leaves.is_empty() {
-            return Err(InitError::Unsigned);
-        }
-        for (_, bytes) in leaves {
-            control.apply(&bytes)?;
-        }
-    }
-    if head.body().control_digest != *control.digest() {
-        return Err(InitError::Unsigned);
-    }
-    let keys = control.head_keys_at(control.number()).map(|key| NoteKey::new(control.origin(), key.clone()));
-    let keys = keys.collect::<Result<Vec<_>, _>>().map_err(|_| InitError::Unsigned)?;
-    let note = SignedNote::parse(head.note()).map_err(|_| InitError::Unsigned)?;
-    verify(&note, &keys).map_err(|_| InitError::Unsigned)?;
-    Ok(Remembered { size: head.size(), digest: *head.digest(), root: head.body().sha256_root })
 }

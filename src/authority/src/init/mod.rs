@@ -259,6 +259,7 @@ fn prepare(directory: &Path) -> Result<PathBuf, InitError> {
         "server.key",
         "server.pem",
         "signer-memory",
+        "rollback-counter",
     ];
     match ours.iter().map(|name| directory.join(name)).find(|path| path.exists()) {
         Some(path) => Err(InitError::Exists(path)),
@@ -279,6 +280,8 @@ fn configuration(options: &InitOptions, directory: &Path) -> Config {
             .clone()
             .unwrap_or_else(|| config::Store::Sqlite { path: directory.join(STORE_FILE) }),
         signer: options.signer.clone(),
+        #[cfg(feature = "tpm")]
+        rollback_counter: None,
         enrolment: options.enrolment.clone(),
         gateways: std::collections::BTreeMap::new(),
         witnesses: config::Witnesses::default(),

@@ -62,6 +62,7 @@ pub struct Metrics {
     calls: Family<CallLabels, Counter>,
     seconds: Family<PathLabel, Histogram>,
     custody_failures: Counter,
+    counter_failures: Counter,
     gauges: Gauges,
 }
 
@@ -93,6 +94,9 @@ impl Metrics {
         registry.register("call_seconds", "Time from the head of a call to its answer", seconds.clone());
         let custody_failures = Counter::default();
         registry.register("custody_failures", "Custody read-backs that failed", custody_failures.clone());
+        let counter_failures = Counter::default();
+        let help = "Raises of the rollback counter that failed";
+        registry.register("rollback_counter_failures", help, counter_failures.clone());
         let gauges = Gauges::default();
         let named = [
             ("log_size", "Leaves under the newest signed head", &gauges.size),
@@ -120,7 +124,7 @@ impl Metrics {
         for (name, help, gauge) in named {
             registry.register(name, help, gauge.clone());
         }
-        Self { registry: Mutex::new(registry), calls, seconds, custody_failures, gauges }
+        Self { registry: Mutex::new(registry), calls, seconds, custody_failures, counter_failures, gauges }
     }
 
     /// A call was answered.
@@ -128,6 +132,11 @@ impl Metrics {
         let code = code.map_or("ok", RefusalCode::as_str);
         self.calls.get_or_create(&CallLabels { path, code }).inc();
         self.seconds.get_or_create(&PathLabel { path }).observe(took.as_secs_f64());
+    }
+
+    /// The rollback counter wasn't raised.
+    pub fn counter_failed(&self) {
+        self.counter_failures.inc();
     }
 
     /// A custody read-back failed.

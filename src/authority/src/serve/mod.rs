@@ -7,6 +7,8 @@ pub mod budgets;
 mod challenge_keys;
 pub mod compromise;
 pub mod cose;
+#[cfg(feature = "tpm")]
+mod counter;
 mod deadline;
 pub mod documents;
 pub mod endorsement;
@@ -77,6 +79,8 @@ pub struct Authority {
     /// Workers of the head keys on the ring, for custody read-backs.
     head_keys: Mutex<Vec<Arc<CustodyKey>>>,
     key_store: KeyStore,
+    #[cfg(feature = "tpm")]
+    counter: Option<crate::counter::RollbackCounter>,
     ca: Ca,
     verifier: Verifier,
     policies: PolicyCache,

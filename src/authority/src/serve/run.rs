@@ -138,6 +138,8 @@ impl Serving {
         }
         let ended = tokio::task::spawn_blocking(move || {
             authority.pool.stop();
+            #[cfg(feature = "tpm")]
+            authority.raise_counter();
             authority.copy_memory();
             match Arc::try_unwrap(authority) {
                 Ok(authority) => authority.sequencer.stop(),

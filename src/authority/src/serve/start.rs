@@ -15,6 +15,8 @@ use super::{Authority, Remembered};
 use crate::challenge::ChallengeKeys;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+#[cfg(feature = "tpm")]
+use crate::counter::{CounterFault, RollbackCounter};
 use crate::custody::ca::Ca;
 use crate::custody::certificate::certified_spki;
 use crate::custody::{CustodyRecord, KeyStore};
@@ -106,6 +108,10 @@ pub enum StartError {
     /// The signer's memory.
     #[error(transparent)]
     Memory(#[from] MemoryFault),
+    /// The rollback counter, or what it says of the store.
+    #[cfg(feature = "tpm")]
+    #[error(transparent)]
+    Counter(#[from] CounterFault),
     /// The sequencer.
     #[error(transparent)]
     Sequencer(#[from] StartFault),
@@ -133,6 +139,9 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     let head_keys = open_head_keys(reader.as_ref(), &key_store, genesis.clone())?;
     let ring = KeyRing::new(head_keys.iter().map(|key| Arc::clone(key) as Arc<dyn HeadKey>).collect());
     let memory = SignerMemory::open(&config.signer_memory_path(), FailpointSet::none())?;
+    // Before the sequencer, whose start commits and signs.
+    #[cfg(feature = "tpm")]
+    let counter = open_counter(&config, reader.as_ref(), &bundle)?;
     let witnessed = key_store.recall(config.origin.as_str()).map_err(StartError::Copy)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let sequencer = Sequencer::start(SequencerParts {
@@ -162,6 +171,8 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         ring,
         head_keys: Mutex::new(head_keys),
         key_store,
+        #[cfg(feature = "tpm")]
+        counter,
         ca,
         verifier,
         policies,
@@ -181,6 +192,16 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         bundle,
         config,
     })
+}
+
+#[cfg(feature = "tpm")]
+fn open_counter(
+    config: &Config,
+    reader: &dyn Reader,
+    bundle: &TrustBundle,
+) -> Result<Option<RollbackCounter>, CounterFault> {
+    let open = |wanted| RollbackCounter::open(wanted, &config.rollback_counter_path(), reader, bundle);
+    config.rollback_counter.as_ref().map(open).transpose()
 }
 
 fn load_bundle(config: &Config) -> Result<TrustBundle, StartError> {

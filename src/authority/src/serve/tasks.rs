@@ -84,6 +84,8 @@ pub(super) fn spawn(
             tracing::warn!(code = refused.code().as_str(), "custody wasn't read back");
         }
     }));
+    #[cfg(feature = "tpm")]
+    super::counter::spawn(authority, stop, &mut tasks);
     tasks.spawn(crate::witness::run(Arc::clone(authority), stop.clone()));
     if let Some(limit) = sd_notify::watchdog_enabled() {
         tasks.spawn(every(limit / 3, stop.clone(), Arc::clone(authority), async |_| {
@@ -100,7 +102,7 @@ pub(super) fn notify(state: &[sd_notify::NotifyState<'_>]) {
     }
 }
 
-async fn every(
+pub(super) async fn every(
     period: Duration,
     mut stop: watch::Receiver<bool>,
     authority: Arc<Authority>,

@@ -7,6 +7,7 @@
 
 mod custody;
 mod memory;
+mod vouched;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::store::StoredHead;
 
 pub use custody::CustodyKey;
 pub use memory::{MemoryFault, Remembered, SignerMemory};
+pub use vouched::{VouchedFault, newest_vouched};
 
 /// How long a key that failed is left alone while another one signs.
 const KEY_REST: Duration = Duration::from_millis(500);

@@ -16,6 +16,13 @@ pub enum HeartbeatReason {
     Start,
     /// The signer came back.
     SignerBack,
+    /// A counter that only rises, kept where the store isn't, is about to be raised to this value.
+    Counter {
+        /// Which counter.
+        id: [u8; 16],
+        /// Its next value.
+        value: u64,
+    },
 }
 
 /// Body of a heartbeat leaf.
@@ -31,19 +38,34 @@ impl Heartbeat {
                 HeartbeatReason::Idle => 1,
                 HeartbeatReason::Start => 2,
                 HeartbeatReason::SignerBack => 3,
+                HeartbeatReason::Counter { .. } => 4,
             });
+            if let HeartbeatReason::Counter { id, value } = &self.0 {
+                map.entry(2).array(|counter| {
+                    counter.item().bytes(id);
+                    counter.item().uint(*value);
+                });
+            }
         })
     }
 
     /// Parses exact body bytes.
     pub fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
         let mut decoder = Decoder::new(bytes)?;
-        decoder.map_of(1)?;
+        let entries = decoder.map()?;
+        if entries == 0 {
+            return Err(LeafError::Value("heartbeat reason"));
+        }
         decoder.expect_key(1)?;
-        let reason = match decoder.uint()? {
-            1 => HeartbeatReason::Idle,
-            2 => HeartbeatReason::Start,
-            3 => HeartbeatReason::SignerBack,
+        let reason = match (decoder.uint()?, entries) {
+            (1, 1) => HeartbeatReason::Idle,
+            (2, 1) => HeartbeatReason::Start,
+            (3, 1) => HeartbeatReason::SignerBack,
+            (4, 2) => {
+                decoder.expect_key(2)?;
+                decoder.array_of(2)?;
+                HeartbeatReason::Counter { id: decoder.byte_array()?, value: decoder.uint()? }
+            }
             _ => return Err(LeafError::Value("heartbeat reason")),
         };
         decoder.finish()?;

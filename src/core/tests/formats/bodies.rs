@@ -169,7 +169,8 @@ fn control_bodies() {
 
 #[test]
 fn plain_records() {
-    for reason in [HeartbeatReason::Idle, HeartbeatReason::Start, HeartbeatReason::SignerBack] {
+    let counter = HeartbeatReason::Counter { id: [7; 16], value: 300 };
+    for reason in [HeartbeatReason::Idle, HeartbeatReason::Start, HeartbeatReason::SignerBack, counter] {
         one_encoding(&Heartbeat(reason), Heartbeat::encode, Heartbeat::parse);
     }
     let counts = BTreeMap::from([(RefusalCode::Overloaded, 7), (RefusalCode::SignerUnavailable, 1)]);

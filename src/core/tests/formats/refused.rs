@@ -89,10 +89,23 @@ fn envelopes() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+fn counter(reason: u64, id: usize) -> Vec<u8> {
+    body(Kind::Heartbeat, |map| {
+        map.entry(1).uint(reason);
+        map.entry(2).array(|counter| {
+            counter.item().bytes(&vec![7; id]);
+            counter.item().uint(300);
+        });
+    })
+}
+
 fn small_bodies() -> Vec<(&'static str, Vec<u8>)> {
     let digest = [8; 32];
     vec![
         ("heartbeat reason 4", body(Kind::Heartbeat, |map| map.entry(1).uint(4))),
+        ("heartbeat reason 5", body(Kind::Heartbeat, |map| map.entry(1).uint(5))),
+        ("heartbeat with a counter and reason 1", counter(1, 16)),
+        ("heartbeat with a counter of 15 bytes", counter(4, 15)),
         ("heartbeat reason absent", body(Kind::Heartbeat, |_| {})),
         (
             "heartbeat with an unknown key",
