@@ -42,8 +42,15 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyId(usize);
 
+/// Where a key comes from when it isn't loaded.
+enum Source {
+    Blob(KeyBlob),
+    /// The TPM itself keeps it at this handle.
+    Persistent(u32),
+}
+
 struct Key {
-    blob: KeyBlob,
+    source: Source,
     public: crate::public::Public,
     handle: Option<KeyHandle>,
 }
@@ -88,7 +95,19 @@ impl HostTpm {
     /// Makes a blob's key usable. The blob is tried at once, so that one of another TPM is refused here.
     pub fn load(&mut self, blob: &KeyBlob) -> Result<KeyId, DeviceError> {
         let public = blob.parse_public()?;
-        self.keys.push(Key { blob: blob.clone(), public, handle: None });
+        self.know(Source::Blob(blob.clone()), public)
+    }
+
+    /// A key that the TPM keeps at a persistent handle and that an empty password uses, such as an initial attestation
+    /// key. Whoever may evict it can put another key in its place: a handle that suddenly leads to another key is an error.
+    pub fn persistent(&mut self, handle: u32) -> Result<KeyId, DeviceError> {
+        let (object, public) = self.persistent_object(handle)?.ok_or(DeviceError::NoKeyAt(handle))?;
+        self.close(object.into());
+        self.know(Source::Persistent(handle), public)
+    }
+
+    fn know(&mut self, source: Source, public: crate::public::Public) -> Result<KeyId, DeviceError> {
+        self.keys.push(Key { source, public, handle: None });
         let id = KeyId(self.keys.len() - 1);
         if let Err(error) = self.with_keys([id], |_, _| Ok(())) {
             self.keys.pop();
@@ -104,7 +123,9 @@ impl HostTpm {
 
     /// Frees the TPM's memory; keys stay known.
     pub fn unload_all(&mut self) {
-        let handles: Vec<KeyHandle> = self.keys.iter_mut().filter_map(|key| key.handle.take()).collect();
+        // What the TPM keeps persistently takes none of that memory and can't be flushed.
+        let loaded = self.keys.iter_mut().filter(|key| matches!(key.source, Source::Blob(_)));
+        let handles: Vec<KeyHandle> = loaded.filter_map(|key| key.handle.take()).collect();
         for handle in handles {
             self.flush(handle.into());
         }
@@ -126,11 +147,23 @@ impl HostTpm {
         if let Some(handle) = key.handle {
             return Ok(handle);
         }
-        let public = key.blob.tss_public()?;
-        let private = Private::try_from(key.blob.private().to_vec())
-            .map_err(|error| DeviceError::tss("read blob", error))?;
-        let handle =
-            self.with_primary(|context, primary| context.load(primary, private.clone(), public.clone()))?;
+        let handle = match &key.source {
+            Source::Blob(blob) => {
+                let public = blob.tss_public()?;
+                let private = Private::try_from(blob.private().to_vec())
+                    .map_err(|error| DeviceError::tss("read blob", error))?;
+                self.with_primary(|context, primary| context.load(primary, private.clone(), public.clone()))?
+            }
+            Source::Persistent(at) => {
+                let (at, known) = (*at, key.public.bytes().to_vec());
+                let (object, public) = self.persistent_object(at)?.ok_or(DeviceError::NoKeyAt(at))?;
+                if public.bytes() != known {
+                    self.close(object.into());
+                    return Err(DeviceError::OtherKeyAt(at));
+                }
+                object
+            }
+        };
         if let Some(key) = self.keys.get_mut(id.0) {
             key.handle = Some(handle);
         }

@@ -21,6 +21,7 @@ mod tlv;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use self::tlv::{Elements, SEQUENCE};
 use crate::key::{KeyError, PublicKey};
 use crate::public::Public;
 
@@ -240,6 +241,33 @@ pub fn verify_ek_chain(
         }
     }
     store.verify_ek(cert_der, intermediates, now_unix_secs)
+}
+
+/// Certificates that lie one behind the other in an NV index or a file, as they stand there; what fills the place up behind them is
+/// dropped. Nothing of them is judged.
+///
+/// # Errors
+/// [`EkRefusal`]: what is no sequence of DER, or is more than a chain.
+pub fn split_certificates(bytes: &[u8]) -> Result<Vec<Vec<u8>>, EkRefusal> {
+    let mut rest = Elements::of(bytes, "certificates");
+    let mut certificates = Vec::new();
+    while rest.peek() == Some(SEQUENCE) {
+        let certificate = rest.next()?.whole;
+        if certificates.len() > MAX_INTERMEDIATES {
+            return Err(EkRefusal::TooManyIntermediates(certificates.len()));
+        }
+        if certificate.len() > MAX_CERTIFICATE_BYTES {
+            return Err(EkRefusal::TooLong(certificate.len()));
+        }
+        certificates.push(certificate.to_vec());
+    }
+    let padding = rest.rest();
+    let same = padding.first().is_none_or(|first| padding.iter().all(|byte| byte == first));
+    match (same, certificates.is_empty()) {
+        (true, false) => Ok(certificates),
+        (true, true) => Err(EkRefusal::Malformed("certificates")),
+        (false, _) => Err(EkRefusal::TrailingBytes(padding.len())),
+    }
 }
 
 /// Whether `der` can serve as an issuer at all: readable, and a certification authority with a usable key. For the

@@ -320,3 +320,24 @@ proptest::proptest! {
         let _ = verify_ek_chain(&bytes, from_ref(&bytes), from_ref(&bytes), NOW);
     }
 }
+
+#[test]
+fn certificates_in_one_place_are_taken_apart_and_anything_else_there_is_refused() {
+    let (one, two) = (vec![0x30, 3, 1, 2, 3], vec![0x30, 0]);
+    let both = [one.clone(), two.clone()];
+    let split = |parts: &[&[u8]]| split_certificates(&parts.concat());
+    assert_eq!(split(&[&one]).unwrap(), &both[..1]);
+    assert_eq!(split(&[&one, &two]).unwrap(), both);
+    for padding in [[0xff; 9], [0; 9]] {
+        assert_eq!(split(&[&one, &two, &padding]).unwrap(), both);
+        assert_eq!(split(&[&padding]).unwrap_err(), EkRefusal::Malformed("certificates"));
+    }
+    assert_eq!(split(&[]).unwrap_err(), EkRefusal::Malformed("certificates"));
+    assert_eq!(split(&[&one, &[0, 1]]).unwrap_err(), EkRefusal::TrailingBytes(2));
+    assert_eq!(split(&[&one, &[0x30, 9, 1]]).unwrap_err(), EkRefusal::Malformed("certificates"));
+    let many = two.repeat(MAX_INTERMEDIATES + 2);
+    assert!(matches!(split(&[&many]).unwrap_err(), EkRefusal::TooManyIntermediates(_)));
+    assert_eq!(split(&[&many[..2 * (MAX_INTERMEDIATES + 1)]]).unwrap().len(), MAX_INTERMEDIATES + 1);
+    let long = [&[0x30, 0x82, 0x20, 0x01][..], &[7; 0x2001]].concat();
+    assert!(matches!(split(&[&long]).unwrap_err(), EkRefusal::TooLong(_)));
+}

@@ -220,6 +220,66 @@ fn blobs_survive_a_restart_and_belong_to_one_tpm() {
     assert_eq!(stranger.load(&read).unwrap_err().class(), ErrorClass::Fatal);
 }
 
+/// Keeps a restricted signing key at `handle`, in the place of what was there.
+fn provision(swtpm: &SwTpm, handle: &str, curve: &str) {
+    let scratch = tempfile::tempdir().unwrap();
+    let context = scratch.path().join("iak");
+    let context = context.to_str().unwrap();
+    let handles = swtpm.tpm2("tpm2_getcap", &["handles-persistent"]);
+    if String::from_utf8(handles).unwrap().contains(handle) {
+        swtpm.tpm2("tpm2_evictcontrol", &["-C", "o", "-c", handle]);
+    }
+    let attributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|restricted|sign";
+    let algorithm = format!("{curve}:ecdsa-sha256:null");
+    swtpm.tpm2("tpm2_createprimary", &["-C", "e", "-G", &algorithm, "-a", attributes, "-c", context]);
+    swtpm.tpm2("tpm2_evictcontrol", &["-C", "o", "-c", context, handle]);
+    swtpm.tpm2("tpm2_flushcontext", &["-t"]);
+}
+
+#[test]
+fn a_key_that_the_tpm_keeps_quotes_and_certifies_until_another_lies_in_its_place() {
+    const HANDLE: u32 = 0x8102_0001;
+    let mut swtpm = SwTpm::start_own();
+    let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+    assert_eq!(host.persistent(HANDLE).unwrap_err(), DeviceError::NoKeyAt(HANDLE));
+    drop(host);
+    provision(&swtpm, "0x81020001", "ecc256");
+    let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+    let ak = host.persistent(HANDLE).unwrap();
+    let public = host.public(ak).unwrap().clone();
+    require_attestation_key(&public).unwrap();
+    let required = PcrSelectionSpec::new(HashAlg::Sha256, &[16]).unwrap();
+    let blob = host.create_signing_key().unwrap();
+    let host_key = host.load(&blob).unwrap();
+    for _ in 0..2 {
+        let made = host.quote_with_values(ak, &NONCE, &required).unwrap();
+        judge(&public, &made, &required).unwrap();
+        let made = host.certify(host_key, ak, &NONCE).unwrap();
+        let subject = Public::parse(blob.public()).unwrap();
+        verify_certification(&public, &made.attest, &made.signature, &subject, &NONCE).unwrap();
+        // Making room for others leaves it where it is.
+        host.unload_all();
+    }
+    // More keys than there is room for push each other out, and never this one.
+    for _ in 0..4 {
+        let blob = host.create_signing_key().unwrap();
+        let key = host.load(&blob).unwrap();
+        host.sign_digest(key, &NONCE).unwrap();
+        host.quote(ak, &NONCE, &required).unwrap();
+    }
+    swtpm.restart();
+    host.reopen().unwrap();
+    host.quote(ak, &NONCE, &required).unwrap();
+    // Somebody puts another key there while nobody looks.
+    swtpm.restart();
+    provision(&swtpm, "0x81020001", "ecc384");
+    host.reopen().unwrap();
+    assert_eq!(host.quote(ak, &NONCE, &required).unwrap_err(), DeviceError::OtherKeyAt(HANDLE));
+    assert_eq!(host.nv_certificate(0x01c9_0019).unwrap(), None);
+    // An object at such a handle may be no key at all, and a number may be no handle.
+    assert!(host.persistent(0x4000_0001).is_err());
+}
+
 #[test]
 fn more_keys_than_the_tpm_has_room_for_are_used_in_turn() {
     let swtpm = SwTpm::start_own();

@@ -65,7 +65,8 @@ pub(crate) struct Agent<A> {
     pub(crate) logs: Logs,
     /// Held from challenge to answer while entries of the IMA list are sent: what one call adds, the next must not send again.
     pub(crate) in_step: tokio::sync::Mutex<()>,
-    pub(crate) ek_intermediates: Vec<Vec<u8>>,
+    /// Certificates between the endorsing one and a root, from the configuration.
+    pub(crate) intermediates: Vec<Vec<u8>>,
     pub(crate) rules: Vec<RuntimeRule>,
     pub(crate) status: Mutex<StatusDocument>,
 }

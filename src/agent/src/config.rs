@@ -67,6 +67,34 @@ pub enum EkProfile {
     P256,
 }
 
+/// Where the certificate of an initial attestation key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IakCertificate {
+    /// A file, DER or PEM; certificates behind the first are those above it.
+    File(PathBuf),
+    /// An NV index of the TPM. The TCG keeps 0x01c90000 and what follows for such certificates.
+    NvIndex(u32),
+}
+
+/// An initial attestation key, made and certified by whoever made or provisioned the machine (TCG, TPM 2.0 Keys for Device Identity and
+/// Attestation).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Iak {
+    /// The persistent handle at which the TPM keeps it.
+    pub handle: u32,
+    /// Its certificate.
+    pub certificate: IakCertificate,
+}
+
+/// Which key of the TPM names the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamingKey {
+    /// The endorsement key; the agent makes an attestation key beside it.
+    Ek(EkProfile),
+    /// The attestation key itself, by its certificate.
+    Iak(Iak),
+}
+
 /// Which program a rule is for. Both members given means both must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Executable {
@@ -108,10 +136,10 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// How the TPM software stack reaches the TPM.
     pub tcti: String,
-    /// Which endorsement key.
-    pub ek_profile: EkProfile,
-    /// Certificates between the EK's and the vendor's root, PEM or DER.
-    pub ek_intermediates: Vec<PathBuf>,
+    /// Which key names the host.
+    pub naming: NamingKey,
+    /// Certificates between the endorsing one and a root, for TPMs that don't have them in NV: files, DER or PEM.
+    pub intermediates: Vec<PathBuf>,
     /// The firmware's event log.
     pub boot_log: PathBuf,
     /// The kernel's IMA list, binary; read only if the authority wants entries of it.
@@ -137,9 +165,10 @@ struct ConfigFile {
     state_dir: PathBuf,
     #[serde(default = "default_tcti")]
     tcti: String,
-    ek_profile: EkProfile,
+    ek_profile: Option<EkProfile>,
     #[serde(default)]
     ek_intermediates: Vec<PathBuf>,
+    iak: Option<IakFile>,
     #[serde(default = "default_boot_log")]
     boot_log: PathBuf,
     #[serde(default = "default_ima_list")]
@@ -152,6 +181,16 @@ struct ConfigFile {
     token_file: Option<PathBuf>,
     #[serde(default)]
     runtime: Vec<RuleFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IakFile {
+    handle: u32,
+    certificate: Option<PathBuf>,
+    certificate_nv_index: Option<u32>,
+    #[serde(default)]
+    intermediates: Vec<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -238,14 +277,15 @@ impl Config {
         if file.runtime.len() > MAX_RULES {
             return member("runtime", "at most 256 rules");
         }
+        let (naming, intermediates) = naming_key(file.ek_profile, file.ek_intermediates, file.iak)?;
         let rules = (1_usize..).zip(file.runtime).map(|(number, rule)| check_rule(number, rule));
         Ok(Self {
             authority: file.authority,
             trust_bundle: file.trust_bundle,
             state_dir: file.state_dir,
             tcti: file.tcti,
-            ek_profile: file.ek_profile,
-            ek_intermediates: file.ek_intermediates,
+            naming,
+            intermediates,
             boot_log: file.boot_log,
             ima_list: file.ima_list,
             socket: file.socket,
@@ -254,6 +294,40 @@ impl Config {
             token_file: file.token_file,
             rules: rules.collect::<Result<_, _>>()?,
         })
+    }
+}
+
+/// Persistent handles and NV indexes. TPM 2.0 Part 2, 7.2.
+const PERSISTENT_HANDLES: std::ops::RangeInclusive<u32> = 0x8100_0000..=0x81ff_ffff;
+const NV_INDEXES: std::ops::RangeInclusive<u32> = 0x0100_0000..=0x01ff_ffff;
+
+/// Exactly one key names the host: which, is never guessed.
+fn naming_key(
+    profile: Option<EkProfile>,
+    ek_intermediates: Vec<PathBuf>,
+    iak: Option<IakFile>,
+) -> Result<(NamingKey, Vec<PathBuf>), ConfigError> {
+    let member = |member, reason| Err(ConfigError::Member { member, reason });
+    match (profile, iak) {
+        (Some(profile), None) => Ok((NamingKey::Ek(profile), ek_intermediates)),
+        (None, Some(_)) if !ek_intermediates.is_empty() => {
+            member("ek_intermediates", "no endorsement key is used beside [iak]")
+        }
+        (None, Some(iak)) => {
+            if !PERSISTENT_HANDLES.contains(&iak.handle) {
+                return member("iak.handle", "must be a persistent handle, 0x81000000 to 0x81ffffff");
+            }
+            let certificate = match (iak.certificate, iak.certificate_nv_index) {
+                (Some(file), None) => IakCertificate::File(file),
+                (None, Some(index)) if NV_INDEXES.contains(&index) => IakCertificate::NvIndex(index),
+                (None, Some(_)) => {
+                    return member("iak.certificate_nv_index", "must be 0x01000000 to 0x01ffffff");
+                }
+                _ => return member("iak", "needs either certificate or certificate_nv_index"),
+            };
+            Ok((NamingKey::Iak(Iak { handle: iak.handle, certificate }), iak.intermediates))
+        }
+        _ => member("ek_profile", "needs either ek_profile or [iak]"),
     }
 }
 
@@ -376,5 +450,31 @@ mod tests {
             assert!(refused(&format!("socket_mode = \"{mode}\"\n{HEAD}")).contains("socket_mode"), "{mode}");
         }
         assert!(refused(&format!("socket = \"agent.sock\"\n{HEAD}")).contains("socket"));
+    }
+
+    #[test]
+    fn exactly_one_key_names_the_host() {
+        let iak = "[iak]\nhandle = 0x81020001\ncertificate = \"/etc/iak.pem\"\n";
+        let without = HEAD.replace("ek_profile = \"rsa2048\"\n", "");
+        let config = Config::parse(&format!("{without}{iak}")).unwrap();
+        let expected = Iak { handle: 0x8102_0001, certificate: IakCertificate::File("/etc/iak.pem".into()) };
+        assert_eq!(config.naming, NamingKey::Iak(expected));
+        let (file, index) = ("certificate = \"/etc/iak.pem\"", "certificate_nv_index = 0x01c90019");
+        let config = Config::parse(&format!("{without}{}", iak.replace(file, index))).unwrap();
+        assert!(
+            matches!(config.naming, NamingKey::Iak(iak) if iak.certificate == IakCertificate::NvIndex(0x01c9_0019))
+        );
+        for (text, says) in [
+            (without.clone(), "ek_profile"),
+            (format!("{HEAD}{iak}"), "ek_profile"),
+            (format!("{without}ek_intermediates = [\"/x\"]\n{iak}"), "ek_intermediates"),
+            (format!("{without}{}", iak.replace(file, "")), "either certificate"),
+            (format!("{without}{iak}{index}\n"), "either certificate"),
+            (format!("{without}{}", iak.replace("0x81020001", "0x80000001")), "iak.handle"),
+            (format!("{without}{}", iak.replace(file, "certificate_nv_index = 0x02000000")), "nv_index"),
+            (format!("{without}{iak}colour = 1\n"), "colour"),
+        ] {
+            assert!(refused(&text).contains(says), "{text}: {}", refused(&text));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! What the agent needs of a TPM, as a port: the host's own TPM behind it in service, a simulated one in tests.
 //!
-//! A device is opened with its three keys (endorsement, attestation, host) ready, and is used by one thread. Every call either answers or says
+//! A device is opened with its keys (attestation, host, and endorsement unless the attestation key has a certificate of its own) ready, and is used by one thread. Every call either answers or says
 //! whether it was the TPM that couldn't be used ([`DeviceFault::Unusable`], worth another try after opening anew) or what was asked of it
 //! ([`DeviceFault::Refused`], never worth one).
 
@@ -20,19 +20,56 @@ pub enum DeviceFault {
     /// The key blobs are of another TPM, or of this one before it was cleared.
     #[error("the stored keys don't belong to this TPM: {0}")]
     ForeignKeys(String),
+    /// The initial attestation key of the configuration, or its certificate, isn't there.
+    #[error("the configured attestation key can't be used: {0}")]
+    Iak(String),
+}
+
+/// What vouches for the attestation key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endorsed {
+    /// The endorsement key of the same TPM, which names the host.
+    ByEk {
+        /// TPMT_PUBLIC.
+        public: Vec<u8>,
+        /// Its certificate as the manufacturer left it in NV, DER.
+        certificate: Option<Vec<u8>>,
+    },
+    /// A certificate of the attestation key itself (an IAK), which then names the host.
+    ByIak {
+        /// DER, the key's own first, then those above it that lay beside it.
+        certificates: Vec<Vec<u8>>,
+    },
 }
 
 /// Public parts of a device's keys. They never change while a device is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceKeys {
-    /// TPMT_PUBLIC of the endorsement key.
-    pub ek_public: Vec<u8>,
-    /// Its certificate as the manufacturer left it in NV, DER.
-    pub ek_certificate: Option<Vec<u8>>,
+    /// What vouches for the attestation key.
+    pub endorsed: Endorsed,
     /// TPMT_PUBLIC of the attestation key.
     pub ak_public: Vec<u8>,
     /// TPMT_PUBLIC of the host key.
     pub host_key_public: Vec<u8>,
+}
+
+impl DeviceKeys {
+    /// TPMT_PUBLIC of the key that names the host (PROTOCOL §2).
+    #[must_use]
+    pub fn naming_public(&self) -> &[u8] {
+        match &self.endorsed {
+            Endorsed::ByEk { public, .. } => public,
+            Endorsed::ByIak { .. } => &self.ak_public,
+        }
+    }
+
+    /// Whether these are the same keys, whatever certificates lie beside them.
+    #[must_use]
+    pub fn same_keys(&self, other: &Self) -> bool {
+        let keys =
+            |one: &Self| (one.naming_public().to_vec(), one.ak_public.clone(), one.host_key_public.clone());
+        keys(self) == keys(other)
+    }
 }
 
 /// An attestation structure and the attestation key's signature over it.
@@ -53,7 +90,7 @@ pub struct Quoted {
     pub pcrs: Vec<(u32, Vec<u8>)>,
 }
 
-/// An open TPM whose three keys are ready.
+/// An open TPM whose keys are ready.
 pub trait HostDevice {
     /// Public parts of its keys.
     fn keys(&self) -> &DeviceKeys;
@@ -93,7 +130,7 @@ pub trait HostDevice {
 
 /// Opens a TPM, again after it went away. Runs on the thread that owns the device.
 pub trait OpenDevice: Send + 'static {
-    /// Connects and makes the three keys ready; keys that don't exist yet are made and kept.
+    /// Connects and makes the keys ready; keys that don't exist yet are made and kept.
     ///
     /// # Errors
     /// [`DeviceFault`].

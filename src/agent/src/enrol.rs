@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use crate::agent::{Agent, now_ms};
 use crate::authority::{AuthorityApi, CallError};
 use crate::backoff::{Backoff, jitter};
+use crate::device::Endorsed;
 use crate::identity::{Credential, IdentityError};
 use crate::judge::ReceiptError;
 use crate::state_dir::StateError;
@@ -117,21 +118,40 @@ impl<A: AuthorityApi> Agent<A> {
 
     /// Runs the whole exchange once and keeps its result.
     pub(crate) async fn enrol(&self, token: Option<&str>) -> Result<Credential, EnrolError> {
+        let begin = self.begin(token);
+        let offer = self.api.begin_enrolment(&begin).await?;
+        let finish = self.activate(&offer).await?;
+        let enrolled = self.api.finish_enrolment(&offer.enrolment, &finish).await?;
+        self.accept(enrolled).await
+    }
+
+    /// Step 1: who the host is, and what vouches for it.
+    fn begin(&self, token: Option<&str>) -> EnrolmentBegin {
         let keys = &self.identity.keys;
-        let begin = EnrolmentBegin {
+        let above = self.intermediates.iter().cloned().map(B64);
+        let mut begin = EnrolmentBegin {
             token: token.map(str::to_owned),
-            ek_certificate: keys.ek_certificate.clone().map(B64),
-            ek_intermediates: self.ek_intermediates.iter().cloned().map(B64).collect(),
-            ek_public: Some(B64(keys.ek_public.clone())),
+            ek_certificate: None,
+            ek_intermediates: Vec::new(),
+            ek_public: None,
             ak_certificate: None,
             ak_intermediates: Vec::new(),
             ak_public: B64(keys.ak_public.clone()),
             host_key_public: B64(keys.host_key_public.clone()),
         };
-        let offer = self.api.begin_enrolment(&begin).await?;
-        let finish = self.activate(&offer).await?;
-        let enrolled = self.api.finish_enrolment(&offer.enrolment, &finish).await?;
-        self.accept(enrolled).await
+        match &keys.endorsed {
+            Endorsed::ByEk { public, certificate } => {
+                begin.ek_public = Some(B64(public.clone()));
+                begin.ek_certificate = certificate.clone().map(B64);
+                begin.ek_intermediates = above.collect();
+            }
+            Endorsed::ByIak { certificates } => {
+                let mut certificates = certificates.iter().cloned().map(B64);
+                begin.ak_certificate = certificates.next();
+                begin.ak_intermediates = certificates.chain(above).collect();
+            }
+        }
+        begin
     }
 
     /// Step 2: what only the TPM that holds EK, AK and host key can answer.
@@ -141,7 +161,16 @@ impl<A: AuthorityApi> Agent<A> {
             .and_then(|id| id.try_into().ok())
             .ok_or(EnrolError::Answer("the enrolment's identifier isn't 16 bytes"))?;
         let (id_object, encrypted) = (offer.id_object.0.clone(), offer.encrypted_secret.0.clone());
-        let secret = self.tpm.call(move |device| device.activate(&id_object, &encrypted)).await?;
+        let secret = match (&self.identity.keys.endorsed, &offer.secret) {
+            (Endorsed::ByEk { .. }, None) => {
+                self.tpm.call(move |device| device.activate(&id_object, &encrypted)).await?
+            }
+            // PROTOCOL §12: there is nothing to decrypt, the certification alone shows the key.
+            (Endorsed::ByIak { .. }, Some(secret)) if id_object.is_empty() && encrypted.is_empty() => {
+                Zeroizing::new(secret.0.clone())
+            }
+            _ => return Err(EnrolError::Answer("the offer isn't one for the key that was named")),
+        };
         let secret: Zeroizing<[u8; 32]> =
             Zeroizing::new(secret.as_slice().try_into().map_err(|_| EnrolError::Secret)?);
         let qualifying = activation_data(self.judge.bundle().origin().as_str(), &id, &secret);

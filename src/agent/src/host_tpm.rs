@@ -1,22 +1,27 @@
 //! The host's own TPM behind the port of [`crate::device`].
 //!
 //! The endorsement key is the manufacturer's. The attestation key and the host key are made at the first opening and kept as blobs that only
-//! this TPM can load; the blobs are written before either key is shown to anybody.
+//! this TPM can load; the blobs are written before either key is shown to anybody. With an initial attestation key, which the TPM keeps and an
+//! issuer certified, there is no endorsement key in use, and only the host key is made. That one is kept apart, because a TPM that is known
+//! by its endorsement key and by its initial attestation key is two hosts, which can't share a key.
 
 use std::path::PathBuf;
 
 use countersign_core::api::B64;
 use countersign_core::digest::Sha256Digest;
 use countersign_tpm::device::{DeviceError, EkProfile as Profile, ErrorClass, HostTpm, KeyBlob, KeyId};
+use countersign_tpm::ek::split_certificates;
+use countersign_tpm::public::require_attestation_key;
 use countersign_tpm::quote::PcrSelectionSpec;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::config::EkProfile;
-use crate::device::{Attested, DeviceFault, DeviceKeys, HostDevice, OpenDevice, Quoted};
+use crate::device::{Attested, DeviceFault, DeviceKeys, Endorsed, HostDevice, OpenDevice, Quoted};
 use crate::state_dir::{StateDir, read_document, write_document};
 
 const KEYS_FILE: &str = "keys.json";
+const IAK_KEYS_FILE: &str = "iak-keys.json";
 
 /// Key blobs as kept: encrypted by the TPM, useless elsewhere.
 #[derive(Serialize, Deserialize)]
@@ -26,62 +31,156 @@ struct KeysDocument {
     host_key: B64,
 }
 
+/// The same beside an initial attestation key.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IakKeysDocument {
+    /// Name of the key that the host key was made beside.
+    iak_name: B64,
+    host_key: B64,
+}
+
+/// Where certificates of the attestation key are.
+#[derive(Clone, Debug)]
+pub(crate) enum WhereCertified {
+    /// At hand.
+    Given(Vec<Vec<u8>>),
+    /// In this NV index.
+    Nv(u32),
+}
+
+/// Which keys the host goes by.
+#[derive(Clone, Debug)]
+pub(crate) enum KeysWanted {
+    /// An endorsement key, and an attestation key of the agent's own.
+    BesideEk(EkProfile),
+    /// An attestation key that the TPM keeps.
+    Iak { handle: u32, certificates: WhereCertified },
+}
+
 /// Opens the TPM behind a TCTI address.
 #[derive(Debug)]
 pub(crate) struct HostTpmOpener {
     tcti: String,
-    profile: Profile,
+    wanted: KeysWanted,
     keys: PathBuf,
 }
 
 impl HostTpmOpener {
-    pub(crate) fn new(tcti: &str, profile: EkProfile, state: &StateDir) -> Self {
-        let profile = match profile {
-            EkProfile::Rsa2048 => Profile::Rsa2048,
-            EkProfile::P384 => Profile::P384,
-            EkProfile::P256 => Profile::P256,
+    pub(crate) fn new(tcti: &str, wanted: KeysWanted, state: &StateDir) -> Self {
+        let file = match wanted {
+            KeysWanted::BesideEk(_) => KEYS_FILE,
+            KeysWanted::Iak { .. } => IAK_KEYS_FILE,
         };
-        Self { tcti: tcti.to_owned(), profile, keys: state.file(KEYS_FILE) }
+        Self { tcti: tcti.to_owned(), wanted, keys: state.file(file) }
     }
 
     fn blobs(&self, tpm: &mut HostTpm) -> Result<[KeyBlob; 2], DeviceFault> {
         let kept: Option<KeysDocument> = read_document(&self.keys).map_err(unusable)?;
         if let Some(kept) = kept {
-            let blob = |bytes: B64| {
-                KeyBlob::from_bytes(&bytes.0).map_err(|error| DeviceFault::ForeignKeys(error.to_string()))
-            };
-            return Ok([blob(kept.ak)?, blob(kept.host_key)?]);
+            return Ok([blob(&kept.ak)?, blob(&kept.host_key)?]);
         }
         let ak = tpm.create_attestation_key().map_err(fault)?;
         let host_key = tpm.create_signing_key().map_err(fault)?;
-        let bytes = |blob: &KeyBlob| blob.to_bytes().map(B64).map_err(unusable);
-        let document = KeysDocument { ak: bytes(&ak)?, host_key: bytes(&host_key)? };
+        let document = KeysDocument { ak: kept_as(&ak)?, host_key: kept_as(&host_key)? };
         // Commit point: a crash before it leaves no keys and the next start makes others, which nobody knows yet either.
         write_document(&self.keys, &document).map_err(unusable)?;
         tracing::info!(file = %self.keys.display(), "made an attestation key and a host key in the TPM");
         Ok([ak, host_key])
     }
-}
 
-impl OpenDevice for HostTpmOpener {
-    fn open(&mut self) -> Result<Box<dyn HostDevice>, DeviceFault> {
-        let mut tpm = HostTpm::open(&self.tcti).map_err(fault)?;
+    fn host_key_beside(&self, tpm: &mut HostTpm, iak_name: &[u8]) -> Result<KeyBlob, DeviceFault> {
+        let kept: Option<IakKeysDocument> = read_document(&self.keys).map_err(unusable)?;
+        match kept {
+            Some(kept) if kept.iak_name.0 == iak_name => blob(&kept.host_key),
+            Some(_) => Err(DeviceFault::ForeignKeys(
+                "the host key was made beside another attestation key".to_owned(),
+            )),
+            None => {
+                let host_key = tpm.create_signing_key().map_err(fault)?;
+                let document =
+                    IakKeysDocument { iak_name: B64(iak_name.to_vec()), host_key: kept_as(&host_key)? };
+                // Commit point: as above.
+                write_document(&self.keys, &document).map_err(unusable)?;
+                tracing::info!(file = %self.keys.display(), "made a host key in the TPM");
+                Ok(host_key)
+            }
+        }
+    }
+
+    fn beside_ek(&self, mut tpm: HostTpm, profile: EkProfile) -> Result<OpenTpm, DeviceFault> {
+        let profile = match profile {
+            EkProfile::Rsa2048 => Profile::Rsa2048,
+            EkProfile::P384 => Profile::P384,
+            EkProfile::P256 => Profile::P256,
+        };
         let [ak, host_key] = self.blobs(&mut tpm)?;
         let keys = DeviceKeys {
-            ek_public: tpm.ek_public(self.profile).map_err(fault)?.bytes().to_vec(),
-            ek_certificate: tpm.ek_certificate(self.profile).map_err(fault)?,
+            endorsed: Endorsed::ByEk {
+                public: tpm.ek_public(profile).map_err(fault)?.bytes().to_vec(),
+                certificate: tpm.ek_certificate(profile).map_err(fault)?,
+            },
             ak_public: ak.public().to_vec(),
             host_key_public: host_key.public().to_vec(),
         };
         let ak = tpm.load(&ak).map_err(foreign)?;
         let host_key = tpm.load(&host_key).map_err(foreign)?;
-        Ok(Box::new(OpenTpm { tpm, profile: self.profile, ak, host_key, keys }))
+        Ok(OpenTpm { tpm, profile: Some(profile), ak, host_key, keys })
+    }
+
+    fn with_iak(
+        &self,
+        mut tpm: HostTpm,
+        handle: u32,
+        certificates: &WhereCertified,
+    ) -> Result<OpenTpm, DeviceFault> {
+        let certificates = match certificates {
+            WhereCertified::Given(certificates) => certificates.clone(),
+            WhereCertified::Nv(index) => {
+                let bytes = tpm.nv_certificate(*index).map_err(iak)?;
+                let none = || DeviceFault::Iak(format!("no certificate in NV index 0x{index:08x}"));
+                split_certificates(&bytes.ok_or_else(none)?)
+                    .map_err(|error| DeviceFault::Iak(format!("NV index 0x{index:08x}: {error}")))?
+            }
+        };
+        let ak = tpm.persistent(handle).map_err(iak)?;
+        let public = tpm.public(ak).map_err(iak)?;
+        require_attestation_key(public).map_err(|error| DeviceFault::Iak(error.to_string()))?;
+        let (ak_public, name) = (public.bytes().to_vec(), public.name().as_bytes().to_vec());
+        let host_key = self.host_key_beside(&mut tpm, &name)?;
+        let keys = DeviceKeys {
+            endorsed: Endorsed::ByIak { certificates },
+            ak_public,
+            host_key_public: host_key.public().to_vec(),
+        };
+        let host_key = tpm.load(&host_key).map_err(foreign)?;
+        Ok(OpenTpm { tpm, profile: None, ak, host_key, keys })
+    }
+}
+
+fn blob(bytes: &B64) -> Result<KeyBlob, DeviceFault> {
+    KeyBlob::from_bytes(&bytes.0).map_err(|error| DeviceFault::ForeignKeys(error.to_string()))
+}
+
+fn kept_as(blob: &KeyBlob) -> Result<B64, DeviceFault> {
+    blob.to_bytes().map(B64).map_err(unusable)
+}
+
+impl OpenDevice for HostTpmOpener {
+    fn open(&mut self) -> Result<Box<dyn HostDevice>, DeviceFault> {
+        let tpm = HostTpm::open(&self.tcti).map_err(fault)?;
+        let open = match &self.wanted {
+            KeysWanted::BesideEk(profile) => self.beside_ek(tpm, *profile),
+            KeysWanted::Iak { handle, certificates } => self.with_iak(tpm, *handle, certificates),
+        };
+        Ok(Box::new(open?))
     }
 }
 
 struct OpenTpm {
     tpm: HostTpm,
-    profile: Profile,
+    /// Absent beside an initial attestation key.
+    profile: Option<Profile>,
     ak: KeyId,
     host_key: KeyId,
     keys: DeviceKeys,
@@ -113,7 +212,9 @@ impl HostDevice for OpenTpm {
         id_object: &[u8],
         encrypted_secret: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, DeviceFault> {
-        let opened = self.tpm.activate_credential(self.profile, self.ak, id_object, encrypted_secret);
+        let none = || DeviceFault::Refused("no endorsement key is in use".to_owned());
+        let profile = self.profile.ok_or_else(none)?;
+        let opened = self.tpm.activate_credential(profile, self.ak, id_object, encrypted_secret);
         opened.map_err(|error| match error.class() {
             // TPM_RC_INTEGRITY and the like: the credential isn't for this TPM and this key.
             ErrorClass::Fatal => DeviceFault::Refused(error.to_string()),
@@ -137,6 +238,14 @@ fn unusable(error: impl std::fmt::Display) -> DeviceFault {
 
 fn fault(error: DeviceError) -> DeviceFault {
     unusable(error)
+}
+
+/// What the configuration names isn't there or isn't of its kind; a TPM that is busy or gone is another matter.
+fn iak(error: DeviceError) -> DeviceFault {
+    match error.class() {
+        ErrorClass::Fatal | ErrorClass::Auth => DeviceFault::Iak(error.to_string()),
+        _ => fault(error),
+    }
 }
 
 /// A blob that loads nowhere but in its own TPM, and not even there after TPM2_Clear.

@@ -12,6 +12,7 @@ use super::*;
 use crate::Config;
 use crate::agent::Agent;
 use crate::authority::AuthorityApi as _;
+use crate::config::NamingKey;
 use crate::https::HttpsAuthority;
 use crate::run::{AgentError, assemble};
 use crate::testing::TestAuthority;
@@ -51,6 +52,13 @@ impl Machine {
         self.tpm.pcr_extend_all(&extensions.collect::<Vec<_>>());
     }
 
+    fn wanted(&self, config: &Config) -> KeysWanted {
+        match &config.naming {
+            NamingKey::Ek(profile) => KeysWanted::BesideEk(*profile),
+            NamingKey::Iak(_) => unreachable!("{} is an endorsement key", self.profile),
+        }
+    }
+
     async fn agent(&self, tcti: &str) -> Result<Arc<Agent<Arc<TestAuthority>>>, AgentError> {
         let at = self.root.path().display();
         let bundle = self.authority.write_bundle(self.root.path());
@@ -62,7 +70,7 @@ impl Machine {
         ))
         .unwrap();
         let state = StateDir::open(&config.state_dir)?;
-        let opener = HostTpmOpener::new(&config.tcti, config.ek_profile, &state);
+        let opener = HostTpmOpener::new(&config.tcti, self.wanted(&config), &state);
         let api = Arc::clone(&self.authority);
         assemble(&config, state, opener, move |_, _, _| Ok(api)).await
     }
@@ -75,7 +83,8 @@ async fn a_host_enrols_attests_and_outlives_the_loss_of_its_tpm() {
         let tcti = machine.tpm.tcti();
         let agent = machine.agent(&tcti).await.unwrap();
         agent.enrol(Some("token")).await.unwrap();
-        assert!(agent.identity.keys.ek_certificate.is_some(), "{profile}");
+        let certified = matches!(&agent.identity.keys.endorsed, Endorsed::ByEk { certificate: Some(_), .. });
+        assert!(certified, "{profile}");
         agent.attest().await.unwrap();
         // The TPM goes and comes back, as after a power cut; the agent stays.
         machine.tpm.stop();

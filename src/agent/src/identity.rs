@@ -53,14 +53,14 @@ pub(crate) struct HostIdentity {
 impl HostIdentity {
     pub(crate) fn of(keys: DeviceKeys) -> Result<Self, IdentityError> {
         let parse = |bytes: &[u8], what| Public::parse(bytes).map_err(|_| IdentityError::Key(what));
-        let ek = parse(&keys.ek_public, "endorsement key")?;
+        let naming = parse(keys.naming_public(), "endorsement key")?;
         let ak = parse(&keys.ak_public, "attestation key")?;
         let host = parse(&keys.host_key_public, "host key")?;
         require_attestation_key(&ak).map_err(|_| IdentityError::Key("attestation key"))?;
         require_host_key(&host).map_err(|_| IdentityError::Key("host key"))?;
         let host_key =
             VerifyingKey::from_spki_der(&host.spki_der()).map_err(|_| IdentityError::Key("host key"))?;
-        let id = HostId::from_slice(&ueid(&ek)).map_err(|_| IdentityError::Key("endorsement key"))?;
+        let id = HostId::from_slice(&ueid(&naming)).map_err(|_| IdentityError::Key("endorsement key"))?;
         Ok(Self { host: id, host_key, ak_name: ak.name().as_bytes().to_vec(), keys })
     }
 }

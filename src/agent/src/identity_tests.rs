@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::device::OpenDevice as _;
+use crate::device::{Endorsed, OpenDevice as _};
 use crate::testing::{SimulatedHost, SimulatedOpener, TestAuthority, TestCa};
 use rcgen::ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 
@@ -53,7 +53,7 @@ fn keys_in_each_others_place_are_no_identity() {
     assert!(matches!(HostIdentity::of(swapped), Err(IdentityError::Key("attestation key"))));
     let restricted = DeviceKeys { host_key_public: good.ak_public.clone(), ..good.clone() };
     assert!(matches!(HostIdentity::of(restricted), Err(IdentityError::Key("host key"))));
-    let damaged = DeviceKeys { ek_public: vec![0; 9], ..good };
+    let damaged = DeviceKeys { endorsed: Endorsed::ByEk { public: vec![0; 9], certificate: None }, ..good };
     assert!(matches!(HostIdentity::of(damaged), Err(IdentityError::Key("endorsement key"))));
 }
 

@@ -22,12 +22,12 @@ use zeroize::Zeroizing;
 use crate::agent::Agent;
 use crate::attest::attest;
 use crate::authority::{AuthorityApi, CallError};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, IakCertificate, NamingKey};
 use crate::device::{DeviceFault, OpenDevice};
 use crate::enrol::{EnrolError, SystemClock, renew};
 use crate::evidence::{BootLogFile, Logs};
 use crate::gather::gatherer;
-use crate::host_tpm::HostTpmOpener;
+use crate::host_tpm::{HostTpmOpener, KeysWanted, WhereCertified};
 use crate::https::HttpsAuthority;
 use crate::identity::{Credential, HostIdentity, IdentityError};
 use crate::ima::ImaFile;
@@ -172,7 +172,7 @@ pub async fn terminated() {
 
 async fn assemble_host(config: &Config) -> Result<Arc<Agent<HttpsAuthority>>, AgentError> {
     let state = StateDir::open(&config.state_dir)?;
-    let opener = HostTpmOpener::new(&config.tcti, config.ek_profile, &state);
+    let opener = HostTpmOpener::new(&config.tcti, keys_wanted(config)?, &state);
     let url = config.authority.clone();
     assemble(config, state, opener, move |worker, identity, bundle| {
         let key = Arc::new(TpmSigningKey::new(worker.clone(), identity.host_key.clone()));
@@ -189,7 +189,7 @@ pub(crate) async fn assemble<A: AuthorityApi>(
     connect: impl FnOnce(&TpmWorker, &HostIdentity, &TrustBundle) -> Result<A, AgentError>,
 ) -> Result<Arc<Agent<A>>, AgentError> {
     let bundle = TrustBundle::verify(&small_file(&config.trust_bundle, MAX_BUNDLE_LEN)?)?;
-    let ek_intermediates = intermediates(config)?;
+    let intermediates = intermediates(config)?;
     let tpm =
         TpmWorker::start(opener).map_err(|source| AgentError::File { path: "thread tpm".into(), source })?;
     let identity = HostIdentity::of(keys(&tpm).await?)?;
@@ -210,7 +210,7 @@ pub(crate) async fn assemble<A: AuthorityApi>(
             ima: Arc::new(ImaFile::new(config.ima_list.clone())),
         },
         in_step: tokio::sync::Mutex::new(()),
-        ek_intermediates,
+        intermediates,
         rules: config.rules.clone(),
         status: Mutex::new(status),
     };
@@ -355,21 +355,34 @@ fn token(config: &Config) -> Result<Option<Zeroizing<String>>, AgentError> {
     Ok(Some(Zeroizing::new(text.trim().to_owned())))
 }
 
-fn intermediates(config: &Config) -> Result<Vec<Vec<u8>>, AgentError> {
-    let mut all = Vec::new();
-    for path in &config.ek_intermediates {
-        let bytes = small_file(path, MAX_SMALL_FILE)?;
-        if !bytes.starts_with(b"-----BEGIN") {
-            all.push(bytes);
-            continue;
-        }
-        for der in CertificateDer::pem_slice_iter(&bytes) {
-            let wrap = |error: rustls_pki_types::pem::Error| AgentError::File {
-                path: path.clone(),
-                source: std::io::Error::other(error.to_string()),
+/// What the device's thread has to open; a certificate in a file is read now, so that a wrong path is told at once.
+fn keys_wanted(config: &Config) -> Result<KeysWanted, AgentError> {
+    Ok(match &config.naming {
+        NamingKey::Ek(profile) => KeysWanted::BesideEk(*profile),
+        NamingKey::Iak(iak) => {
+            let certificates = match &iak.certificate {
+                IakCertificate::File(path) => WhereCertified::Given(certificates(path)?),
+                IakCertificate::NvIndex(index) => WhereCertified::Nv(*index),
             };
-            all.push(der.map_err(wrap)?.to_vec());
+            KeysWanted::Iak { handle: iak.handle, certificates }
         }
+    })
+}
+
+fn intermediates(config: &Config) -> Result<Vec<Vec<u8>>, AgentError> {
+    let each = config.intermediates.iter().map(|path| certificates(path)).collect::<Result<Vec<_>, _>>()?;
+    Ok(each.concat())
+}
+
+/// The certificates of a file: one in DER, or any number in PEM.
+fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, AgentError> {
+    let bytes = small_file(path, MAX_SMALL_FILE)?;
+    let wrap = |why: String| AgentError::File { path: path.to_owned(), source: std::io::Error::other(why) };
+    if !bytes.starts_with(b"-----BEGIN") {
+        return Ok(vec![bytes]);
     }
-    Ok(all)
+    let ders = CertificateDer::pem_slice_iter(&bytes)
+        .map(|der| Ok(der.map_err(|error| wrap(error.to_string()))?.to_vec()));
+    let ders = ders.collect::<Result<Vec<_>, AgentError>>()?;
+    if ders.is_empty() { Err(wrap("holds no certificate".to_owned())) } else { Ok(ders) }
 }

@@ -307,10 +307,8 @@ impl AuthorityApi for Arc<TestAuthority> {
         if call.token.as_deref() != Some("token") && !known {
             return Err(refusal(RefusalCode::JoinTokenInvalid, Vec::new()));
         }
-        let (ek, ak) = (
-            Public::parse(&call.ek_public.as_ref().unwrap().0).unwrap(),
-            Public::parse(&call.ak_public.0).unwrap(),
-        );
+        let ak = Public::parse(&call.ak_public.0).unwrap();
+        let ek = Public::parse(&call.ek_public.as_ref().unwrap().0).unwrap();
         let mut secret = [0; 32];
         random(&mut secret);
         let credential = make_credential(&ek, ak.name().as_bytes(), &secret, &mut random).unwrap();

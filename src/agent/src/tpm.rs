@@ -262,7 +262,7 @@ impl<O: OpenDevice> Owner<O> {
         let device = self.opener.open()?;
         // The host's name follows from its TPM: another TPM is another host, which needs another start.
         match &self.keys {
-            Some(keys) if keys != device.keys() => return Err(TpmError::Replaced),
+            Some(keys) if !keys.same_keys(device.keys()) => return Err(TpmError::Replaced),
             Some(_) => tracing::info!("the TPM is open again"),
             None => self.keys = Some(device.keys().clone()),
         }

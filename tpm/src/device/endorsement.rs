@@ -78,8 +78,12 @@ struct Ek {
 impl HostTpm {
     /// The EK certificate from NV memory as it stands there, padding included; `None` when there is none.
     pub fn ek_certificate(&mut self, profile: EkProfile) -> Result<Option<Vec<u8>>, DeviceError> {
-        let index = NvIndexTpmHandle::new(profile.certificate_index())
-            .map_err(|error| DeviceError::tss("NV index", error))?;
+        self.nv_certificate(profile.certificate_index())
+    }
+
+    /// What stands in an NV index that its own empty password reads, such as a certificate, padding included; `None` when there is no such index.
+    pub fn nv_certificate(&mut self, index: u32) -> Result<Option<Vec<u8>>, DeviceError> {
+        let index = NvIndexTpmHandle::new(index).map_err(|error| DeviceError::tss("NV index", error))?;
         let Some(object) = self.lookup(TpmHandle::NvIndex(index))? else { return Ok(None) };
         let handle = NvIndexHandle::from(object);
         let read = self.read_nv(handle);
@@ -166,23 +170,41 @@ impl HostTpm {
     }
 
     fn persistent_ek(&mut self, profile: EkProfile) -> Result<Option<Ek>, DeviceError> {
-        let at = PersistentTpmHandle::new(profile.persistent_handle())
-            .map_err(|error| DeviceError::tss("persistent handle", error))?;
+        match self.persistent_object(profile.persistent_handle()) {
+            Ok(Some((handle, public))) if require_endorsement_key(&public).is_ok() => {
+                Ok(Some(Ek { handle, transient: false, public }))
+            }
+            Ok(Some((handle, _))) => {
+                // Somebody keeps another key there.
+                self.close(handle.into());
+                Ok(None)
+            }
+            Ok(None) | Err(DeviceError::Public(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The object that the TPM keeps at a persistent handle, and its public area. Whoever asked closes it.
+    pub(super) fn persistent_object(
+        &mut self,
+        handle: u32,
+    ) -> Result<Option<(KeyHandle, Public)>, DeviceError> {
+        let at =
+            PersistentTpmHandle::new(handle).map_err(|error| DeviceError::tss("persistent handle", error))?;
         let Some(object) = self.lookup(TpmHandle::Persistent(at))? else { return Ok(None) };
         let handle = KeyHandle::from(object);
+        let read = self.public_of(handle);
+        if read.is_err() {
+            self.close(object);
+        }
+        Ok(Some((handle, read?)))
+    }
+
+    fn public_of(&mut self, handle: KeyHandle) -> Result<Public, DeviceError> {
         let none = (None, None, None);
         let (public, _, _) = self.call_with("ReadPublic", none, |context| context.read_public(handle))?;
         let bytes = public.marshall().map_err(|error| DeviceError::tss("ReadPublic", error))?;
-        match Public::parse(&bytes) {
-            Ok(public) if require_endorsement_key(&public).is_ok() => {
-                Ok(Some(Ek { handle, transient: false, public }))
-            }
-            // Somebody keeps another key there.
-            _ => {
-                self.close(object);
-                Ok(None)
-            }
-        }
+        Ok(Public::parse(&bytes)?)
     }
 
     fn transient_ek(&mut self, profile: EkProfile) -> Result<Ek, DeviceError> {

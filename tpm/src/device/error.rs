@@ -56,7 +56,7 @@ pub enum DeviceError {
     #[error("the TPM returned an unexpected signature")]
     Signature,
     /// The certificate in NV memory is larger than any known.
-    #[error("EK certificate of {0} bytes")]
+    #[error("certificate of {0} bytes in NV memory")]
     CertificateTooLong(usize),
     /// The TPM has no such NV index.
     #[error("no NV index 0x{0:08x}")]
@@ -67,6 +67,12 @@ pub enum DeviceError {
     /// The NV index holds something else.
     #[error("the NV index isn't a counter")]
     NotACounter,
+    /// No key at a persistent handle.
+    #[error("the TPM keeps no key at 0x{0:08x}")]
+    NoKeyAt(u32),
+    /// Another key than before at a persistent handle.
+    #[error("the key that the TPM keeps at 0x{0:08x} was replaced by another")]
+    OtherKeyAt(u32),
 }
 
 impl DeviceError {
@@ -86,6 +92,8 @@ impl DeviceError {
             | Self::Wire(_)
             | Self::NoSuchPcr(_)
             | Self::Signature
+            | Self::NoKeyAt(_)
+            | Self::OtherKeyAt(_)
             | Self::CertificateTooLong(_)
             | Self::NoSuchIndex(_)
             | Self::IndexTaken(_)

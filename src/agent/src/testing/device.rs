@@ -10,7 +10,7 @@ use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
 use zeroize::Zeroizing;
 
 use super::random;
-use crate::device::{Attested, DeviceFault, DeviceKeys, HostDevice, OpenDevice, Quoted};
+use crate::device::{Attested, DeviceFault, DeviceKeys, Endorsed, HostDevice, OpenDevice, Quoted};
 
 /// A TPM in memory, its boot, and switches for its faults.
 pub(crate) struct SimulatedHost {
@@ -45,8 +45,7 @@ impl SimulatedHost {
     fn keys(&self) -> DeviceKeys {
         let tpm = self.tpm.lock().unwrap();
         DeviceKeys {
-            ek_public: tpm.ek_public_tpmt().to_vec(),
-            ek_certificate: None,
+            endorsed: Endorsed::ByEk { public: tpm.ek_public_tpmt().to_vec(), certificate: None },
             ak_public: tpm.ak_public().bytes().to_vec(),
             host_key_public: tpm.host_public().bytes().to_vec(),
         }
