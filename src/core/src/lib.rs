@@ -9,6 +9,7 @@ pub mod cbor;
 pub mod challenge;
 pub mod checkpoint;
 pub mod control;
+pub mod corim;
 pub mod cose_receipt;
 pub mod digest;
 pub mod document;

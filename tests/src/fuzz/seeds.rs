@@ -29,6 +29,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     }
     assert!(!found.is_empty(), "no vectors under {}", own.display());
     found.extend(simulated());
+    found.extend(texts());
     found.extend(countersign_tpm::ek::bundled().into_iter().flatten().map(|one| one.der.clone()));
     if let Some(real) = real_vectors() {
         for folder in ["eventlog", "quote", "ek-certs", "ek-roots", "ima"] {
@@ -108,3 +109,14 @@ fn simulated() -> Vec<Vec<u8>> {
         tpm.ek_public().spki_der(),
     ]
 }
+
+/// What no vector holds: a CoRIM with two triples, a quorum file, a tile's name.
+fn texts() -> Vec<Vec<u8>> {
+    const QUORUM: &str = "witness one one.example+b2a69ec9+BDfXnKLiyNNIkwzI5pc4FsW+d4SXDL5GhjZk3mS3WX0F https://one.example/\n\
+        group all 1 one\nquorum all\n";
+    let corim = data_encoding::HEXLOWER_PERMISSIVE.decode(CORIM.as_bytes()).unwrap_or_default();
+    vec![corim, QUORUM.into(), b"0/x001/x234/067".to_vec(), b"2/123.p/45".to_vec()]
+}
+
+/// `#6.501`: a PCR by measurement key, two by integrity registers, a validity.
+const CORIM: &str = "d901f5a30065636f72696d0181d901fa590141a201a10062696404a1008282a100a2016441434d450262723781a2000401a102828201582011111111111111111111111111111111111111111111111111111111111111118207583012121212121212121212121212121212121212121212121212121212121212121212121212121212121212121212121282a100a2016441434d450262723781a101a10ea200828201582011111111111111111111111111111111111111111111111111111111111111118207583012121212121212121212121212121212121212121212121212121212121212121212121212121212121212121212121209828201582011111111111111111111111111111111111111111111111111111111111111118207583012121212121212121212121212121212121212121212121212121212121212121212121212121212121212121212121204a200c11903e801c11907d0";

@@ -1,26 +1,31 @@
 //! The bodies. Each parses, and where parsing succeeded does what the product does next, so that later code sees hostile values too.
 
 use countersign_core::artifact::Receipt;
-use countersign_core::bundle::TrustBundle;
+use countersign_core::bundle::{Statement, TrustBundle};
 use countersign_core::cbor::Decoder;
 use countersign_core::challenge::ChallengeBody;
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
 use countersign_core::document::{PolicyDocument, ReferencesDocument};
 use countersign_core::key::{Algorithm, VerifyingKey};
-use countersign_core::leaf::Leaf;
+use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
 use countersign_core::leaf::decision::Decision;
 use countersign_core::leaf::host::{Enrolment, HostStateRecord};
+use countersign_core::leaf::record::{Faults, Heartbeat, JoinToken, Outcome};
+use countersign_core::leaf::{Leaf, LeafError};
 use countersign_core::note::SignedNote;
 use countersign_core::record::{EvidenceRecord, InputsRecord};
 use countersign_core::request::{Request, SignedRequest};
+use countersign_core::tile::parse_tile;
 use countersign_core::tlog_proof::TlogProof;
+use countersign_core::witness::{AddCheckpoint, Quorum, WitnessKey};
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::attest::Attest;
 use countersign_tpm::ek::TrustStore;
 use countersign_tpm::eventlog::{EventLog, MAX_EVENTS, MAX_LOG_BYTES, verify_replay};
 use countersign_tpm::ima::list::Entries;
 use countersign_tpm::ima::policy::RuntimePolicy;
+use countersign_tpm::ima::state::ImaState;
 use countersign_tpm::key::PublicKey;
 use countersign_tpm::public::Public;
 use countersign_tpm::quote::VerifiedQuote;
@@ -88,6 +93,9 @@ pub(super) fn ima(bytes: &[u8]) {
     }
     let _ = countersign_tpm::ima::import::keylime(bytes);
     let _ = RuntimePolicy::parse(bytes);
+    if let Ok(state) = ImaState::parse(bytes) {
+        assert_eq!(state.encode(), bytes, "another encoding was taken");
+    }
 }
 
 /// TPMS_ATTEST, and what is quoted with it.
@@ -124,6 +132,56 @@ pub(super) fn ek_certificate(bytes: &[u8]) {
         }
     }
     let _ = PublicKey::from_spki_der(bytes);
+}
+
+/// A revocation list, and every bundled certificate held against it.
+pub(super) fn revocation_list(bytes: &[u8]) {
+    let mut store = TrustStore::new();
+    if store.add_crl(bytes).is_err() {
+        return;
+    }
+    for one in countersign_tpm::ek::bundled().into_iter().flatten().take(8) {
+        let _ = store.add_root(&one.der);
+        let _ = store.verify_ek(&one.der, &[], 1_800_000_000);
+    }
+}
+
+/// Reference values as an operator imports them, for every bank.
+pub(super) fn corim(bytes: &[u8]) {
+    for bank in [0x000b, 0x000c, 0x000d] {
+        let Ok(manifest) = countersign_core::corim::read(bytes, bank) else { continue };
+        assert!(manifest.generations.iter().all(|(_, generation)| !generation.pcrs.is_empty()));
+    }
+}
+
+/// What witnesses, and who reads tiles, send; and the texts in which both are named.
+pub(super) fn witness(bytes: &[u8]) {
+    let _ = AddCheckpoint::parse(bytes);
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = WitnessKey::parse(text);
+    let _ = Quorum::parse(text);
+    if let Ok((level, tile)) = parse_tile(text) {
+        assert_eq!(format!("{level}/{}", tile.path()), text, "a tile with two names");
+    }
+}
+
+/// A recovery statement, and bodies of leaves beside those of [`leaf`]: what parses encodes to the same bytes.
+pub(super) fn bodies(bytes: &[u8]) {
+    fn once<T>(parsed: Result<T, LeafError>, encode: impl Fn(&T) -> Vec<u8>, bytes: &[u8]) {
+        if let Ok(value) = parsed {
+            assert_eq!(encode(&value), bytes, "another encoding was taken");
+        }
+    }
+    once(Heartbeat::parse(bytes), Heartbeat::encode, bytes);
+    once(Faults::parse(bytes), Faults::encode, bytes);
+    once(JoinToken::parse(bytes), JoinToken::encode, bytes);
+    once(Outcome::parse(bytes), Outcome::encode, bytes);
+    once(KeyRecord::parse(bytes), KeyRecord::encode, bytes);
+    once(EpochRecord::parse(bytes), EpochRecord::encode, bytes);
+    once(Revocation::parse(bytes), Revocation::encode, bytes);
+    once(PrincipalRecord::parse(bytes), PrincipalRecord::encode, bytes);
+    once(RecoveryRecord::parse(bytes), RecoveryRecord::encode, bytes);
+    once(Statement::parse(bytes), Statement::encode, bytes);
 }
 
 /// One CBOR item, walked to its end.

@@ -1,7 +1,6 @@
 //! `countersign admin`: acts and questions of operators, over the admin listener. What an act does is a leaf; the receipt is printed or kept.
 
 mod compare;
-mod corim;
 mod documents;
 mod ek_roots;
 mod hosts;

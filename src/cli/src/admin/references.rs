@@ -1,12 +1,13 @@
 //! `admin references`.
 
 use super::compare::{self, Change};
-use super::{Context, corim, documents, hosts};
+use super::{Context, documents, hosts};
 use crate::failure::Failure;
 use crate::output;
 use anyhow::Context as _;
 use countersign_core::api::B64;
 use countersign_core::api::admin::{CaptureCall, HostDocument, ReferencesCall};
+use countersign_core::corim;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::ReferencesDocument;
 use countersign_core::name::HostId;
@@ -179,7 +180,9 @@ async fn import(
             anyhow::anyhow!("{}: larger than {} bytes", file.display(), corim::MAX_CORIM_BYTES).into()
         );
     }
-    let manifest = corim::read(&std::fs::read(file).with_context(named)?, bank).with_context(named)?;
+    let manifest = corim::read(&std::fs::read(file).with_context(named)?, bank)
+        .map_err(anyhow::Error::new)
+        .with_context(named)?;
     let active = if append { active(context).await? } else { None };
     let mut references = active.unwrap_or_default();
     for (model, generation) in manifest.generations {
