@@ -7,8 +7,8 @@ use std::process::Command;
 const MAX_FILE_LINES: usize = 600;
 const MAX_FUNCTION_LINES: usize = 70;
 /// As small as the lock file can be kept; a ratchet. A dozen of them are PostgreSQL's client asking other operating systems for a user's name;
-/// they are in the lock file and never built.
-const MAX_PACKAGES: usize = 464;
+/// they are in the lock file and never built. Sixteen are Criterion's, which only the benches use.
+const MAX_PACKAGES: usize = 480;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()

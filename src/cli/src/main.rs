@@ -7,6 +7,7 @@ mod agent;
 mod artifact;
 mod audit;
 mod authority;
+#[cfg(feature = "bench")]
 mod bench;
 mod exec;
 mod failure;
@@ -51,6 +52,7 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::Command),
     /// Measure a running authority with simulated hosts.
+    #[cfg(feature = "bench")]
     #[command(subcommand)]
     Bench(bench::Command),
     /// Vouch for a log: remember its checkpoints, cosign what continues them.
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Admin(args) => admin::run(args),
         Command::Artifact(command) => artifact::run(command),
         Command::Audit(command) => audit::run(command),
+        #[cfg(feature = "bench")]
         Command::Bench(command) => bench::run(command),
         Command::Witness(command) => witness::run(command),
         Command::Holder(command) => holder::run(&command),

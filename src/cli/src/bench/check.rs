@@ -3,8 +3,8 @@
 //! Comes in: the store of an authority that isn't running, with artifacts in it, and its trust bundle. Goes out: `artifact_check_us` (inclusion, claims, and
 //! a head and a holder key that were met before), `ed25519_verify_us` (one strict verification, in the same run), `audit_leaves_per_s`.
 
+use super::clock::{Clock, Pace};
 use super::evidence::{merge, micros};
-use super::floor::best_median;
 use crate::profile;
 use anyhow::Context;
 use clap::Args;
@@ -56,11 +56,12 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Decision::parse_among(&receipt.receipt().leaf().body, &mut keys).ok()
     };
     anyhow::ensure!(check().is_some(), "the newest artifact doesn't verify");
-    let artifact = best_median(|| check().is_some());
+    let mut clock = Clock::new(Pace::FULL)?;
+    let artifact = clock.median("artifact_check", || check().is_some())?;
     let key = HolderKey::generate(Algorithm::EdDsa).context("a key")?;
     let message = [9; 100];
     let signature = key.sign(&message);
-    let ed25519 = best_median(|| key.public().verify(&message, &signature).is_ok());
+    let ed25519 = clock.median("ed25519_verify", || key.public().verify(&message, &signature).is_ok())?;
     let mut best = f64::INFINITY;
     for _ in 0..AUDITS {
         let started = Instant::now();

@@ -3,8 +3,8 @@
 //! Comes in: a boot log, or none for a simulated one of 30 KiB. Goes out: one JSON object whose members are medians. A file that already has members
 //! keeps the others, so that several benches can write one file.
 
+use super::clock::{Clock, Pace};
 use super::evidence_ima::measure_ima;
-use super::floor::best_median;
 use anyhow::Context;
 use clap::Args;
 use countersign_tpm::algorithm::HashAlg;
@@ -39,12 +39,17 @@ pub(crate) struct EvidenceArgs {
 
 /// Measures and writes.
 pub(crate) fn run(args: &EvidenceArgs) -> anyhow::Result<ExitCode> {
-    let mut members = Map::new();
-    measure_quote(&mut members)?;
-    measure_boot_log(args.boot_log.as_deref(), &mut members)?;
-    measure_ima(args.ima_entries, &mut members)?;
-    merge(args.json.as_deref(), members)?;
+    measure(args, Pace::FULL)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn measure(args: &EvidenceArgs, pace: Pace) -> anyhow::Result<()> {
+    let mut members = Map::new();
+    let mut clock = Clock::new(pace)?;
+    measure_quote(&mut clock, &mut members)?;
+    measure_boot_log(&mut clock, args.boot_log.as_deref(), &mut members)?;
+    measure_ima(&mut clock, args.ima_entries, &mut members)?;
+    merge(args.json.as_deref(), members)
 }
 
 /// Writes members into a file, whose other members stay; prints them without one.
@@ -84,7 +89,7 @@ pub(super) fn micros(time: Duration) -> Value {
 }
 
 /// A whole quote against the signature in it alone.
-fn measure_quote(members: &mut Map<String, Value>) -> anyhow::Result<()> {
+fn measure_quote(clock: &mut Clock, members: &mut Map<String, Value>) -> anyhow::Result<()> {
     let tpm = booted(&SimulatedBoot::new(&BootOptions::default()))?;
     let required = PcrSelectionSpec::new(HashAlg::Sha256, &PCRS)?;
     let extra = [9; 32];
@@ -100,15 +105,20 @@ fn measure_quote(members: &mut Map<String, Value>) -> anyhow::Result<()> {
     };
     verify_quote(input)?;
     let parsed = Signature::parse(&made.signature)?;
-    let bare = best_median(|| signature::verify(tpm.ak_public(), &made.attest, &parsed).is_ok());
-    let whole = best_median(|| verify_quote(input).is_ok());
+    let bare = clock
+        .median("bare_signature", || signature::verify(tpm.ak_public(), &made.attest, &parsed).is_ok())?;
+    let whole = clock.median("quote_verify", || verify_quote(input).is_ok())?;
     members.insert("bare_signature_us".to_owned(), micros(bare));
     members.insert("quote_verify_us".to_owned(), micros(whole));
     Ok(())
 }
 
 /// A log parsed, replayed against a quote of the values that it leads to, and turned into facts.
-fn measure_boot_log(file: Option<&Path>, members: &mut Map<String, Value>) -> anyhow::Result<()> {
+fn measure_boot_log(
+    clock: &mut Clock,
+    file: Option<&Path>,
+    members: &mut Map<String, Value>,
+) -> anyhow::Result<()> {
     let simulated =
         SimulatedBoot::new(&BootOptions { pad_to_bytes: SIMULATED_LOG_BYTES, ..BootOptions::default() });
     let (bytes, name) = match file {
@@ -124,8 +134,9 @@ fn measure_boot_log(file: Option<&Path>, members: &mut Map<String, Value>) -> an
     let pcrs: Vec<u32> = values.iter().map(|(pcr, _)| *pcr).collect();
     let quote = booted(&simulated)?.worn(HashAlg::Sha256, &values)?;
     verify_replay(&log, &quote, &pcrs).with_context(|| name.clone())?;
-    let time =
-        best_median(|| EventLog::parse(&bytes).is_ok_and(|log| verify_replay(&log, &quote, &pcrs).is_ok()));
+    let time = clock.median("boot_log", || {
+        EventLog::parse(&bytes).is_ok_and(|log| verify_replay(&log, &quote, &pcrs).is_ok())
+    })?;
     members.insert("boot_log_us".to_owned(), micros(time));
     members.insert("boot_log_bytes".to_owned(), json!(bytes.len()));
     members.insert("boot_log".to_owned(), json!(name));
@@ -141,7 +152,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("evidence.json");
         std::fs::write(&path, r#"{"requests_per_quote": 7, "boot_log_us": 1000000}"#).unwrap();
-        run(&EvidenceArgs { boot_log: None, ima_entries: 50, json: Some(path.clone()) }).unwrap();
+        let args = EvidenceArgs { boot_log: None, ima_entries: 50, json: Some(path.clone()) };
+        measure(&args, Pace::QUICK).unwrap();
         let members = known(&path).unwrap();
         assert_eq!(members["requests_per_quote"], 7);
         for name in ["quote_verify_us", "bare_signature_us", "boot_log_us", "ima_incremental_10_us"] {

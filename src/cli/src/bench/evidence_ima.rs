@@ -3,8 +3,8 @@
 //! Comes in: how many entries. Goes out: `ima_entries_per_s` and `ima_incremental_10_us`. Entries are of the template ima-ng, the register is of the
 //! SHA-256 bank, the policy lists each file's digest at its path: an ordinary Linux host that runs nothing else than its packages.
 
+use super::clock::Clock;
 use super::evidence::{booted, micros};
-use anyhow::Context;
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::ima::appraise::{Submission, appraise};
 use countersign_tpm::ima::policy::{FileDigestRule, PolicyDraft, RuntimePolicy};
@@ -16,16 +16,17 @@ use countersign_tpm::simulated::ima::SimulatedIma;
 use serde_json::{Map, Value, json};
 use std::hint::black_box;
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
 /// Registers that boot_aggregate is of, and IMA's own.
 const PCRS: [u32; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
 const NEW_ENTRIES: u32 = 10;
-const LONG_RUNS: usize = 31;
-const SHORT_RUNS: usize = 1_001;
 
 /// Measures with the verifier's own code on one core; medians.
-pub(super) fn measure_ima(entries: u32, members: &mut Map<String, Value>) -> anyhow::Result<()> {
+pub(super) fn measure_ima(
+    clock: &mut Clock,
+    entries: u32,
+    members: &mut Map<String, Value>,
+) -> anyhow::Result<()> {
     let mut tpm = booted(&SimulatedBoot::new(&BootOptions::default()))?;
     let boot = PcrSelectionSpec::new(HashAlg::Sha256, PCRS.split_last().map_or(&[][..], |(_, boot)| boot))?;
     let values: Vec<Vec<u8>> = tpm.pcr_values(&boot)?.into_iter().map(|(_, value)| value).collect();
@@ -42,11 +43,12 @@ pub(super) fn measure_ima(entries: u32, members: &mut Map<String, Value>) -> any
 
     let list = Submission { from: 0, column: HashAlg::Sha1, list: &whole };
     let state = appraise(&quote, None, &list, &policy)?.state().clone();
-    let all = median(LONG_RUNS, || appraise(black_box(&quote), None, &list, &policy).is_ok())?;
+    let all = clock.median("ima_list", || appraise(black_box(&quote), None, &list, &policy).is_ok())?;
     let step = Submission { from: u64::try_from(known)?, column: HashAlg::Sha1, list: ima.bytes_from(known) };
     let added = appraise(&later, Some(&state), &step, &policy)?.new_entries();
     anyhow::ensure!(added == u64::from(NEW_ENTRIES), "{added} entries were added");
-    let ten = median(SHORT_RUNS, || appraise(black_box(&later), Some(&state), &step, &policy).is_ok())?;
+    let ten = clock
+        .median("ima_incremental_10", || appraise(black_box(&later), Some(&state), &step, &policy).is_ok())?;
 
     let per_second = f64::from(u32::try_from(known)?) / all.as_secs_f64();
     members.insert("ima_entries_per_s".to_owned(), json!(per_second.round()));
@@ -78,15 +80,4 @@ fn quoted(tpm: &SimulatedTpm) -> anyhow::Result<VerifiedQuote> {
         required: &required,
         pcr_values: &tpm.pcr_values(&required)?,
     })?)
-}
-
-fn median(runs: usize, mut run: impl FnMut() -> bool) -> anyhow::Result<Duration> {
-    let mut times = Vec::with_capacity(runs);
-    for _ in 0..runs {
-        let started = Instant::now();
-        anyhow::ensure!(black_box(run()), "the list isn't taken");
-        times.push(started.elapsed());
-    }
-    times.sort();
-    times.get(runs / 2).copied().context("no run")
 }

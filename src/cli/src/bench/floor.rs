@@ -48,7 +48,7 @@ pub(crate) fn measure(typical: &Typical) -> anyhow::Result<Floor> {
 }
 
 /// Best of several medians.
-pub(super) fn best_median(mut work: impl FnMut() -> bool) -> Duration {
+fn best_median(mut work: impl FnMut() -> bool) -> Duration {
     let rounds = (0..ROUNDS).filter_map(|_| {
         let mut nanos: Vec<u64> = (0..ITERATIONS)
             .map(|_| {

@@ -9,6 +9,7 @@
 //! Absent: anything that changes the authority's configuration. A policy and references are activated only where none are.
 
 mod check;
+mod clock;
 mod enrol;
 mod evidence;
 mod evidence_ima;
