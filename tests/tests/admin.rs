@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
-/// Adds an operator and writes a profile for it; returns the thumbprint of its key.
+/// Adds an operator, whose profile comes to lie beside the first one's; returns the thumbprint of its key.
 fn add_operator(deployment: &Deployment, name: &str, role: &str) -> String {
     let out = deployment.admin(&[
         "--json",
@@ -21,12 +21,6 @@ fn add_operator(deployment: &Deployment, name: &str, role: &str) -> String {
         &deployment.text("authority"),
     ]);
     let issued: Value = serde_json::from_str(&out.expect("operator")).unwrap();
-    let first = std::fs::read_to_string(deployment.path("authority/admin.toml")).unwrap();
-    let mut profile: toml::Table = toml::from_str(&first).unwrap();
-    profile.insert("certificate".to_owned(), format!("{name}.cert.pem").into());
-    profile.insert("key".to_owned(), format!("{name}.key.pem").into());
-    let text = toml::to_string(&profile).unwrap();
-    std::fs::write(deployment.path(&format!("authority/{name}.toml")), text).unwrap();
     issued["thumbprint"].as_str().unwrap().to_owned()
 }
 

@@ -18,6 +18,8 @@ NAMES = {
 
 def main():
     """One file for each thing that an authority gives out."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: example.py FOLDER")
     log, folder = json.loads(VECTORS.read_text()), Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
 

@@ -59,7 +59,8 @@ pub enum ConfigError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EkProfile {
-    /// RSA-2048, TCG EK Credential Profile template L-1.
+    /// RSA-2048, TCG EK Credential Profile template L-1. Named as the authority names it, and as agents did at first.
+    #[serde(rename = "rsa-2048", alias = "rsa2048")]
     Rsa2048,
     /// ECC P-384, template H-3.
     P384,
@@ -409,6 +410,13 @@ mod tests {
         assert_eq!((config.socket_mode, config.attest_interval_secs), (0o660, None));
         assert_eq!(config.rules.len(), 1);
         assert!(!config.rules[0].may_delegate);
+    }
+
+    #[test]
+    fn an_rsa_key_is_named_as_the_authority_names_it_and_as_before() {
+        let named = |name: &str| Config::parse(&HEAD.replace("rsa2048", name)).unwrap().naming;
+        assert_eq!(named("rsa-2048"), NamingKey::Ek(EkProfile::Rsa2048));
+        assert_eq!(named("rsa2048"), named("rsa-2048"));
     }
 
     #[test]

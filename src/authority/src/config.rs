@@ -8,6 +8,7 @@
 
 #[cfg(feature = "tpm")]
 mod counter;
+mod names;
 mod store;
 mod values;
 mod witnesses;
@@ -75,7 +76,9 @@ pub struct Config {
     /// Directory of the authority's own files: trust bundle, TLS key, the signer's memory. Best not on a disk whose snapshots hold the store
     /// too: who rolls both back takes the memory along, and only the copy in the token, gateways and witnesses still know.
     pub state_dir: PathBuf,
-    /// Names and addresses in the server's certificate, which the authority issues to itself.
+    /// Names and addresses in the server's certificate, which the authority issues to itself. The admin listener's address, `localhost` and the
+    /// loopback addresses are in it anyway.
+    #[serde(deserialize_with = "names::server_names")]
     pub server_names: Vec<String>,
     /// The listener for hosts and gateways.
     #[serde(default)]
@@ -410,8 +413,16 @@ impl Config {
         if size > MAX_CONFIG_BYTES {
             return Err(ConfigError::Whole { path: path.to_owned(), reason: "larger than 256 KiB" });
         }
-        let text = std::fs::read_to_string(path).map_err(read)?;
-        let mut config: Self = toml::from_str(&text).map_err(|error| line_error(path, &text, &error))?;
+        Self::parse(path, &std::fs::read_to_string(path).map_err(read)?)
+    }
+
+    /// Checks what is in the file at `path`, or is to be in it.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let mut config: Self = toml::from_str(text).map_err(|error| line_error(path, text, &error))?;
         let absolute = std::path::absolute(path).map_err(read)?;
         config.make_absolute(absolute.parent().unwrap_or(Path::new("/")));
         match config.misfit() {

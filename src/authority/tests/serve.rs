@@ -2,14 +2,19 @@
 #[cfg(test)]
 mod support;
 
-use countersign_authority::config::Config;
-use countersign_authority::init::{InitError, init};
+use countersign_authority::config::{Config, Store};
+use countersign_authority::custody::KeyStore;
+use countersign_authority::init::{InitError, InitOptions, init};
 use countersign_authority::serve::Serving;
 use countersign_client::ClientIdentity;
 use countersign_core::api::admin::JoinTokenCall;
 use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::tlog_proof::TlogProof;
 use countersign_fixture::SoftHsm;
+use rustls::client::verify_server_name;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
 use std::os::unix::fs::MetadataExt;
 use support::{Manufacturer, options, with_house};
 
@@ -55,10 +60,11 @@ fn an_authority_serves_from_init_to_an_artifact_and_starts_again() {
 fn init_never_overwrites_and_takes_away_what_it_made_when_it_fails() {
     SoftHsm::in_child("init_never_overwrites_and_takes_away_what_it_made_when_it_fails", |hsm| {
         let mut wanted = options(hsm, &Manufacturer::new());
-        let good_names = std::mem::replace(&mut wanted.server_names, vec!["not ascii: ö".to_owned()]);
-        assert!(matches!(init(&wanted), Err(InitError::Certificate(_))));
+        // It fails late, when keys and files are there: with no directory for the store.
+        wanted.store = Some(Store::Sqlite { path: hsm.directory().join("nowhere/log.sqlite") });
+        assert!(matches!(init(&wanted), Err(InitError::Store(_))));
         assert_eq!(std::fs::read_dir(&wanted.directory).unwrap().count(), 0, "nothing is left behind");
-        wanted.server_names = good_names;
+        wanted.store = None;
         let made = init(&wanted).unwrap();
         for entry in std::fs::read_dir(&wanted.directory).unwrap() {
             let entry = entry.unwrap();
@@ -76,6 +82,51 @@ fn init_never_overwrites_and_takes_away_what_it_made_when_it_fails() {
         std::fs::remove_file(&made.config).unwrap();
         assert!(Config::load(&made.config).is_err());
         assert!(matches!(init(&wanted), Err(InitError::Exists(_))));
+    });
+}
+
+#[test]
+fn init_makes_no_key_for_what_serve_would_refuse_and_names_the_way_out_of_a_taken_label() {
+    let name = "init_makes_no_key_for_what_serve_would_refuse_and_names_the_way_out_of_a_taken_label";
+    SoftHsm::in_child(name, |hsm| {
+        let good = options(hsm, &Manufacturer::new());
+        let check = |spoil: &dyn Fn(&mut InitOptions), expect: &str| {
+            let mut wanted = good.clone();
+            spoil(&mut wanted);
+            let error = init(&wanted).map(drop).unwrap_err();
+            assert!(error.to_string().contains(expect), "{expect}: {error}");
+            assert!(!matches!(error, InitError::KeyExists { .. }), "a key is left: {error}");
+            assert_eq!(std::fs::read_dir(&wanted.directory).unwrap().count(), 0);
+            let keys = KeyStore::new(&good.signer).0;
+            assert!(keys.signer("head-1").is_err(), "{expect}: a key was made");
+        };
+        check(&|wanted| wanted.server_names = vec!["not a name!".to_owned()], "neither a DNS name nor");
+        check(&|wanted| wanted.server_names.clear(), "server_names must name at least one");
+        check(&|wanted| wanted.enrolment.ek_vendors = vec!["NoSuch".to_owned()], "NoSuch");
+        check(&|wanted| wanted.enrolment.ek_roots = vec!["/nowhere/roots.pem".into()], "/nowhere/roots.pem");
+        check(&|wanted| wanted.enrolment.ek_allow = vec!["ab".to_owned()], "ek_allow");
+        check(&|wanted| wanted.limits.lease_secs = 0, "lease_secs");
+        check(&|wanted| wanted.recovery.place = good.signer.clone(), "a token of its own");
+
+        // A wildcard is a name. The administrator comes in by the admin listener's address, whatever hosts call the authority.
+        let mut wanted = good.clone();
+        wanted.server_names = vec!["authority.example".to_owned(), "*.replica.example".to_owned()];
+        wanted.admin_listen = "192.0.2.7:8444".parse().unwrap();
+        let config = Config::load(&init(&wanted).unwrap().config).unwrap();
+        let names = config.certificate_names();
+        assert_eq!(names[..2], wanted.server_names[..]);
+        assert_eq!(names[2..], ["localhost", "192.0.2.7", "127.0.0.1", "::1"].map(str::to_owned));
+        let pem = CertificateDer::from_pem_file(config.server_certificate_path()).unwrap();
+        for name in names.iter().filter(|name| !name.starts_with('*')) {
+            let wanted = ServerName::try_from(name.as_str()).unwrap();
+            verify_server_name(&ParsedCertificate::try_from(&pem).unwrap(), &wanted).unwrap();
+        }
+
+        // The labels are taken now; another directory doesn't change that, and the error says what would.
+        wanted.directory = hsm.directory().join("again");
+        let error = init(&wanted).map(drop).unwrap_err();
+        assert!(matches!(error, InitError::KeyExists { .. }), "{error}");
+        assert!(error.to_string().contains("Use another token"), "{error}");
     });
 }
 

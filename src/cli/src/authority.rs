@@ -12,8 +12,9 @@ use countersign_authority::serve;
 use countersign_authority::sign::SignerMemory;
 use countersign_authority::store::failpoint::FailpointSet;
 use countersign_core::bundle::TrustBundle;
+use countersign_core::digest::sha256;
 use countersign_core::name::{Origin, TrustDomain};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -84,7 +85,7 @@ pub(crate) struct InitArgs {
     /// Directory for everything that is written.
     #[arg(long)]
     dir: PathBuf,
-    /// Name of the log and issuer, a schema-less URL. Never changes.
+    /// Name of the log and issuer: a URL without `https://`, such as `attest.example/log`. Never changes.
     #[arg(long)]
     origin: String,
     /// SPIFFE trust domain of runtimes. Never changes.
@@ -96,7 +97,8 @@ pub(crate) struct InitArgs {
     /// Address of the admin listener.
     #[arg(long, default_value = "127.0.0.1:8444")]
     admin_listen: SocketAddr,
-    /// Names and addresses under which clients reach the authority; `localhost` and 127.0.0.1 when absent.
+    /// Names and addresses under which clients reach the authority. The certificate is also for the admin listener's address and for this machine
+    /// itself (`localhost` and the loopback addresses), which are all when absent.
     #[arg(long)]
     server_name: Vec<String>,
     /// PEM files with the roots of TPM manufacturers.
@@ -234,7 +236,7 @@ fn make(args: &InitArgs) -> Outcome {
     }
     let module = args.pkcs11_module.as_deref().map(absolute).transpose()?;
     let options = InitOptions {
-        origin: Origin::parse(&args.origin).map_err(anyhow::Error::new)?,
+        origin: origin(&args.origin)?,
         trust_domain: TrustDomain::parse(&args.trust_domain).map_err(anyhow::Error::new)?,
         server_names,
         service_listen: args.listen,
@@ -255,14 +257,36 @@ fn make(args: &InitArgs) -> Outcome {
         limits: Limits::default(),
         directory: dir.clone(),
     };
+    let enrolment = &options.enrolment;
+    if [&enrolment.ek_roots, &enrolment.iak_roots].iter().all(|files| files.is_empty())
+        && enrolment.ek_vendors.is_empty()
+        && enrolment.ek_allow.is_empty()
+    {
+        anstream::eprintln!(
+            "warning: no host can enrol: neither --ek-root, --ek-vendor nor --ek-allow is given; [enrolment] in authority.toml takes them, too"
+        );
+    }
     let made = init(&options).map_err(anyhow::Error::new)?;
-    let bundle =
-        std::fs::read(&made.trust_bundle).with_context(|| made.trust_bundle.display().to_string())?;
-    let bundle = TrustBundle::verify(&bundle).map_err(anyhow::Error::new)?;
+    let bytes = std::fs::read(&made.trust_bundle).with_context(|| made.trust_bundle.display().to_string())?;
+    let bundle = TrustBundle::verify(&bytes).map_err(anyhow::Error::new)?;
     output::write_file(&dir.join("ca.pem"), output::pem(bundle.ca_certificates()).as_bytes(), false)?;
     write_profile(&dir, &args.admin_listen, &made.admin_certificate, &made.admin_key, &made.trust_bundle)?;
     anstream::println!("authority {} made in {}", bundle.origin(), dir.display());
+    // What everybody who pins it compares.
+    anstream::println!("trust bundle sha256:{}", sha256(&bytes));
+    anstream::println!("next: countersign authority serve --config {}", made.config.display());
+    anstream::println!("then: countersign admin --profile {} hosts", dir.join("admin.toml").display());
     Ok(ExitCode::SUCCESS)
+}
+
+fn origin(text: &str) -> anyhow::Result<Origin> {
+    Origin::parse(text).map_err(|error| {
+        let error = anyhow::Error::new(error);
+        match text.strip_prefix("https://") {
+            Some(rest) => error.context(format!("--origin: give it without https://, as in {rest}")),
+            None => error.context(format!("--origin {text:?}")),
+        }
+    })
 }
 
 fn signer(args: &InitArgs, dir: &Path, module: Option<PathBuf>) -> anyhow::Result<Signer> {
@@ -304,8 +328,17 @@ fn write_profile(
     bundle: &Path,
 ) -> Result<(), Failure> {
     let name = |path: &Path| PathBuf::from(path.file_name().unwrap_or(path.as_os_str()));
+    let mut reached = *listen;
+    if reached.ip().is_unspecified() {
+        // Every address of the machine: from the machine itself, its own.
+        reached.set_ip(if listen.is_ipv4() {
+            Ipv4Addr::LOCALHOST.into()
+        } else {
+            Ipv6Addr::LOCALHOST.into()
+        });
+    }
     let profile = Profile {
-        url: format!("https://{listen}"),
+        url: format!("https://{reached}"),
         trust_bundle: name(bundle),
         certificate: name(certificate),
         key: name(key),

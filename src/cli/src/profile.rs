@@ -29,6 +29,8 @@ pub(crate) struct Admin {
     pub(crate) bundle: TrustBundle,
     /// Where it is pinned.
     pub(crate) bundle_path: PathBuf,
+    /// URL of the admin listener.
+    pub(crate) url: String,
     /// The operator's own key: it also signs approvals.
     key: PathBuf,
 }
@@ -54,7 +56,7 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Admin> {
     let identity =
         ClientIdentity::Pem { certificates: beside(&profile.certificate), key: beside(&profile.key) };
     let client = Client::new(&profile.url, identity, bundle.ca_certificates())?;
-    Ok(Admin { client, bundle, bundle_path, key: beside(&profile.key) })
+    Ok(Admin { client, bundle, bundle_path, key: beside(&profile.key), url: profile.url })
 }
 
 /// Reads and verifies a pinned trust bundle.

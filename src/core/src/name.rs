@@ -56,6 +56,12 @@ fn is_name_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')
 }
 
+/// Whether operators and gateways may be called this (PROTOCOL §8.9): 1 to 64 characters of `[A-Za-z0-9._-]`.
+#[must_use]
+pub fn is_principal_name(text: &str) -> bool {
+    is_request_id(text)
+}
+
 fn is_request_id(text: &str) -> bool {
     (1..=64).contains(&text.len()) && text.bytes().all(is_name_byte)
 }

@@ -48,7 +48,7 @@ pub fn join(config: &Config, trust_bundle: &Path) -> Result<(), InitError> {
         files::create(path, bytes, mode).map_err(|source| InitError::File { path: path.to_owned(), source })
     };
     let (pem, key) = tls_key()?;
-    let server = ca.server(&config.server_names, &key, now_ms() / 1_000)?;
+    let server = ca.server(&config.certificate_names(), &key, now_ms() / 1_000)?;
     write(&config.server_key_path(), pem.as_bytes(), 0o600)?;
     let chain = files::certificates_pem(&[&server, ca.certificate()]);
     write(&config.server_certificate_path(), chain.as_bytes(), 0o644)?;

@@ -17,6 +17,7 @@ use crate::custody::certificate::{CertificateError, Issuer, Purpose, Subject, ce
 use crate::custody::{CustodyRecord, FirstLabels, KeyStore, introduce};
 use crate::sequence::{SequenceFault, StartFault};
 use crate::serve::StartError;
+use crate::serve::endorsement::{Endorsements, RootsError};
 use crate::sign::MemoryFault;
 use crate::store::{OpenFault, ReadFault};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
@@ -28,7 +29,7 @@ use countersign_core::key::{Algorithm, JsonKey, KeyError, VerifyingKey};
 use countersign_core::leaf::control::{KeyPurpose, KeyRecord, RecoveryRecord};
 use countersign_core::name::{Origin, TrustDomain};
 use countersign_hsm::worker::{SignerHandle, WorkerLimits};
-use countersign_hsm::{SignFault, Signer};
+use countersign_hsm::{FaultClass, SignFault, Signer};
 use files::Undo;
 pub use join::join;
 use std::net::SocketAddr;
@@ -113,6 +114,32 @@ pub enum InitError {
         /// What the device said.
         source: SignFault,
     },
+    /// A key of that label is there: of another authority, or left by a process that was killed.
+    #[error(
+        "key {label:?}: {source}; another authority uses it, or an earlier init that was cut off or given up left it. Use another token, or remove the key if nothing that it signed is in use (docs/OPERATING.md, Init)"
+    )]
+    KeyExists {
+        /// Its label.
+        label: String,
+        /// What the device said.
+        source: SignFault,
+    },
+    /// The recovery key would lie beside the keys that it is to replace when they are lost or stolen.
+    #[error(
+        "token {0:?} is named for the authority's keys and for the recovery key: the recovery key needs a token of its own"
+    )]
+    OneToken(String),
+    /// `serve` would refuse it.
+    #[error("{key}: {reason}")]
+    Unfit {
+        /// Key of the configuration.
+        key: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The endorsement rules can't be used.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// A certificate can't be made.
     #[error(transparent)]
     Certificate(#[from] CertificateError<SignFault>),
@@ -194,6 +221,7 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
     let directory = prepare(&options.directory)?;
     let mut undo = Undo::new();
     let config = configuration(options, &directory);
+    let text = check(options, &config, &directory.join(CONFIG_FILE))?;
     let (keys, FirstLabels { head, ca }) = KeyStore::new(&options.signer);
     let (recovery_keys, _) = KeyStore::new(&options.recovery.place);
     let now_ms = now_ms();
@@ -218,7 +246,7 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
     let handle = SignerHandle::start("ca-signer", ca.signer, WorkerLimits::default());
     let authority = Ca::new(handle.map_err(InitError::Thread)?, ca_certificate);
     let (server_pem, server_key) = tls_key()?;
-    let server = authority.server(&options.server_names, &server_key, now_ms / 1_000)?;
+    let server = authority.server(&config.certificate_names(), &server_key, now_ms / 1_000)?;
     write(&config.server_key_path(), server_pem.as_bytes(), 0o600, &mut undo)?;
     let chain = files::certificates_pem(&[&server, authority.certificate()]);
     write(&config.server_certificate_path(), chain.as_bytes(), 0o600, &mut undo)?;
@@ -238,7 +266,6 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
     let ca = (ca.record, ca.custody);
     genesis::begin_log(&config, &bundle, genesis::Beginning { statement, head, ca, admin_key }, &mut undo)?;
     // The commit point. A crash before: no configuration, nothing serves. After: all of it is on the disk.
-    let text = toml::to_string_pretty(&relative(config))?;
     write(&made.config, text.as_bytes(), 0o600, &mut undo)?;
     Config::load(&made.config)?;
     undo.forget();
@@ -264,6 +291,34 @@ fn prepare(directory: &Path) -> Result<PathBuf, InitError> {
     match ours.iter().map(|name| directory.join(name)).find(|path| path.exists()) {
         Some(path) => Err(InitError::Exists(path)),
         None => Ok(directory),
+    }
+}
+
+/// What `serve` would refuse is refused before a key is made. Goes out: the configuration's text.
+fn check(options: &InitOptions, config: &Config, path: &Path) -> Result<String, InitError> {
+    if let (
+        config::Signer::Pkcs11 { module, token, .. },
+        config::Signer::Pkcs11 { module: recovery_module, token: recovery_token, .. },
+    ) = (&options.signer, &options.recovery.place)
+        && (module, token) == (recovery_module, recovery_token)
+    {
+        return Err(InitError::OneToken(token.clone()));
+    }
+    let text = toml::to_string_pretty(&relative(config.clone()))?;
+    Config::parse(path, &text).map_err(|error| match error {
+        config::ConfigError::Line { key, reason, .. } => InitError::Unfit { key, reason },
+        other => other.into(),
+    })?;
+    Endorsements::load(&config.enrolment)?;
+    Ok(text)
+}
+
+/// A key that can't be made; where one is already, with the way out.
+fn no_key(label: &str, source: SignFault) -> InitError {
+    let label = label.to_owned();
+    match source.class() {
+        FaultClass::KeyExists => InitError::KeyExists { label, source },
+        _ => InitError::Key { label, source },
     }
 }
 
@@ -299,7 +354,7 @@ fn relative(mut config: Config) -> Config {
 }
 
 fn recovery_signer(keys: &KeyStore, label: &str, undo: &mut Undo) -> Result<Box<dyn Signer>, InitError> {
-    let fault = |source| InitError::Key { label: label.to_owned(), source };
+    let fault = |source| no_key(label, source);
     keys.generate(label, keys.head_algorithm()).map_err(fault)?;
     undo.key(keys.clone(), label);
     let mut signer = keys.signer(label).map_err(fault)?;
@@ -315,7 +370,7 @@ fn new_key(
     origin: &Origin,
     undo: &mut Undo,
 ) -> Result<NewKey, InitError> {
-    let fault = |source| InitError::Key { label: label.to_owned(), source };
+    let fault = |source| no_key(label, source);
     keys.generate(label, algorithm).map_err(fault)?;
     undo.key(keys.clone(), label);
     let mut signer = keys.signer(label).map_err(fault)?;

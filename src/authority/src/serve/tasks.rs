@@ -152,7 +152,7 @@ fn renew_server_certificate(authority: &Authority, certificate: &ServerCertifica
     let Some(key) = server_public_key(config) else {
         return tracing::error!("the server's TLS key can't be read, so its certificate isn't renewed");
     };
-    let der = match authority.ca.server(&config.server_names, &key, now_secs) {
+    let der = match authority.ca.server(&config.certificate_names(), &key, now_secs) {
         Ok(der) => der,
         Err(fault) => return tracing::error!(%fault, "the server's certificate isn't renewed"),
     };

@@ -1,38 +1,60 @@
 //! `admin gateway`, `admin operator`, `admin principals`: keys are made here and stay here; the authority gets the public half and a proof.
+//!
+//! Comes in: a name, a folder, a key or none. Goes out: key and certificate, for an operator a profile too. Refused: names that the authority
+//! wouldn't take, before any file is touched; files that are there and are something else.
 
 use super::Context;
 use crate::failure::Failure;
 use crate::output;
-use anyhow::Context as _;
+use crate::profile::Profile;
+use anyhow::{Context as _, ensure};
+use countersign_client::ClientError;
 use countersign_core::api::admin::{GatewayCall, OperatorCall};
 use countersign_core::api::{B64, CertificateIssued, NamedKey};
-use countersign_core::key::{Algorithm, JsonKey, VerifyingKey};
+use countersign_core::key::{Algorithm, JsonKey};
 use countersign_core::leaf::control::{Role, officer_addition};
+use countersign_core::name::is_principal_name;
+use countersign_core::refusal::Blame;
 use countersign_core::tuple;
 use countersign_gateway::holder::key::HolderKey;
 use std::path::{Path, PathBuf};
 
+/// Whose certificate, and where its files go.
 #[derive(clap::Args)]
-pub(super) struct GatewayArgs {
-    /// Name of the gateway; holder proofs carry it.
-    #[arg(long)]
+struct Wanted {
+    /// Name: 1 to 64 letters, digits, dots, hyphens and underscores. The holder proofs of a gateway carry it.
+    #[arg(long, value_parser = principal_name)]
     name: String,
-    /// Folder for `<name>.key.pem` and `<name>.cert.pem`.
+    /// Folder for what is made: `<name>.key.pem`, `<name>.cert.pem` and, for an operator, the profile `<name>.toml`.
     #[arg(long)]
     out: PathBuf,
+    /// Private key, PEM, that is there already: the certificate is renewed, or made for a key from elsewhere. A key is made when absent.
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(super) struct GatewayArgs {
+    #[command(flatten)]
+    wanted: Wanted,
 }
 
 #[derive(clap::Args)]
 pub(super) struct OperatorArgs {
-    /// Name of the operator.
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    wanted: Wanted,
     /// What the operator may do.
     #[arg(long, value_enum)]
     role: RoleArg,
-    /// Folder for `<name>.key.pem` and `<name>.cert.pem`.
-    #[arg(long)]
-    out: PathBuf,
+}
+
+/// Refused here, since the name is part of file names.
+fn principal_name(text: &str) -> Result<String, String> {
+    if is_principal_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name has 1 to 64 characters of [A-Za-z0-9._-]".to_owned())
+    }
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -52,45 +74,141 @@ impl From<RoleArg> for Role {
     }
 }
 
-fn named_key(context: &Context, name: &str, out: &Path) -> anyhow::Result<NamedKey> {
-    let path = out.join(format!("{name}.key.pem"));
-    let key = HolderKey::generate(Algorithm::Es256).context("key")?;
-    key.write_new(&path).with_context(|| path.display().to_string())?;
-    let public = key.public();
-    let preimage = tuple::preimage(
-        "countersign-v1:principal-possession",
-        &[context.admin.bundle.origin().as_str().as_bytes(), name.as_bytes(), &public.cose_key()],
-    );
-    let possession = B64(key.sign(&preimage).to_vec());
-    Ok(NamedKey { name: name.to_owned(), key: JsonKey::from(public.clone()), possession })
+/// A key that is to be certified.
+struct Subject {
+    key: HolderKey,
+    path: PathBuf,
+    /// This very run wrote its file.
+    made: bool,
 }
 
-fn keep(context: &Context, name: &str, out: &Path, issued: &CertificateIssued) -> Result<(), Failure> {
-    let chain: Vec<Vec<u8>> = issued.certificates.iter().map(|der| der.0.clone()).collect();
-    let pem = output::pem(&chain);
-    output::write_file(&out.join(format!("{name}.cert.pem")), pem.as_bytes(), false)?;
-    if context.json {
-        return output::json(issued);
+impl Wanted {
+    fn file(&self, ending: &str) -> PathBuf {
+        self.out.join(format!("{}.{ending}", self.name))
     }
-    anstream::println!("{name}: key {}, certificate in {}", issued.thumbprint, out.display());
-    Ok(())
+
+    /// The key that is named, one that an earlier run left without a certificate, or a new one. On the disk before anybody is told of it: a name
+    /// belongs to one key for ever.
+    fn subject(&self) -> anyhow::Result<Subject> {
+        let load = |path: PathBuf, made| {
+            let key = HolderKey::load(&path).with_context(|| path.display().to_string())?;
+            Ok(Subject { key, path, made })
+        };
+        if let Some(path) = &self.key {
+            return load(path.clone(), false);
+        }
+        let path = self.file("key.pem");
+        if path.exists() {
+            ensure!(
+                !self.file("cert.pem").exists(),
+                "{0} has a certificate already; to renew it give --key {0}",
+                path.display()
+            );
+            return load(path, false);
+        }
+        let key = HolderKey::generate(Algorithm::Es256).context("key")?;
+        key.write_new(&path).context("key")?;
+        Ok(Subject { key, path, made: true })
+    }
+}
+
+impl Subject {
+    fn named(&self, context: &Context, name: &str) -> NamedKey {
+        let public = self.key.public();
+        let preimage = tuple::preimage(
+            "countersign-v1:principal-possession",
+            &[context.admin.bundle.origin().as_str().as_bytes(), name.as_bytes(), &public.cose_key()],
+        );
+        let possession = B64(self.key.sign(&preimage).to_vec());
+        NamedKey { name: name.to_owned(), key: JsonKey::from(public.clone()), possession }
+    }
+
+    /// After an answer: a new key that was refused is of no use. After a fault it stays, since the authority may know it; the next run takes it.
+    fn judge(&self, answer: Result<CertificateIssued, ClientError>) -> Result<CertificateIssued, Failure> {
+        answer.map_err(|error| {
+            if self.made && error.code().is_some_and(|code| code.blame() != Blame::Fault) {
+                // The refusal is what is told; a file that stays is taken by the next run.
+                let _ = std::fs::remove_file(&self.path);
+            }
+            error.into()
+        })
+    }
+}
+
+fn keep(wanted: &Wanted, issued: &CertificateIssued) -> Result<(), Failure> {
+    let chain: Vec<Vec<u8>> = issued.certificates.iter().map(|der| der.0.clone()).collect();
+    output::write_file(&wanted.file("cert.pem"), output::pem(&chain).as_bytes(), false)
 }
 
 pub(super) async fn add_gateway(context: &Context, args: &GatewayArgs) -> Result<(), Failure> {
-    let subject = named_key(context, &args.name, &args.out)?;
-    let issued = context.admin.client.add_gateway(&GatewayCall { subject }).await?;
-    keep(context, &args.name, &args.out, &issued)
+    let wanted = &args.wanted;
+    let subject = wanted.subject()?;
+    let call = GatewayCall { subject: subject.named(context, &wanted.name) };
+    let issued = subject.judge(context.admin.client.add_gateway(&call).await)?;
+    keep(wanted, &issued)?;
+    if context.json {
+        return output::json(&issued);
+    }
+    anstream::println!("{}: key {}, certificate in {}", wanted.name, issued.thumbprint, wanted.out.display());
+    Ok(())
 }
 
 pub(super) async fn add_operator(context: &Context, args: &OperatorArgs) -> Result<(), Failure> {
-    let subject = named_key(context, &args.name, &args.out)?;
+    let wanted = &args.wanted;
     let role = args.role.into();
-    let key = VerifyingKey::try_from(subject.key.clone()).map_err(anyhow::Error::new)?;
-    let origin = context.admin.bundle.origin().as_str();
-    let act = officer_addition(origin, &subject.name, &key.thumbprint());
+    let profile = profile(context, wanted)?;
+    let subject = wanted.subject()?;
+    let named = subject.named(context, &wanted.name);
+    let act = officer_addition(
+        context.admin.bundle.origin().as_str(),
+        &named.name,
+        &subject.key.public().thumbprint(),
+    );
     let approval = (role == Role::SecurityOfficer).then(|| context.admin.approve(&act)).transpose()?;
-    let issued = context.admin.client.add_operator(&OperatorCall { subject, role, approval }).await?;
-    keep(context, &args.name, &args.out, &issued)
+    let call = OperatorCall { subject: named, role, approval };
+    let issued = subject.judge(context.admin.client.add_operator(&call).await)?;
+    for (path, bytes) in &profile {
+        if !path.exists() {
+            output::write_file(path, bytes, false)?;
+        }
+    }
+    keep(wanted, &issued)?;
+    if context.json {
+        return output::json(&issued);
+    }
+    let profile = wanted.file("toml");
+    anstream::println!("{}: key {}, profile {}", wanted.name, issued.thumbprint, profile.display());
+    Ok(())
+}
+
+/// The operator's profile and the trust bundle that it names, by their paths. What is there already stays and has to be the same, but for the
+/// profile of an operator whose certificate is renewed.
+fn profile(context: &Context, wanted: &Wanted) -> anyhow::Result<Vec<(PathBuf, Vec<u8>)>> {
+    let bundle = wanted.out.join("trust-bundle.json");
+    let file = |path: &Path| PathBuf::from(path.file_name().unwrap_or(path.as_os_str()));
+    let profile = Profile {
+        url: context.admin.url.clone(),
+        trust_bundle: file(&bundle),
+        certificate: file(&wanted.file("cert.pem")),
+        key: match &wanted.key {
+            Some(path) => std::path::absolute(path).with_context(|| path.display().to_string())?,
+            None => file(&wanted.file("key.pem")),
+        },
+    };
+    let pinned = &context.admin.bundle_path;
+    let pinned = std::fs::read(pinned).with_context(|| pinned.display().to_string())?;
+    let text = toml::to_string(&profile).context("profile")?;
+    let files = vec![(bundle, pinned), (wanted.file("toml"), text.into_bytes())];
+    for (path, bytes) in &files {
+        let same = || std::fs::read(path).is_ok_and(|found| found == *bytes);
+        let renewed = wanted.key.is_some() && *path == wanted.file("toml");
+        ensure!(
+            renewed || !path.exists() || same(),
+            "{} is there and is something else: take another name or folder",
+            path.display()
+        );
+    }
+    Ok(files)
 }
 
 pub(super) async fn list(context: &Context) -> Result<(), Failure> {

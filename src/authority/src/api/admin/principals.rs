@@ -17,13 +17,11 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::{Approval, PrincipalKind, PrincipalRecord, Role, Subject};
+use countersign_core::name::is_principal_name;
 use countersign_core::refusal::RefusalCode;
 use countersign_core::tuple;
 use std::collections::HashMap;
 use std::sync::Arc;
-
-/// Longest name of a principal.
-const MAX_NAME_LEN: usize = 64;
 
 /// What a principal's key signs to show that it is held: `tuple("countersign-v1:principal-possession", origin, name, COSE_Key)`.
 #[must_use]
@@ -82,8 +80,7 @@ async fn add(
     by: Sha256Digest,
 ) -> Result<Response, Refused> {
     let name = &subject.name;
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if name.is_empty() || name.len() > MAX_NAME_LEN || !name.bytes().all(plain) {
+    if !is_principal_name(name) {
         return Err(malformed("name has 1 to 64 characters of [A-Za-z0-9._-]"));
     }
     let key = VerifyingKey::try_from(subject.key.clone()).map_err(|error| malformed(error.to_string()))?;
