@@ -21,8 +21,9 @@ export COUNTERSIGN_PROFILE=$work/authority/admin.toml
 finish() {
     local status=$?
     trap - EXIT
-    # Nobody may read what is told here: that keeps no process alive.
+    # That nobody reads what is told any more keeps no process alive and no file.
     set +e
+    trap '' PIPE
     if [ -n "${KEEP:-}" ] && [ "$status" -eq 0 ]; then
         exit 0 # what runs goes on; the story has said how to talk to it
     fi
