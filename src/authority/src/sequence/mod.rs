@@ -34,7 +34,7 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::name::HostId;
 use countersign_core::note::NoteSignature;
 use countersign_core::refusal::RefusalCode;
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{Receiver, Sender, TrySendError};
 use tokio::sync::{oneshot, watch};
 
 use crate::clock::Clock;
@@ -129,6 +129,8 @@ struct Shared {
     counters: Counters,
     clock: Arc<dyn Clock>,
     stopping: AtomicBool,
+    /// The thread takes nothing out of its queues any more.
+    ended: AtomicBool,
     /// A heartbeat was asked for if the newest head is older than this, ms; [`NO_HEARTBEAT`] if not. Beside the queue: a full queue is when
     /// heads must be made all the same.
     heartbeat_max_age_ms: AtomicU64,
@@ -148,6 +150,22 @@ impl Shared {
 
     fn set_health(&self, health: Health) {
         self.health.send_if_modified(|current| std::mem::replace(current, health) != health);
+    }
+}
+
+/// The thread's end of both queues. A queue keeps what was put into it for as long as anybody can put something there, so what is put there
+/// after the thread's last look is taken out by whoever put it: a caller must not wait for an answer that nobody gives.
+#[derive(Clone)]
+struct Leftovers {
+    jobs: Receiver<Job>,
+    desk: Receiver<DeskJob>,
+}
+
+impl Leftovers {
+    /// Drops everything that waits; whoever waits for it sees that it is over.
+    fn drop_all(&self) {
+        while self.jobs.try_recv().is_ok() {}
+        while self.desk.try_recv().is_ok() {}
     }
 }
 
@@ -236,6 +254,7 @@ pub struct Sequencer {
     jobs: Sender<Job>,
     /// Apart from the Appends, so that neither takes the other's places.
     desk: Sender<DeskJob>,
+    leftovers: Leftovers,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -260,7 +279,10 @@ impl Sequencer {
         }
         let (reply, pending) = oneshot::channel();
         match self.jobs.try_send(Job::Append { append, reply }) {
-            Ok(()) => Ok(Pending(pending)),
+            Ok(()) => {
+                self.drop_leftovers();
+                Ok(Pending(pending))
+            }
             Err(TrySendError::Full(_)) => Err(self.shared.refuse(SequenceFault::Overloaded, attempts)),
             Err(TrySendError::Disconnected(_)) => Err(SequenceFault::Stopped),
         }
@@ -403,8 +425,19 @@ impl Sequencer {
         self.end();
     }
 
+    /// To be called after something was put into a queue: the thread says that it has ended before it looks for the last time, so one of the two
+    /// finds it.
+    fn drop_leftovers(&self) {
+        if self.shared.ended.load(Ordering::SeqCst) {
+            self.leftovers.drop_all();
+        }
+    }
+
     /// A thread that has a full queue is awake.
     fn wake(&self) -> Result<(), SequenceFault> {
+        if self.shared.ended.load(Ordering::SeqCst) {
+            return Err(SequenceFault::Stopped);
+        }
         if self.shared.woken.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
@@ -431,8 +464,9 @@ impl Sequencer {
             TrySendError::Disconnected(_) => SequenceFault::Stopped,
         })?;
         // After the job, so that whoever wakes finds it.
-        self.wake()?;
-        Ok(Written(written))
+        let woken = self.wake();
+        self.drop_leftovers();
+        woken.map(|()| Written(written))
     }
 
     fn end(&mut self) {

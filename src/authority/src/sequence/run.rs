@@ -125,7 +125,7 @@ impl Thread {
         }
         let last = if self.state.down == Down::Failed { Health::Failed } else { Health::Stopped };
         self.shared.set_health(last);
-        // Those still waiting see their sender dropped with the queue.
+        // Those still waiting see their sender dropped by the thread's last word.
     }
 
     /// Everything that waits, up to a batch's size; waits for the first. `false`: this is the last batch.

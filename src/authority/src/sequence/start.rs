@@ -5,7 +5,7 @@
 //! whose trees or control chain don't lead to its newest head, a memory older than the store's newest signed head.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use countersign_core::control::{ControlError, ControlState};
@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::hosts::HostRows;
 use super::others::Others;
 use super::run::{State, Thread};
-use super::{Counters, FaultCounts, Health, NO_HEARTBEAT, Sequencer, SequencerLimits, Shared};
+use super::{Counters, FaultCounts, Health, Leftovers, NO_HEARTBEAT, Sequencer, SequencerLimits, Shared};
 use crate::clock::{Clock, ClockWatch};
 use crate::sign::{HeadSigner, KeyRing, Remembered, SignerMemory};
 use crate::store::{MAX_PAGE, ReadFault, Reader, StoreFault, StoredTree, Tip, Writer, newest_signed_head};
@@ -127,6 +127,7 @@ impl Sequencer {
             counters: Counters::default(),
             clock,
             stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             heartbeat_max_age_ms: AtomicU64::new(NO_HEARTBEAT),
             look: AtomicBool::new(false),
             woken: AtomicBool::new(false),
@@ -134,6 +135,7 @@ impl Sequencer {
         // One place for waking.
         let (sender, jobs) = bounded(limits.queue.saturating_add(1));
         let (desk_sender, desk) = bounded(limits.desk);
+        let leftovers = Leftovers { jobs: jobs.clone(), desk: desk.clone() };
         let newest = tip.map(|tip| tip.head);
         let mut thread = Thread {
             shared: Arc::clone(&seen),
@@ -151,24 +153,30 @@ impl Sequencer {
         };
         thread.begin();
         let name = "sequencer".to_owned();
-        let last_word = LastWord(Arc::clone(&seen));
+        let last_word = LastWord { seen: Arc::clone(&seen), leftovers: leftovers.clone() };
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             // Dropped after the thread's own state, so that the store is closed when it is heard.
             let _last_word = last_word;
             thread.run();
         })?;
-        Ok(Self { jobs: sender, desk: desk_sender, shared: seen, thread: Some(thread) })
+        Ok(Self { jobs: sender, desk: desk_sender, leftovers, shared: seen, thread: Some(thread) })
     }
 }
 
-/// Says that it is over when the thread panics: a watcher must not stay green over a dead thread.
-struct LastWord(Arc<Shared>);
+/// Says that it is over, also when the thread panics: a watcher must not stay green over a dead thread, and nobody waits for it.
+struct LastWord {
+    seen: Arc<Shared>,
+    leftovers: Leftovers,
+}
 
 impl Drop for LastWord {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.set_health(Health::Failed);
+            self.seen.set_health(Health::Failed);
         }
+        // In this order: see `Sequencer::drop_leftovers`.
+        self.seen.ended.store(true, Ordering::SeqCst);
+        self.leftovers.drop_all();
     }
 }
 

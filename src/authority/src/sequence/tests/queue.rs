@@ -7,9 +7,11 @@ use std::time::Duration;
 use countersign_core::digest::sha256;
 use countersign_core::leaf::record::{Heartbeat, HeartbeatReason};
 use countersign_core::leaf::{Kind, Leaf};
+use countersign_fixture::wait_until;
 
-use super::super::{Outcome, SequenceFault};
-use super::support::{Call, Log, Rig, enrol, host};
+use super::super::{Health, Outcome, SequenceFault};
+use super::support::{Call, DEADLINE, Log, Rig, enrol, host};
+use crate::store::failpoint::{Injected, WritePoint};
 
 fn with_queue(queue: usize) -> (Rig, Log) {
     let (mut rig, log) = Rig::begun();
@@ -87,4 +89,31 @@ fn a_flood_of_desk_jobs_does_not_hold_a_batch_up() {
         over.store(true, Ordering::SeqCst);
         assert!(matches!(outcome.unwrap(), Outcome::Appended(_)));
     });
+}
+
+#[test]
+fn what_waits_when_the_thread_ends_is_told_so() {
+    let (rig, log) = with_queue(64);
+    rig.key.delay_ms.store(200, Ordering::SeqCst);
+    rig.arm(WritePoint::BeforeAttach, Injected::Died);
+    let first = log.sequencer.submit(Call::new(host(1), "first").append()).unwrap();
+    // These wait in their queues while the first one is signed, or come too late.
+    let calls = (0..5).map(|n| log.sequencer.submit(Call::new(host(1), &format!("r{n}")).append()));
+    let calls: Vec<_> = std::iter::once(Ok(first)).chain(calls).collect();
+    let blob: Arc<[u8]> = Arc::from(&b"blob"[..]);
+    let written = log.sequencer.put_blobs(vec![(sha256(&blob), blob)]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        for call in calls.into_iter().filter_map(Result::ok) {
+            let told = tokio::time::timeout(DEADLINE, call.outcome()).await;
+            assert_eq!(told.expect("told nothing"), Err(SequenceFault::Stopped));
+        }
+        if let Ok(written) = written {
+            let told = tokio::time::timeout(DEADLINE, written.done()).await.expect("told nothing");
+            assert_eq!(told, Err(SequenceFault::Stopped));
+        }
+    });
+    log.wait_for(Health::Failed);
+    assert!(log.sequencer.submit(Call::new(host(1), "late").append()).is_err());
+    assert!(wait_until(DEADLINE, || log.sequencer.heartbeat(Duration::ZERO).is_err()));
 }
