@@ -24,9 +24,10 @@ test: packages lint docs
 	$(CARGO) build --locked --workspace --all-features --bins
 	$(CARGO) test --locked --workspace --all-features
 
-# The kill tests of `make test` with 500 kills for each store.
+# The simulations of `make test` with 300 fresh seeds for each store, and its kill tests with 500 kills.
 soak: packages
 	$(CARGO) build --locked --workspace --all-features --bins
+	COUNTERSIGN_SEEDS=$(or $(SEEDS),300) $(CARGO) test --locked -p countersign-authority --all-features --lib simulation
 	COUNTERSIGN_KILLS=$(or $(KILLS),500) $(CARGO) test --locked -p countersign-tests --all-features --test kill -- --nocapture
 
 lint: packages

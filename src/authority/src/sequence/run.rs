@@ -64,7 +64,7 @@ enum NoBatch {
 }
 
 /// Writes outside of appends that are done before Appends are looked at again: some 10 ms of small transactions.
-const DESK_BATCH: usize = 16;
+pub(super) const DESK_BATCH: usize = 16;
 
 pub(super) struct Thread {
     pub(super) shared: Arc<Shared>,

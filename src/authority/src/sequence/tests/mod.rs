@@ -7,5 +7,6 @@ mod heal;
 mod proofs;
 mod queue;
 mod replicas;
+mod simulation;
 pub(crate) mod support;
 mod throughput;
