@@ -1,9 +1,9 @@
 //! A whole system on loopback, from nothing to a host that gets artifacts.
 
+use crate::balance::Balance;
 use crate::{Ran, countersign, tool};
 use countersign_fixture::{ManagedChild, Postgres, SoftHsm, SwTpm, free_port, wait_until};
 use std::io::Write;
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -37,6 +37,8 @@ pub struct Deployment {
     pub hsm: SoftHsm,
     /// The database's server with [`StoreKind::Postgres`].
     pub postgres: Option<Postgres>,
+    /// What stands before the authorities of [`Deployment::replicated`].
+    pub balance: Option<Balance>,
     folder: TempDir,
     /// Where clients connect.
     service_port: u16,
@@ -80,6 +82,7 @@ impl Deployment {
             signer_tpm,
             hsm,
             postgres,
+            balance: None,
             folder,
             service_port,
             listen_ports,
@@ -120,7 +123,7 @@ impl Deployment {
     pub fn replicated() -> Self {
         let mut this = Self::unmade(SignerKind::Pkcs11, StoreKind::Postgres);
         this.listen_ports = vec![free_port(), free_port()];
-        balance(this.service_port, this.listen_ports.clone());
+        this.balance = Some(Balance::start(this.service_port, &this.listen_ports));
         this.make();
         this.get_ready();
         this.folder("replica");
@@ -350,6 +353,12 @@ impl Deployment {
         self.get_from(self.service_port, path)
     }
 
+    /// The same at the first authority, or at the second of [`Deployment::replicated`], past what stands before them.
+    #[must_use]
+    pub fn get_at(&self, which: usize, path: &str) -> Option<String> {
+        self.get_from(self.listen_ports[which], path)
+    }
+
     fn get_from(&self, port: u16, path: &str) -> Option<String> {
         let url = format!("https://127.0.0.1:{port}{path}");
         let mut curl = Command::new("curl");
@@ -441,32 +450,6 @@ impl Deployment {
             ),
         );
     }
-}
-
-/// Takes connections on `port` to any of `behind` that answers, in turn. Ends with the test's process.
-fn balance(port: u16, behind: Vec<u16>) {
-    let listener =
-        TcpListener::bind(("127.0.0.1", port)).unwrap_or_else(|error| panic!("port {port}: {error}"));
-    std::thread::spawn(move || {
-        let mut turn = behind.into_iter().collect::<std::collections::VecDeque<_>>();
-        for client in listener.incoming().flatten() {
-            turn.rotate_left(1);
-            let Some(server) = turn.iter().find_map(|port| TcpStream::connect(("127.0.0.1", *port)).ok())
-            else {
-                continue;
-            };
-            let (Ok(from_server), Ok(to_client)) = (server.try_clone(), client.try_clone()) else { continue };
-            std::thread::spawn(move || carry(client, server));
-            std::thread::spawn(move || carry(from_server, to_client));
-        }
-    });
-}
-
-/// Carries bytes until one side ends, and tells the other.
-fn carry(mut from: TcpStream, mut to: TcpStream) {
-    // A connection that breaks is what the clients are tested with.
-    let _ = std::io::copy(&mut from, &mut to);
-    let _ = to.shutdown(Shutdown::Write);
 }
 
 /// Extends what firmware would have measured and writes its log.

@@ -5,12 +5,16 @@
 
 pub mod fuzz;
 
+mod balance;
 mod command;
 mod deployment;
+mod load;
 mod program;
 mod witnesses;
 
+pub use balance::{Balance, Wire};
 pub use command::{Ran, countersign, tool};
 pub use deployment::{Deployment, SignerKind, StoreKind};
+pub use load::{nothing_was_lost, under_load};
 pub use program::Program;
 pub use witnesses::WitnessProcess;
