@@ -13,14 +13,17 @@ mod clock;
 mod enrol;
 mod evidence;
 mod evidence_ima;
+mod fill;
 mod fleet;
 mod floor;
 mod host;
+mod large;
 mod load;
 mod log;
 mod metrics;
 mod process;
 mod report;
+mod revocations;
 mod setup;
 mod shared_quote;
 mod stats;
@@ -47,6 +50,12 @@ pub(crate) enum Command {
     Check(check::CheckArgs),
     /// Append leaves to stores of one's own and measure how many they take.
     Log(Box<log::LogArgs>),
+    /// Make the log of an authority of one's own long.
+    Fill(fill::FillArgs),
+    /// Measure what the length of a log costs: proofs, memory, start-up.
+    Large(large::LargeArgs),
+    /// Measure how long a revocation takes to the other authorities over one log.
+    Revocations(revocations::RevocationsArgs),
 }
 
 /// Arguments of `bench prepare`.
@@ -117,6 +126,9 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Agent(args) => Ok(shared_quote::run(&args)?),
         Command::Check(args) => Ok(check::run(&args)?),
         Command::Log(args) => Ok(log::run(&args)?),
+        Command::Fill(args) => Ok(fill::run(&args)?),
+        Command::Large(args) => Ok(large::run(&args)?),
+        Command::Revocations(args) => Ok(revocations::run(&args)?),
     }
 }
 
@@ -156,13 +168,7 @@ mod tests {
         let fixed = ["bench", "issue", "--url", "https://localhost:1", "--profile", "p", "--fleet", "f"];
         match Cli::try_parse_from(fixed.iter().chain(extra))?.command {
             Command::Issue(args) => Ok(args),
-            Command::Prepare(_)
-            | Command::Evidence(_)
-            | Command::Agent(_)
-            | Command::Check(_)
-            | Command::Log(_) => {
-                unreachable!("another command was given")
-            }
+            _ => unreachable!("another command was given"),
         }
     }
 

@@ -32,7 +32,16 @@ impl Server {
 
     /// The largest resident memory that it ever had, bytes.
     pub(crate) fn peak_resident_bytes(&self) -> anyhow::Result<u64> {
-        peak_of_status(&self.read("status")?).with_context(|| format!("/proc/{}/status", self.pid))
+        self.status("VmHWM:")
+    }
+
+    /// Resident memory now, bytes.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        self.status("VmRSS:")
+    }
+
+    fn status(&self, key: &str) -> anyhow::Result<u64> {
+        bytes_of_status(&self.read("status")?, key).with_context(|| format!("/proc/{}/status", self.pid))
     }
 
     fn read(&self, file: &str) -> anyhow::Result<String> {
@@ -49,8 +58,8 @@ fn cpu_of_stat(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks.checked_mul(1_000 / USER_HZ)?))
 }
 
-fn peak_of_status(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+fn bytes_of_status(status: &str, key: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1_024)
 }
@@ -79,16 +88,18 @@ mod tests {
     }
 
     #[test]
-    fn peak_memory_is_in_kibibytes() {
-        assert_eq!(peak_of_status("VmPeak:\t 9 kB\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n"), Some(2 << 20));
-        assert_eq!(peak_of_status("VmRSS:\t 1 kB\n"), None);
+    fn memory_is_in_kibibytes() {
+        let status = "VmPeak:\t 9 kB\nVmHWM:\t    2048 kB\nVmRSS:\t 1 kB\n";
+        assert_eq!(bytes_of_status(status, "VmHWM:"), Some(2 << 20));
+        assert_eq!(bytes_of_status(status, "VmRSS:"), Some(1 << 10));
+        assert_eq!(bytes_of_status("VmRSS:\t 1 kB\n", "VmHWM:"), None);
     }
 
     #[test]
     fn this_process_can_be_measured_and_an_absent_one_cannot() {
         let own = Server::own();
         assert!(own.cpu().is_ok());
-        assert!(own.peak_resident_bytes().unwrap() > 1 << 20);
+        assert!(own.peak_resident_bytes().unwrap() > 1 << 20 && own.resident_bytes().unwrap() > 1 << 20);
         // Above the largest identifier that the kernel gives (PID_MAX_LIMIT, 2^22).
         assert!(Server::new(u32::MAX).cpu().is_err());
     }
