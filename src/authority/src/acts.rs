@@ -85,13 +85,13 @@ pub async fn act(
         mandate.require(&control)?;
         let Draft { entries, blobs } = draft(&control)?;
         let guards = vec![Guard::Control(control.number())];
-        match authority.append(Append { guards, spends: Vec::new(), blobs, entries }).await? {
+        match authority.append(Append { guards, blobs, entries, ..Append::default() }).await? {
             Outcome::Appended(receipts) => return Ok(receipts),
             Outcome::Stale => {}
             Outcome::Refused(error) => {
                 return Err(Refused::new(RefusalCode::ConflictingAct, error.to_string()));
             }
-            Outcome::Existing(_) | Outcome::ChallengeSpent | Outcome::Spent(_) => {
+            Outcome::Existing(_) | Outcome::ChallengeSpent | Outcome::Spent(_) | Outcome::BlobsGone(_) => {
                 return Err(RefusalCode::Internal.into());
             }
         }

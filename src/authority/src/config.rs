@@ -9,12 +9,14 @@
 #[cfg(feature = "tpm")]
 mod counter;
 mod names;
+mod retention;
 mod store;
 mod values;
 mod witnesses;
 
 #[cfg(feature = "tpm")]
 pub use counter::RollbackCounter;
+pub use retention::Retention;
 pub use store::Postgres;
 pub use values::firmware_version;
 pub use witnesses::Witnesses;
@@ -25,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use values::{digests, origin, text, trust_domain, versions};
+use values::{ca_key, digests, head_key, origin, text, trust_domain, versions};
 
 /// Largest file that is read.
 const MAX_CONFIG_BYTES: u64 = 256 * 1024;
@@ -105,6 +107,9 @@ pub struct Config {
     /// Who cosigns heads.
     #[serde(default)]
     pub witnesses: Witnesses,
+    /// How long what decisions were made from is kept.
+    #[serde(default)]
+    pub retention: Retention,
     /// Bounds. All have defaults.
     #[serde(default)]
     pub limits: Limits,
@@ -193,14 +198,6 @@ pub enum Signer {
         #[serde(default)]
         delay_ms: u64,
     },
-}
-
-fn head_key() -> String {
-    "countersign-head".to_owned()
-}
-
-fn ca_key() -> String {
-    "countersign-ca".to_owned()
 }
 
 /// Which kind of endorsement key hosts may present without being allow-listed.

@@ -110,6 +110,29 @@ fn one_quote_with_ever_other_boot_logs_leaves_one_denial_and_keeps_nothing() {
 }
 
 #[test]
+fn a_quote_that_does_not_hold_is_denied_and_logged_whatever_boot_log_it_names() {
+    let name = "a_quote_that_does_not_hold_is_denied_and_logged_whatever_boot_log_it_names";
+    with_house(
+        name,
+        |_| (),
+        async |house| {
+            house.permit_all().await;
+            let host = house.host("host").await;
+            // The attestation key's, over another request; what it names as its boot log was never sent.
+            let mut call = host.call(&["r1"]).await;
+            call.requests = vec![host.signed(&host.request("r2"))];
+            call.evidence.boot_log = Some(sha256(&junk(1)).to_hex());
+            call.evidence.members.clear();
+            let told = host.client.artifacts(&call).await.unwrap();
+            assert_eq!(told.decisions[0].code.as_deref(), Some("quote-nonce-mismatch"));
+            assert_eq!(count(&house, Kind::Deny).await, 1);
+            assert_eq!(audited(&house).denied, 1);
+            house.serving.stop().await;
+        },
+    );
+}
+
+#[test]
 fn an_expired_challenge_leaves_one_denial() {
     let short = |options: &mut InitOptions| options.limits.challenge_secs = 1;
     with_house("an_expired_challenge_leaves_one_denial", short, async |house| {

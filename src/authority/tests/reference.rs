@@ -56,7 +56,8 @@ fn section(page: &mut String, title: &str, shape: &Shape, defaults: &toml::Table
 
 #[test]
 fn the_configuration_page_says_what_the_code_says() {
-    let parts = ["config.rs", "config/store.rs", "config/counter.rs", "config/witnesses.rs"];
+    let parts =
+        ["config.rs", "config/store.rs", "config/counter.rs", "config/retention.rs", "config/witnesses.rs"];
     let text: String = parts.iter().map(|part| source(&format!("src/authority/src/{part}"))).collect();
     let items = shapes(&text);
     let find = |name: &str| {
@@ -114,6 +115,7 @@ fn the_configuration_page_says_what_the_code_says() {
     section(&mut page, "`[enrolment]`", find("Enrolment"), &enrolment);
     let witnesses = toml::Table::try_from(countersign_authority::config::Witnesses::default()).unwrap();
     section(&mut page, "`[witnesses]`", find("Witnesses"), &witnesses);
+    section(&mut page, "`[retention]`", find("Retention"), &toml::Table::new());
     section(&mut page, "`[limits]`", find("Limits"), &defaults());
     compare("CONFIG.md", &page);
 }

@@ -5,17 +5,17 @@ mod reconcile;
 mod tail;
 mod witnessed;
 
-use crate::failure::Outcome;
+use crate::failure::{Failure, Outcome};
 use crate::{output, profile};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use countersign_authority::audit::{
-    ExportLog, LogSource, MAX_EVIDENCE_BUNDLE, StoreLog, Unreadable, make_bundle, replay, verify,
-    verify_bundle,
+    ExportLog, Kept, LogSource, MAX_EVIDENCE_BUNDLE, StoreLog, Unreadable, WithKept, make_bundle, replay,
+    verify, verify_bundle,
 };
 use countersign_authority::config::Config;
 use countersign_authority::store::sqlite::SqliteOptions;
-use countersign_authority::store::{Place, Reader};
+use countersign_authority::store::{Place as StorePlace, Reader};
 use countersign_core::bundle::TrustBundle;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::Write;
@@ -30,7 +30,7 @@ pub(crate) enum Command {
     /// Print the head of exactly one size, with what signatures it has.
     Head(witnessed::HeadArgs),
     /// Derive every decision again from its stored evidence, byte for byte.
-    Replay(Source),
+    Replay(ReplayArgs),
     /// Compare what gateways say that they did with what was decided.
     Reconcile(reconcile::Args),
     /// Follow a live authority and print each leaf once it is verified.
@@ -56,9 +56,37 @@ pub(crate) struct VerifyArgs {
 }
 
 #[derive(clap::Args)]
+pub(crate) struct ReplayArgs {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    copies: Copies,
+}
+
+/// What an auditor kept of evidence that the store has no more.
+#[derive(clap::Args)]
+pub(crate) struct Copies {
+    /// Directory with copies of members, under any names, or an older copy of a SQLite store. What it holds counts by its digest.
+    #[arg(long)]
+    kept: Option<PathBuf>,
+}
+
+impl Copies {
+    fn open(&self, bundle: &TrustBundle) -> anyhow::Result<Option<Kept>> {
+        let Some(path) = &self.kept else { return Ok(None) };
+        if path.is_dir() {
+            return Ok(Some(Kept::files(path)?));
+        }
+        Ok(Some(Kept::Store(open_store(Some(path), None, bundle)?)))
+    }
+}
+
+#[derive(clap::Args)]
 pub(crate) struct BundleArgs {
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    copies: Copies,
     /// The artifact.
     artifact: PathBuf,
     /// Where the bundle goes; a file that isn't there yet.
@@ -99,7 +127,7 @@ pub(crate) struct Source {
 #[derive(clap::Args)]
 pub(crate) struct Log {
     #[command(flatten)]
-    kept: Kept,
+    place: Place,
     /// Pinned trust bundle.
     #[arg(long)]
     trust_bundle: PathBuf,
@@ -111,7 +139,7 @@ pub(crate) struct Log {
 /// Where it is.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
-struct Kept {
+struct Place {
     /// SQLite store, or a copy of one.
     #[arg(long)]
     store: Option<PathBuf>,
@@ -130,11 +158,11 @@ impl Log {
         work: impl FnOnce(&TrustBundle, &dyn LogSource, u64) -> Result<T, Unreadable>,
     ) -> anyhow::Result<T> {
         let bundle = profile::bundle(&self.trust_bundle)?;
-        if let Some(path) = &self.kept.export {
+        if let Some(path) = &self.place.export {
             let log = ExportLog::open(path)?;
             return Ok(work(&bundle, &log, log.size())?);
         }
-        let reader = open_store(self.kept.store.as_deref(), self.kept.config.as_deref(), &bundle)?;
+        let reader = open_store(self.place.store.as_deref(), self.place.config.as_deref(), &bundle)?;
         let log = StoreLog::new(reader.as_ref())?;
         Ok(work(&bundle, &log, log.size())?)
     }
@@ -148,7 +176,7 @@ fn open_store(
 ) -> anyhow::Result<Arc<dyn Reader>> {
     let place = match (store, config) {
         (Some(path), _) if !path.is_file() => bail!("{} is no store", path.display()),
-        (Some(path), _) => Place::Sqlite(SqliteOptions::new(path, bundle.origin().clone())),
+        (Some(path), _) => StorePlace::Sqlite(SqliteOptions::new(path, bundle.origin().clone())),
         (None, Some(config)) => {
             Config::load(config).map_err(anyhow::Error::new)?.store.place(bundle.origin())
         }
@@ -169,7 +197,7 @@ pub(crate) fn run(command: Command) -> Outcome {
     match command {
         Command::Verify(args) => run_verify(&args),
         Command::Head(args) => witnessed::run_head(&args),
-        Command::Replay(source) => run_replay(&source),
+        Command::Replay(args) => run_replay(&args),
         Command::Reconcile(args) => reconcile::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Export(args) => export::run(&args),
@@ -181,10 +209,14 @@ pub(crate) fn run(command: Command) -> Outcome {
 }
 
 fn run_bundle(args: &BundleArgs) -> Outcome {
-    let (_, reader) = args.source.open()?;
+    let (trust, reader) = args.source.open()?;
+    let kept = args.copies.open(&trust)?;
     let artifact =
         std::fs::read_to_string(&args.artifact).with_context(|| args.artifact.display().to_string())?;
-    let bundle = make_bundle(reader.as_ref(), &artifact).map_err(anyhow::Error::new)?;
+    let bundle = make_bundle(reader.as_ref(), kept.as_ref(), &artifact).map_err(|fault| match fault.code() {
+        Some(code) => Failure::refused(code, fault.to_string()),
+        None => Failure::Error(fault.into()),
+    })?;
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&args.out);
     let mut file = file.with_context(|| args.out.display().to_string())?;
     serde_json::to_writer(&mut file, &bundle)?;
@@ -240,12 +272,12 @@ fn run_verify_bundle(args: &VerifyBundleArgs) -> Outcome {
 
 fn run_verify(args: &VerifyArgs) -> Outcome {
     let source = &args.log;
-    let (result, witnessed) = source.read(|bundle, log, size| {
+    let (result, witnessed, prunings) = source.read(|bundle, log, size| {
         let bar = bar(size);
         let result = verify(log, bundle, &mut |done| bar.set_position(done));
         bar.finish_and_clear();
         let witnessed = result.as_ref().ok().map(|report| args.demand.check(log, report.newest_ms));
-        Ok((result, witnessed))
+        Ok((result, witnessed, log.prunings()?))
     })?;
     let report = match result {
         Ok(report) => report,
@@ -255,8 +287,11 @@ fn run_verify(args: &VerifyArgs) -> Outcome {
         }
     };
     let witnessed = witnessed.transpose()?.flatten();
+    let pruned: u64 = prunings.iter().map(|pruning| pruning.blobs).sum();
+    let before_ms = prunings.iter().map(|pruning| pruning.before_ms).max();
     if source.json {
         output::json(&serde_json::json!({
+            "pruned": before_ms.map(|before_ms| serde_json::json!({"inputs": pruned, "before_ms": before_ms, "prunings": prunings.len()})),
             "witnessed": witnessed.map(|head| serde_json::json!({"size": head.size, "by": head.witnesses})),
             "leaves": report.leaves,
             "heads": report.heads,
@@ -278,6 +313,13 @@ fn run_verify(args: &VerifyArgs) -> Outcome {
             report.control,
             report.newest
         );
+        if let Some(before_ms) = before_ms {
+            let times = prunings.len();
+            anstream::println!(
+                "pruned: {pruned} inputs of decisions before {}, in {times} prunings that the store tells of",
+                output::time(before_ms)
+            );
+        }
         if let Some(head) = witnessed {
             anstream::println!("witnessed by {} up to size {}", head.witnesses.join(", "), head.size);
         }
@@ -285,16 +327,22 @@ fn run_verify(args: &VerifyArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_replay(source: &Source) -> Outcome {
+fn run_replay(args: &ReplayArgs) -> Outcome {
+    let source = &args.source;
     let (bundle, reader) = source.open()?;
+    let kept = args.copies.open(&bundle)?;
     let log = StoreLog::new(reader.as_ref()).map_err(anyhow::Error::new)?;
     let bar = bar(log.size());
-    let report = replay(&log, &bundle, &mut |done| bar.set_position(done)).map_err(anyhow::Error::new)?;
+    let both = kept.as_ref().map(|kept| WithKept { log: &log, kept });
+    let whole = both.as_ref().map_or(&log as &dyn LogSource, |both| both);
+    let report = replay(whole, &bundle, &mut |done| bar.set_position(done)).map_err(anyhow::Error::new)?;
     bar.finish_and_clear();
     if source.json {
         output::json(&serde_json::json!({
             "replayed": report.replayed,
             "denied": report.denied,
+            "pruned": report.pruned_count(),
+            "pruned_runs": report.pruned.iter().map(|run| (run.first, run.last, run.count)).collect::<Vec<_>>(),
             "not_replayable": report.not_replayable.iter().map(|(index, why)| (index, why.to_string())).collect::<Vec<_>>(),
             "mismatches": report.mismatches.iter().map(|one| (one.index, one.to_string())).collect::<Vec<_>>(),
         }))?;
@@ -312,6 +360,10 @@ fn run_replay(source: &Source) -> Outcome {
             report.not_replayable.len(),
             report.mismatches.len()
         );
+        for run in &report.pruned {
+            let (first, last) = (run.first, run.last);
+            anstream::println!("pruned: {} from leaf {first} to {last}, neither good nor wrong", run.count);
+        }
     }
     let good = report.mismatches.is_empty() && report.not_replayable.is_empty();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })

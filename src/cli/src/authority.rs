@@ -1,5 +1,7 @@
 //! `countersign authority`: make one, run it.
 
+mod prune;
+
 use crate::failure::{Failure, Outcome};
 use crate::profile::Profile;
 use crate::{output, telemetry};
@@ -40,6 +42,8 @@ pub(crate) enum Command {
         #[arg(long)]
         replace: bool,
     },
+    /// Remove what old decisions were made from.
+    Prune(prune::Args),
     /// Serve.
     Serve {
         /// Configuration.
@@ -196,6 +200,7 @@ pub(crate) fn run(command: Command) -> Outcome {
             Ok(ExitCode::SUCCESS)
         }
         Command::Counter { config, replace } => make_counter(&config, replace),
+        Command::Prune(args) => prune::run(&args),
         Command::Serve { config } => {
             let config = Config::load(&config).map_err(anyhow::Error::new)?;
             telemetry::start();

@@ -5,7 +5,7 @@
 
 use super::ancestors::{Ancestors, LookupFault};
 use super::attempts::Attempts;
-use super::evidence::{Blob, Heard, endorsed_now, guards, hear, kept, spend, stale_refusal};
+use super::evidence::{Blob, Heard, endorsed_now, guards, hear, kept, named, spend, stale_refusal};
 use super::problem::Refused;
 use super::{Call, faulted, json};
 use crate::decide::{self, Family, Inconsistent, Inputs, Situation, decide};
@@ -95,6 +95,7 @@ async fn answer_call(
             Outcome::Existing(_) | Outcome::Stale => {}
             Outcome::ChallengeSpent => replay = true,
             Outcome::Spent(Spend::Mark { .. }) => return Err(stale_refusal(standing).into()),
+            Outcome::BlobsGone(gone) => return Err(authority.needs_again(gone)),
             Outcome::Appended(_) | Outcome::Spent(_) | Outcome::Refused(_) => {
                 return Err(RefusalCode::Internal.into());
             }
@@ -170,6 +171,7 @@ fn draft(
     append.guards.extend(budgets.iter().map(|(index, budget)| Guard::BudgetLeft(*index, budget.found)));
     append.spends.push(spend(heard, standing));
     append.blobs.extend(kept(heard, standing));
+    append.named = named(heard, standing);
     drafted.pending = Some(authority.submit(append)?);
     Ok(drafted)
 }

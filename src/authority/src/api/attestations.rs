@@ -2,7 +2,7 @@
 
 use super::artifacts::{inconsistent, receipt_text};
 use super::attempts::Attempts;
-use super::evidence::{Heard, endorsed_now, guards, hear, kept, spend, stale_refusal};
+use super::evidence::{Heard, endorsed_now, guards, hear, kept, named, spend, stale_refusal};
 use super::problem::Refused;
 use super::{Call, json};
 use crate::decide::{AttestationOutcome, Situation, decide_attestation};
@@ -61,6 +61,7 @@ async fn answer_call(
             Outcome::Stale => {}
             Outcome::ChallengeSpent => replay = true,
             Outcome::Spent(Spend::Mark { .. }) => return Err(stale_refusal(outcome.challenge).into()),
+            Outcome::BlobsGone(gone) => return Err(authority.needs_again(gone)),
             Outcome::Appended(_) | Outcome::Existing(_) | Outcome::Spent(_) | Outcome::Refused(_) => {
                 return Err(RefusalCode::Internal.into());
             }
@@ -98,6 +99,7 @@ fn draft(
         guards: guards(&situation),
         spends: vec![spend(heard, outcome.challenge)],
         blobs: kept(heard, outcome.challenge).chain(ima).collect(),
+        named: named(heard, outcome.challenge),
         entries: vec![Entry::plain(Kind::HostState, outcome.body.clone())],
     };
     // From here on the sequencer accounts for it.

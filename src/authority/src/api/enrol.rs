@@ -210,7 +210,7 @@ pub(super) async fn finish(authority: Arc<Authority>, call: Call) -> Result<Resp
             Outcome::Stale => {}
             Outcome::Spent(Spend::JoinToken(_)) => return Err(RefusalCode::JoinTokenInvalid.into()),
             Outcome::Spent(_) => return Err(RefusalCode::EnrolmentUnknown.into()),
-            Outcome::Existing(_) | Outcome::ChallengeSpent | Outcome::Refused(_) => {
+            Outcome::Existing(_) | Outcome::ChallengeSpent | Outcome::BlobsGone(_) | Outcome::Refused(_) => {
                 return Err(RefusalCode::Internal.into());
             }
         }
@@ -285,6 +285,7 @@ impl Proven {
             guards: vec![standing.guard, Guard::Control(standing.control)],
             spends: std::iter::once(Spend::Enrolment(self.id)).chain(token.map(Spend::JoinToken)).collect(),
             blobs: blobs.map(|bytes| (sha256(bytes), Arc::from(bytes.as_slice()))).collect(),
+            named: Vec::new(),
             entries: vec![Entry::plain(Kind::Enrolment, body.encode())],
         })
     }

@@ -8,7 +8,7 @@ use crate::sequence::{Guard, Spend};
 use crate::serve::Authority;
 use crate::serve::documents::Documents;
 use crate::store::Reader;
-use crate::verify::{Asked, BootLogSource, Call, CallError, Endorsed, SourceFault, VerifiedCall};
+use crate::verify::{Asked, BootLogSource, Call, CallError, Endorsed, Evidence, SourceFault, VerifiedCall};
 use countersign_core::api::EvidenceDocument;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::control::Subject;
@@ -161,6 +161,20 @@ pub(super) fn kept(heard: &Heard, standing: ChallengeStanding) -> impl Iterator<
     let record = (*judged.record_digest(), Arc::clone(judged.record_bytes()));
     let members = heard.members.iter().filter(move |_| standing == ChallengeStanding::Fresh);
     std::iter::once(record).chain(members.cloned())
+}
+
+/// Members that the evidence names and that weren't sent: they were in the store, and may be pruned until the leaf is appended.
+pub(super) fn named(heard: &Heard, standing: ChallengeStanding) -> Vec<Sha256Digest> {
+    let judged = heard.call.judged();
+    // Of a quote that doesn't hold no member was looked for: its denial is logged whether there are any or not.
+    if standing != ChallengeStanding::Fresh || matches!(judged.evidence(), Evidence::Refused(_)) {
+        return Vec::new();
+    }
+    let record = judged.record();
+    // No new entries of the IMA list are no member.
+    let list = record.ima.map(|ima| ima.list).filter(|list| *list != sha256(&[]));
+    let sent = |digest: &Sha256Digest| heard.members.iter().any(|(sent, _)| sent == digest);
+    [record.boot_log, list].into_iter().flatten().filter(|digest| !sent(digest)).collect()
 }
 
 /// The refusal of what comes with a challenge that isn't fresh.

@@ -5,6 +5,7 @@
 //! which something was pruned. Judging a bundle is [`super::verify_bundle`].
 
 use super::Unreadable;
+use super::kept::Kept;
 use crate::store::{LogReader, ReadFault, StoredTree};
 use countersign_core::api::B64;
 use countersign_core::artifact::{ArtifactError, Receipt};
@@ -19,6 +20,7 @@ use countersign_core::merkle::{
     Blake2b512Tree, NodeSource, Sha3_512Tree, Sha256Tree, TreeHash, consistency_proof, inclusion_proof,
 };
 use countersign_core::record::{EvidenceRecord, InputsRecord};
+use countersign_core::refusal::RefusalCode;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -93,9 +95,12 @@ pub enum BundleFault {
     /// The store has another leaf at this place, or another head.
     #[error("the artifact isn't of this store")]
     AnotherLog,
-    /// A member was pruned or never kept.
-    #[error("member {0} isn't kept any more")]
+    /// A member was pruned, by the store's own record.
+    #[error("member {0} was pruned")]
     Pruned(Sha256Digest),
+    /// A member isn't there, and no pruning tells of it.
+    #[error("member {0} isn't there, and no pruning tells of it")]
+    Lost(Sha256Digest),
     /// A leaf or a record of the log doesn't parse, or isn't there.
     #[error("the log's {0} can't be read")]
     Malformed(&'static str),
@@ -108,8 +113,26 @@ fn unreadable(fault: impl std::fmt::Display) -> BundleFault {
     BundleFault::Unreadable(Unreadable(fault.to_string()))
 }
 
-/// Gathers what bears the artifact out.
-pub fn make_bundle(reader: &dyn LogReader, artifact: &str) -> Result<EvidenceBundle, BundleFault> {
+impl BundleFault {
+    /// The stable code of a refusal; `None` if it is the environment's fault.
+    #[must_use]
+    pub const fn code(&self) -> Option<RefusalCode> {
+        match self {
+            Self::Artifact(error) => Some(error.code()),
+            Self::NotAnAllow => Some(RefusalCode::NotAnAllow),
+            Self::Pruned(_) => Some(RefusalCode::EvidencePruned),
+            Self::Lost(_) => Some(RefusalCode::EvidenceLost),
+            Self::AnotherLog | Self::Malformed(_) | Self::Unreadable(_) => None,
+        }
+    }
+}
+
+/// Gathers what bears the artifact out; what the store has no more is taken from what an auditor kept.
+pub fn make_bundle(
+    reader: &dyn LogReader,
+    kept: Option<&Kept>,
+    artifact: &str,
+) -> Result<EvidenceBundle, BundleFault> {
     let receipt = Receipt::parse(artifact)?;
     if receipt.leaf().kind != Kind::Allow {
         return Err(BundleFault::NotAnAllow);
@@ -121,7 +144,7 @@ pub fn make_bundle(reader: &dyn LogReader, artifact: &str) -> Result<EvidenceBun
         return Err(BundleFault::AnotherLog);
     }
     let decision = Decision::parse(&receipt.leaf().body).map_err(|_| BundleFault::Malformed("decision"))?;
-    let mut gathered = Gathered { reader, members: BTreeMap::new() };
+    let mut gathered = Gathered { reader, kept, members: BTreeMap::new() };
     let (enrolment, challenge) = gathered.members_of(&decision)?;
     let leaves = gathered.family(&decision, enrolment)?;
     let tree = StoredTree(reader);
@@ -160,13 +183,22 @@ where
 
 struct Gathered<'a> {
     reader: &'a dyn LogReader,
+    kept: Option<&'a Kept>,
     members: BTreeMap<Sha256Digest, Vec<u8>>,
 }
 
 impl Gathered<'_> {
     fn member(&mut self, digest: &Sha256Digest) -> Result<Vec<u8>, BundleFault> {
-        let found = self.reader.blob(digest).map_err(unreadable)?.filter(|bytes| sha256(bytes) == *digest);
-        let bytes = found.ok_or(BundleFault::Pruned(*digest))?;
+        let mut found = self.reader.blob(digest).map_err(unreadable)?;
+        let was_empty = found.is_none();
+        found = found.filter(|bytes| sha256(bytes) == *digest);
+        if let (None, Some(kept)) = (&found, self.kept) {
+            found = kept.find(digest)?;
+        }
+        let Some(bytes) = found else {
+            let pruned = was_empty && self.reader.pruned(digest).map_err(unreadable)?.is_some();
+            return Err(if pruned { BundleFault::Pruned(*digest) } else { BundleFault::Lost(*digest) });
+        };
         self.members.insert(*digest, bytes.clone());
         Ok(bytes)
     }

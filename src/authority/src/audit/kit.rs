@@ -3,6 +3,7 @@
 use super::{FindingKind, HeadExport, LogSource, MismatchKind, Unreadable, replay, verify};
 use crate::decide::{Family, Inputs, Outcome, Situation, decide, decide_attestation};
 use crate::policy::CompiledPolicy;
+use crate::store::Pruning;
 use crate::store::project::{decision_tells_of_host, enrolled_state, merge_state, tells_of_host};
 use crate::verify::VerifiedCall;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent};
@@ -58,6 +59,8 @@ pub(super) struct Log {
     pub(super) leaves: Vec<Vec<u8>>,
     pub(super) heads: Vec<HeadExport>,
     pub(super) blobs: HashMap<Sha256Digest, Vec<u8>>,
+    /// What the source says was pruned.
+    pub(super) pruned: Vec<Sha256Digest>,
     pub(super) budgets: HashMap<u64, u64>,
     pub(super) sha256: Frontier<Sha256Tree>,
     pub(super) sha3: Frontier<Sha3_512Tree>,
@@ -79,6 +82,10 @@ impl LogSource for Log {
 
     fn blob(&self, digest: &Sha256Digest) -> Result<Option<Vec<u8>>, Unreadable> {
         Ok(self.blobs.get(digest).cloned())
+    }
+
+    fn pruned(&self, digest: &Sha256Digest) -> Result<Option<Pruning>, Unreadable> {
+        Ok(self.pruned.contains(digest).then(Pruning::default))
     }
 }
 
@@ -170,6 +177,7 @@ impl Log {
             leaves: Vec::new(),
             heads: Vec::new(),
             blobs: HashMap::new(),
+            pruned: Vec::new(),
             budgets: HashMap::new(),
             sha256: Frontier::new(),
             sha3: Frontier::new(),

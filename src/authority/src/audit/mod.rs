@@ -15,10 +15,12 @@ mod events;
 mod export;
 mod fold;
 mod follow;
+mod kept;
 mod outcomes;
 mod prov;
 mod reconcile;
 mod replay;
+mod replayed;
 mod store;
 mod verify;
 mod verify_bundle;
@@ -30,15 +32,18 @@ pub use bundle::{
 pub use dual_chain::{ChainEnd, ChainFault, ExportFault, MAX_CHAIN, export_chain, verify_chain};
 pub use export::ExportLog;
 pub use follow::{Follow, FollowFault, FollowState, MAX_FOLLOW_STATE};
+pub use kept::{Kept, WithKept};
 pub use outcomes::OutcomeFault;
 pub use prov::{MAX_PROV_LEAVES, export_prov};
 pub use reconcile::{Discrepancy, DiscrepancyKind, MAX_LISTED, Reconciliation, Terms, Weight, reconcile};
-pub use replay::{Mismatch, MismatchKind, Missing, ReplayReport, replay};
+pub use replay::replay;
+pub use replayed::{Mismatch, MismatchKind, Missing, PrunedRun, ReplayReport};
 pub use store::StoreLog;
 pub use verify::{Finding, FindingKind, Report, verify};
 pub use verify_bundle::{BorneOut, BundleRefused, verify_bundle};
 pub use witnessed::{WitnessedFault, WitnessedHead, newest_witnessed};
 
+use crate::store::Pruning;
 use countersign_core::digest::Sha256Digest;
 
 /// Leaves or heads asked for at once.
@@ -68,6 +73,16 @@ pub trait LogSource {
 
     /// The blob of this SHA-256; `None` if it was pruned or never kept.
     fn blob(&self, digest: &Sha256Digest) -> Result<Option<Vec<u8>>, Unreadable>;
+
+    /// Prunings that the source tells of. Nobody vouches for it: what was pruned is never good, only not unexplained.
+    fn prunings(&self) -> Result<Vec<Pruning>, Unreadable> {
+        Ok(Vec::new())
+    }
+
+    /// The pruning that took this blob, if the source tells of one.
+    fn pruned(&self, _digest: &Sha256Digest) -> Result<Option<Pruning>, Unreadable> {
+        Ok(None)
+    }
 }
 
 /// Reads leaves page by page, in order.

@@ -5,6 +5,7 @@
 //! folded from the leaves before, put into the same functions that decided, and compared with the leaf byte for byte.
 
 use super::fold::Fold;
+use super::replayed::{Mismatch, MismatchKind, Missing, ReplayReport};
 use super::{Leaves, LogSource, PAGE, Unreadable};
 use crate::appraise::{References, ReferencesInvalid};
 use crate::decide::{ENGINE, Family, Inputs, Situation, decide, decide_attestation};
@@ -31,63 +32,6 @@ use std::sync::Arc;
 
 /// Boot log replays kept.
 const BOOT_LOGS: usize = 256;
-
-/// What a replay amounts to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ReplayReport {
-    /// Allow, deny and host-state leaves whose bodies came out byte for byte.
-    pub replayed: u64,
-    /// Those of them that deny.
-    pub denied: u64,
-    /// Leaves whose inputs are gone: index, and what is missing. Never counted as good.
-    pub not_replayable: Vec<(u64, Missing)>,
-    /// Leaves that don't follow from what the log explains.
-    pub mismatches: Vec<Mismatch>,
-}
-
-/// Why a decision can't be repeated.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Missing {
-    /// A blob isn't there any more.
-    #[error("blob {0} is missing")]
-    Blob(Sha256Digest),
-    /// Decided by another version of the decision function.
-    #[error("engine {0} isn't the one of this program")]
-    Engine(String),
-}
-
-/// A leaf that doesn't follow.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("leaf {index}: {kind}")]
-pub struct Mismatch {
-    /// Index of the leaf.
-    pub index: u64,
-    /// In what.
-    pub kind: MismatchKind,
-}
-
-/// In what a leaf doesn't follow.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum MismatchKind {
-    /// The leaf or a record that it names doesn't parse.
-    #[error("{0} is malformed")]
-    Malformed(&'static str),
-    /// A named input isn't the one that the log explains.
-    #[error("{0} isn't what the log shows")]
-    Input(&'static str),
-    /// The request's holder signature or names don't hold.
-    #[error("the request would have been refused unlogged")]
-    Request,
-    /// The evidence would never have led to a decision.
-    #[error("the evidence would have been refused unlogged: {0}")]
-    Evidence(RefusalCode),
-    /// The inputs agree, and lead to another body.
-    #[error("the same inputs lead to another body")]
-    Body,
-    /// More children than a parent's budget covers.
-    #[error("a parent's budget is overdrawn")]
-    Budget,
-}
 
 /// Why one leaf didn't replay.
 enum Stop {
@@ -123,6 +67,7 @@ pub fn replay(
         references: None,
         boot_logs: BootLogCache::new(BOOT_LOGS),
         judged: None,
+        in_run: false,
         heads: Heads { source, known: HashSet::new(), next: 0, page: Vec::new().into_iter(), ahead: None },
         report: ReplayReport::default(),
     };
@@ -147,6 +92,8 @@ struct Replay<'a> {
     /// The newest judgement, and whether its challenge was fresh.
     judged: Option<(Arc<Judged>, bool)>,
     heads: Heads<'a>,
+    /// Whether something was pruned of the newest decision.
+    in_run: bool,
     report: ReplayReport,
 }
 
@@ -188,17 +135,51 @@ impl Replay<'_> {
         self.report.mismatches.push(Mismatch { index, kind });
     }
 
-    fn settle(&mut self, index: u64, denied: bool, verdict: Result<(), Stop>) -> Result<(), Unreadable> {
+    /// Files what became of a leaf with these members.
+    fn settle(
+        &mut self,
+        leaf: &Leaf,
+        denied: bool,
+        members: &[Sha256Digest],
+        verdict: Result<(), Stop>,
+    ) -> Result<(), Unreadable> {
+        let index = leaf.index;
+        let was_in_run = std::mem::take(&mut self.in_run);
         match verdict {
             Ok(()) => {
                 self.report.replayed += 1;
                 self.report.denied += u64::from(denied);
             }
+            Err(Stop::Missing(Missing::Blob(digest))) => match self.unexplained(digest, members)? {
+                None => {
+                    self.report.add_pruned(index, was_in_run);
+                    self.in_run = true;
+                }
+                Some(lost) => self.report.not_replayable.push((index, Missing::Blob(lost))),
+            },
             Err(Stop::Missing(missing)) => self.report.not_replayable.push((index, missing)),
             Err(Stop::Mismatch(kind)) => self.mismatch(index, kind),
             Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
         }
         Ok(())
+    }
+
+    /// The first of what is missing and of the other members that isn't there though no pruning tells of it.
+    fn unexplained(
+        &self,
+        missing: Sha256Digest,
+        members: &[Sha256Digest],
+    ) -> Result<Option<Sha256Digest>, Unreadable> {
+        for digest in std::iter::once(&missing).chain(members) {
+            match self.source.blob(digest)? {
+                Some(bytes) if sha256(&bytes) == *digest => {}
+                // Other bytes in its place are no pruning.
+                Some(_) => return Ok(Some(*digest)),
+                None if self.source.pruned(digest)?.is_none() => return Ok(Some(*digest)),
+                None => {}
+            }
+        }
+        Ok(None)
     }
 
     fn take_decision(&mut self, index: u64, leaf: &Leaf) -> Result<(), Unreadable> {
@@ -210,7 +191,9 @@ impl Replay<'_> {
         let evidence = self.evidence(&decision.evidence);
         let challenge = self.enter(decision.host, &decision.evidence, code, evidence.as_ref().ok());
         let verdict = evidence.and_then(|evidence| self.repeat_decision(leaf, &decision, evidence));
-        self.settle(index, code.is_some(), verdict)?;
+        let mut members = vec![decision.request, decision.inputs, decision.evidence];
+        members.extend(decision.host_state.boot_log);
+        self.settle(leaf, code.is_some(), &members, verdict)?;
         self.spend(challenge, code, leaf.time_ms);
         if !self.fold.apply_decision(index, &decision) {
             self.mismatch(index, MismatchKind::Budget);
@@ -226,7 +209,8 @@ impl Replay<'_> {
         let evidence = self.evidence(&record.evidence);
         let challenge = self.enter(record.host, &record.evidence, record.code, evidence.as_ref().ok());
         let verdict = evidence.and_then(|evidence| self.repeat_attestation(leaf, &record, evidence));
-        self.settle(index, record.code.is_some(), verdict)?;
+        let members: Vec<_> = std::iter::once(record.evidence).chain(record.state.boot_log).collect();
+        self.settle(leaf, record.code.is_some(), &members, verdict)?;
         self.spend(challenge, record.code, leaf.time_ms);
         if tells_of_host(record.code, &record.evidence, &record.state) {
             self.fold.show(&record.host, &record.state);

@@ -1,7 +1,7 @@
 //! A store as a source of audits, held still at its newest signed head, so that a log that grows meanwhile reads as one that doesn't.
 
 use super::{HeadExport, LogSource, Unreadable};
-use crate::store::{LogReader, ReadFault};
+use crate::store::{LogReader, Pruning, ReadFault};
 use countersign_core::digest::Sha256Digest;
 
 /// The part of a store's log that its newest signed head covers. What lies beyond isn't vouched for by anybody yet.
@@ -44,5 +44,13 @@ impl LogSource for StoreLog<'_> {
 
     fn blob(&self, digest: &Sha256Digest) -> Result<Option<Vec<u8>>, Unreadable> {
         self.reader.blob(digest).map_err(unreadable)
+    }
+
+    fn prunings(&self) -> Result<Vec<Pruning>, Unreadable> {
+        self.reader.prunings().map_err(unreadable)
+    }
+
+    fn pruned(&self, digest: &Sha256Digest) -> Result<Option<Pruning>, Unreadable> {
+        self.reader.pruned(digest).map_err(unreadable)
     }
 }

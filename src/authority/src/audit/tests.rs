@@ -3,7 +3,7 @@
 use super::kit::{
     HEAD, Lie, Log, NEXT_HEAD, RECOVERY, bundle, bundle_of, code, extended, key_leaf, officer_leaf,
 };
-use super::{FindingKind, MismatchKind, Missing, StoreLog, replay, verify};
+use super::{FindingKind, Kept, MismatchKind, Missing, PrunedRun, StoreLog, WithKept, replay, verify};
 use crate::sequence::tests::support;
 use crate::sequence::{Append, Entry};
 use crate::sign::HeadKey as _;
@@ -275,6 +275,51 @@ fn what_was_pruned_is_not_replayable_and_never_good() {
         log.blobs.insert(digest, bytes);
     }
     assert_eq!(log.mismatches(), []);
+}
+
+#[test]
+fn what_was_pruned_is_counted_and_what_is_missing_beside_it_is_not_excused() {
+    let mut log = Log::with_policy();
+    for id in ["first", "second", "third"] {
+        log.ask(&[log.request(id)]);
+    }
+    let decided: Vec<(u64, Decision)> = log
+        .leaves
+        .iter()
+        .map(|bytes| Leaf::parse(bytes).unwrap())
+        .filter(|leaf| leaf.kind == Kind::Allow)
+        .map(|leaf| (leaf.index, Decision::parse(&leaf.body).unwrap()))
+        .collect();
+    let [(first, one), (second, two), _] = &decided[..] else { panic!("{decided:?}") };
+    let report = |log: &Log| replay(log, &log.bundle, &mut |_| {}).unwrap();
+    let mut kept = Vec::new();
+    for digest in [one.evidence, one.request, two.inputs] {
+        kept.push((digest, log.blobs.remove(&digest).unwrap()));
+        log.pruned.push(digest);
+    }
+    let pruned = report(&log);
+    assert_eq!(pruned.pruned, [PrunedRun { first: *first, last: *second, count: 2 }]);
+    assert_eq!((pruned.replayed, pruned.not_replayable.len(), pruned.mismatches.len()), (1, 0, 0));
+    // Something else of a pruned decision is missing, and nothing tells of that.
+    let inputs = log.blobs.remove(&one.inputs).unwrap();
+    assert_eq!(report(&log).not_replayable, [(*first, Missing::Blob(one.inputs))]);
+    log.blobs.insert(one.inputs, b"other bytes".to_vec());
+    log.pruned.push(one.inputs);
+    assert_eq!(report(&log).not_replayable, [(*first, Missing::Blob(one.inputs))]);
+    log.blobs.insert(one.inputs, inputs);
+    // What an auditor kept is as good as what was there; other bytes under any name are not.
+    let directory = tempfile::tempdir().unwrap();
+    for (at, (_, bytes)) in kept.iter().enumerate() {
+        std::fs::write(directory.path().join(at.to_string()), bytes).unwrap();
+    }
+    let with = |log: &Log| {
+        let kept = Kept::files(directory.path()).unwrap();
+        replay(&WithKept { log, kept: &kept }, &log.bundle, &mut |_| {}).unwrap()
+    };
+    assert_eq!((with(&log).replayed, with(&log).pruned_count()), (3, 0));
+    std::fs::write(directory.path().join("0"), b"forged").unwrap();
+    std::fs::write(directory.path().join(one.evidence.to_hex()), b"forged too").unwrap();
+    assert_eq!((with(&log).replayed, with(&log).pruned_count(), with(&log).not_replayable.len()), (2, 1, 0));
 }
 
 fn tampered(change: impl FnOnce(&mut Log)) -> FindingKind {

@@ -4,6 +4,16 @@ use countersign_core::name::{Origin, TrustDomain};
 use serde::{Deserialize, Deserializer, Serializer, de};
 use std::collections::BTreeMap;
 
+/// Label of the first head key when nothing is said.
+pub(super) fn head_key() -> String {
+    "countersign-head".to_owned()
+}
+
+/// Label of the CA key when nothing is said.
+pub(super) fn ca_key() -> String {
+    "countersign-ca".to_owned()
+}
+
 pub(super) fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Origin, D::Error> {
     Origin::parse(&String::deserialize(deserializer)?).map_err(de::Error::custom)
 }

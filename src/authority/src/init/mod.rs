@@ -340,6 +340,7 @@ fn configuration(options: &InitOptions, directory: &Path) -> Config {
         enrolment: options.enrolment.clone(),
         gateways: std::collections::BTreeMap::new(),
         witnesses: config::Witnesses::default(),
+        retention: config::Retention::default(),
         limits: options.limits.clone(),
     }
 }

@@ -142,6 +142,8 @@ pub struct Append {
     pub spends: Vec<Spend>,
     /// Bytes that the leaves name by SHA-256; kept in the same transaction.
     pub blobs: Vec<(Sha256Digest, Arc<[u8]>)>,
+    /// Bytes that the leaves name, too, and that the caller found in the store: it is looked whether they are still there.
+    pub named: Vec<Sha256Digest>,
     /// Leaves, in order.
     pub entries: Vec<Entry>,
 }
@@ -167,6 +169,8 @@ pub enum Outcome {
     ChallengeSpent,
     /// This was used before, has expired, or never was.
     Spent(Spend),
+    /// These are in the store no more: they were pruned since the caller looked. Nothing was used up.
+    BlobsGone(Vec<Sha256Digest>),
     /// The control chain doesn't take such a leaf.
     Refused(ControlError),
 }
@@ -257,20 +261,23 @@ pub(super) struct Prepared {
     pub(super) guards: Vec<Guard>,
     pub(super) spends: Vec<Spend>,
     pub(super) blobs: Vec<(Sha256Digest, Arc<[u8]>)>,
+    pub(super) named: Vec<Sha256Digest>,
     pub(super) entries: Vec<PreparedEntry>,
 }
 
 impl Prepared {
-    pub(super) fn new(append: Append) -> Result<Self, AppendError> {
+    pub(super) fn new(mut append: Append) -> Result<Self, AppendError> {
         if append.entries.is_empty() || append.entries.len() > MAX_ENTRIES {
             return Err(AppendError::Entries);
         }
         if append.blobs.iter().any(|(digest, bytes)| sha256(bytes) != *digest) {
             return Err(AppendError::Blob);
         }
-        let entries = append.entries.into_iter().enumerate().map(|(at, entry)| prepare(at, entry));
+        let entries =
+            std::mem::take(&mut append.entries).into_iter().enumerate().map(|(at, entry)| prepare(at, entry));
         let entries = entries.collect::<Result<Vec<_>, _>>()?;
-        let prepared = Self { guards: append.guards, spends: append.spends, blobs: append.blobs, entries };
+        let Append { guards, spends, blobs, named, .. } = append;
+        let prepared = Self { guards, spends, blobs, named, entries };
         let named: BTreeSet<_> = prepared.changes().filter_map(token_spent).collect();
         let spent: BTreeSet<_> = prepared.spends.iter().filter_map(join_token).collect();
         if named == spent { Ok(prepared) } else { Err(AppendError::Token) }
@@ -314,6 +321,7 @@ impl Prepared {
                 }
             }
         }
+        wanted.blobs.extend(&self.named);
         for request in self.entries.iter().filter_map(|entry| entry.request.as_ref()) {
             wanted.outcomes.insert((request.host, request.id.clone()));
         }

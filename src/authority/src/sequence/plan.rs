@@ -44,6 +44,7 @@ pub(super) enum Verdict {
     Stale,
     ChallengeSpent,
     Spent(Spend),
+    BlobsGone(Vec<Sha256Digest>),
     Refused(ControlError),
 }
 
@@ -165,6 +166,10 @@ impl<'a> Planner<'a> {
         if !self.charges_fit(append) || !self.keys_are_free(append) {
             return Ok(Verdict::Stale);
         }
+        let gone = self.blobs_gone(append);
+        if !gone.is_empty() {
+            return Ok(Verdict::BlobsGone(gone));
+        }
         self.accept(append)
     }
 
@@ -279,6 +284,15 @@ impl<'a> Planner<'a> {
             }
             _ => true,
         })
+    }
+
+    /// What the leaves name and nobody has: an earlier Append of the batch may bring it.
+    fn blobs_gone(&self, append: &Prepared) -> Vec<Sha256Digest> {
+        let brought = |digest: &Sha256Digest| {
+            self.blobs.iter().chain(&append.blobs).any(|(brought, _)| brought == digest)
+        };
+        let gone = |digest: &&Sha256Digest| !self.prior.blobs.contains(digest) && !brought(digest);
+        append.named.iter().filter(gone).copied().collect()
     }
 
     fn accept(&mut self, append: &Prepared) -> Result<Verdict, NoPlan> {

@@ -399,6 +399,7 @@ impl Thread {
                 }
                 Verdict::ChallengeSpent => Reply::Outcome(Outcome::ChallengeSpent),
                 Verdict::Spent(spend) => Reply::Outcome(Outcome::Spent(*spend)),
+                Verdict::BlobsGone(gone) => Reply::Outcome(Outcome::BlobsGone(gone.clone())),
                 Verdict::Refused(refused) => Reply::Outcome(Outcome::Refused(*refused)),
             };
             // Whoever asked may have gone; the leaf stands and is handed out on retry.

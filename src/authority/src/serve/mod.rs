@@ -435,6 +435,14 @@ impl Authority {
         Ok(held)
     }
 
+    /// The answer to a call whose members were pruned while it was under way: it is repeated with them, and its challenge is unspent.
+    pub fn needs_again(&self, gone: Vec<Sha256Digest>) -> Refused {
+        let mut blobs = self.remembered.blobs.write().unwrap_or_else(PoisonError::into_inner);
+        blobs.retain(|digest| !gone.contains(digest));
+        drop(blobs);
+        Refused::evidence_needed(gone)
+    }
+
     /// Notes blobs that were just kept.
     pub fn remember_blobs(&self, blobs: &[(Sha256Digest, Arc<[u8]>)]) {
         blobs.iter().for_each(|(digest, _)| self.remember_blob(*digest));

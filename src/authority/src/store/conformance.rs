@@ -154,6 +154,7 @@ fn what_is_wanted_is_answered(mut fresh: Fresh) {
         budgets: [1, 2, u64::MAX].into(),
         spent: [spent, unspent].into(),
         tokens: [joining, Sha256Digest::ZERO].into(),
+        blobs: [added.blobs[0].0, Sha256Digest::ZERO].into(),
         control_after: 1,
         body_at: Some(2),
     };
@@ -168,6 +169,7 @@ fn what_is_wanted_is_answered(mut fresh: Fresh) {
     let prior = seen.unwrap();
     assert_eq!(prior.outcomes.keys().cloned().collect::<Vec<_>>(), [request("r1")]);
     assert_eq!(prior.host_versions, [(host(1), 1)].into());
+    assert_eq!(prior.blobs, [added.blobs[0].0].into());
     assert_eq!(prior.enrolments, [(host(1), 0)].into());
     assert_eq!(prior.key_owners, [(host_key(1).thumbprint(), host(1))].into());
     assert_eq!(prior.budgets, [(1, 4)].into());

@@ -20,6 +20,9 @@ mod ints;
 mod open;
 pub mod postgres;
 pub mod project;
+mod prune;
+#[cfg(test)]
+mod prune_tests;
 mod receipt;
 mod rows;
 pub mod sqlite;
@@ -36,10 +39,11 @@ use countersign_core::note::NoteSignature;
 
 pub use fault::{Broken, ReadFault, RebuildFault, StoreFault, Unavailable};
 pub use open::{OpenFault, Opened, Place};
+pub use prune::{PruneFault, PrunePlan};
 pub use receipt::{LeafReceipt, ReceiptFault, Receipts, SignedHead, newest_signed_head, receipts_for};
 pub use rows::{
     Acknowledgement, Additions, ChallengeKey, Frontiers, HostNow, HostRow, JoinTokenRow, KnownOutcome,
-    NewLeaf, NewNode, PendingEnrolment, Prior, SpentId, StoredHead, Tip, TripleHash, Wanted,
+    NewLeaf, NewNode, PendingEnrolment, Prior, Pruning, SpentId, StoredHead, Tip, TripleHash, Wanted,
 };
 pub use tree::StoredTree;
 
@@ -182,6 +186,18 @@ pub trait LogReader: Send + Sync {
     /// # Errors
     /// [`ReadFault`].
     fn blob(&self, digest: &Sha256Digest) -> Result<Option<Vec<u8>>, ReadFault>;
+
+    /// Prunings of blobs, the first first.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    fn prunings(&self) -> Result<Vec<Pruning>, ReadFault>;
+
+    /// The newest pruning that took this blob; it may have been put there again since.
+    ///
+    /// # Errors
+    /// [`ReadFault`].
+    fn pruned(&self, digest: &Sha256Digest) -> Result<Option<Pruning>, ReadFault>;
 }
 
 /// The tables as they are read. What is read here is old as soon as it is read: guards compare it again in the append.

@@ -10,7 +10,7 @@ use countersign_core::name::Origin;
 
 use super::postgres::{self, PostgresOptions};
 use super::sqlite::{self, SqliteOptions};
-use super::{Reader, Writer};
+use super::{PruneFault, PrunePlan, Pruning, Reader, Writer};
 
 /// Why a store can't be opened or made.
 #[derive(Debug, thiserror::Error)]
@@ -134,6 +134,18 @@ impl Place {
                 let (writer, reader) = postgres::open(options)?;
                 Ok(Opened { writer: Box::new(writer), reader: Arc::new(reader) })
             }
+        }
+    }
+
+    /// Removes what old decisions were made from; authorities may serve meanwhile. `progress` is told how many leaves are done, of both
+    /// passes together.
+    ///
+    /// # Errors
+    /// [`PruneFault`].
+    pub fn prune(&self, plan: &PrunePlan, progress: &mut dyn FnMut(u64)) -> Result<Pruning, PruneFault> {
+        match self {
+            Self::Sqlite(options) => sqlite::prune(options, plan, progress),
+            Self::Postgres(options) => postgres::prune(options, plan, progress),
         }
     }
 

@@ -348,6 +348,8 @@ pub struct Wanted {
     pub spent: HashSet<SpentId>,
     /// Join tokens to read.
     pub tokens: HashSet<Sha256Digest>,
+    /// Blobs that have to be there.
+    pub blobs: HashSet<Sha256Digest>,
     /// Control number that the caller has folded; later control leaves are handed out.
     pub control_after: u64,
     /// Size of a head whose body's digest to read.
@@ -373,6 +375,8 @@ pub struct Prior {
     pub spent: HashSet<SpentId>,
     /// Join tokens.
     pub tokens: HashMap<Sha256Digest, JoinTokenRow>,
+    /// Blobs that are there. What prunes a store does so under the same lock.
+    pub blobs: HashSet<Sha256Digest>,
     /// Bytes of the control leaves after [`Wanted::control_after`], in order. Only another replica can have put some there.
     pub control_leaves: Vec<Vec<u8>>,
     /// Digest of the head body of size [`Wanted::body_at`].
@@ -441,4 +445,19 @@ impl Additions {
             Err(StoreFault::fatal(Broken::Defect, "append", "the batch doesn't follow the log"))
         }
     }
+}
+
+/// One pruning, as it is recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruning {
+    /// When it was done, ms.
+    pub at_ms: u64,
+    /// What was older than this, ms.
+    pub before_ms: u64,
+    /// Leaves below this index were looked at.
+    pub upto: u64,
+    /// Members that went.
+    pub blobs: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }

@@ -306,6 +306,7 @@ impl Call {
             guards: vec![Guard::HostVersion(self.host, self.state.version)],
             spends: vec![Spend::Challenge { digest: challenge, expires_ms: NOW + 60_000 }],
             blobs: vec![(sha256(&inputs), inputs)],
+            named: Vec::new(),
             entries: vec![self.entry()],
         }
     }

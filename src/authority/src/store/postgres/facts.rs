@@ -16,18 +16,20 @@ use super::link::{RowFault, RowResult, Session, bytes, column};
 /// Everything that a batch wants to know. The head row is locked already, and every statement sees what was committed before it began: so
 /// all of them see the same, though each has a snapshot of its own.
 pub(super) async fn prior(session: &Session, wanted: &Wanted) -> RowResult<Prior> {
-    let (tip, outcomes, hosts, key_owners, budgets, spent, tokens, control_leaves, body_at, clock_ms) = tokio::try_join!(
-        tip(session),
-        outcomes(session, &wanted.outcomes),
-        host_records(session, &wanted.hosts),
-        key_owners(session, &wanted.host_keys),
-        budgets(session, &wanted.budgets),
-        spent(session, &wanted.spent),
-        tokens(session, &wanted.tokens),
-        control_leaves(session, wanted.control_after),
-        body_at(session, wanted.body_at),
-        clock_ms(session),
-    )?;
+    let (tip, outcomes, hosts, key_owners, budgets, spent, tokens, blobs, control_leaves, body_at, clock_ms) =
+        tokio::try_join!(
+            tip(session),
+            outcomes(session, &wanted.outcomes),
+            host_records(session, &wanted.hosts),
+            key_owners(session, &wanted.host_keys),
+            budgets(session, &wanted.budgets),
+            spent(session, &wanted.spent),
+            tokens(session, &wanted.tokens),
+            blobs(session, &wanted.blobs),
+            control_leaves(session, wanted.control_after),
+            body_at(session, wanted.body_at),
+            clock_ms(session),
+        )?;
     let host_versions = hosts.iter().map(|(host, row)| (*host, row.state.version)).collect();
     let enrolments = hosts.iter().map(|(host, row)| (*host, row.enrolment_leaf.0)).collect();
     Ok(Prior {
@@ -39,6 +41,7 @@ pub(super) async fn prior(session: &Session, wanted: &Wanted) -> RowResult<Prior
         budgets,
         spent,
         tokens,
+        blobs,
         control_leaves,
         body_at,
         clock_ms: Some(clock_ms),
@@ -211,6 +214,16 @@ pub(super) async fn tokens(
         Ok((digest(row, 0)?, token))
     });
     found.collect()
+}
+
+/// Those of these blobs that are there.
+async fn blobs(session: &Session, wanted: &HashSet<Sha256Digest>) -> RowResult<HashSet<Sha256Digest>> {
+    if wanted.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let digests: Vec<&[u8]> = wanted.iter().map(|digest| digest.as_bytes().as_slice()).collect();
+    let rows = session.rows("SELECT digest FROM blob WHERE digest = ANY($1)", &[&digests]).await?;
+    rows.iter().map(|row| digest(row, 0)).collect()
 }
 
 async fn control_leaves(session: &Session, after: u64) -> RowResult<Vec<Vec<u8>>> {

@@ -14,7 +14,7 @@ use super::super::{
 };
 use super::facts::spent_columns;
 use super::link::{RowFault, Session};
-use super::{PostgresOptions, apply, write};
+use super::{PostgresOptions, apply, prune, write};
 
 /// Why a log wasn't moved. The target is as it was; the source always is.
 #[derive(Debug, thiserror::Error)]
@@ -173,7 +173,7 @@ async fn signatures(session: &Session, heads: &[StoredHead]) -> Result<(), Migra
     Ok(())
 }
 
-/// What no leaf tells: blobs, spends, pending enrolments, challenge keys, acknowledgements.
+/// What no leaf tells: blobs, what was pruned of them, spends, pending enrolments, challenge keys, acknowledgements.
 async fn desk(session: &Session, source: &SqliteReader) -> Result<(), MigrateFault> {
     let mut after = Vec::new();
     loop {
@@ -184,6 +184,19 @@ async fn desk(session: &Session, source: &SqliteReader) -> Result<(), MigrateFau
             return Err(ReadFault::Corrupt("a blob").into());
         }
         apply::blobs(session, &page).await?;
+    }
+    for (id, pruning) in source.numbered_prunings()? {
+        prune::tell(session, id, &pruning).await?;
+    }
+    let mut after = Vec::new();
+    loop {
+        let page = source.pruned_after(&after)?;
+        let Some((digest, _)) = page.last() else { break };
+        after = digest.as_bytes().to_vec();
+        let (digests, ids): (Vec<&[u8]>, Vec<i64>) =
+            page.iter().map(|(digest, id)| (digest.as_bytes().as_slice(), *id)).unzip();
+        let sql = "INSERT INTO pruned (digest, pruning) SELECT * FROM unnest($1::bytea[], $2::bigint[])";
+        session.execute(sql, &[&digests, &ids]).await?;
     }
     let spends = source.spends()?;
     let (expiries, kinds, bytes) = spent_columns(spends.iter());

@@ -15,6 +15,7 @@ mod apply;
 mod facts;
 mod import;
 mod link;
+mod prune;
 mod read;
 mod schema;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use super::failpoint::FailpointSet;
 use link::{Link, Side};
 
 pub use import::{MigrateFault, import};
+pub use prune::prune;
 pub use read::PostgresReader;
 pub use watch::Watch;
 pub use write::PostgresWriter;

@@ -12,10 +12,10 @@ use tokio_postgres::types::ToSql;
 use super::super::ints::{int, uint};
 use super::super::{
     Acknowledgement, ChallengeKey, HostNow, HostRow, JoinTokenRow, KnownOutcome, LogReader, MAX_PAGE,
-    OpenFault, ReadFault, SpentId, StoredHead, TableReader, Tip, TripleHash,
+    OpenFault, Pruning, ReadFault, SpentId, StoredHead, TableReader, Tip, TripleHash,
 };
 use super::link::{Link, LinkFault, RowFault, RowResult, Session, Side, bytes, column};
-use super::{PostgresOptions, facts, schema};
+use super::{PostgresOptions, facts, prune, schema};
 
 /// How long a caller waits for a free connection: far longer than any query takes, shorter than any caller's deadline.
 const FREE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -202,6 +202,14 @@ impl LogReader for PostgresReader {
     fn blob(&self, digest: &Sha256Digest) -> Result<Option<Vec<u8>>, ReadFault> {
         let digest: &[u8] = digest.as_bytes();
         self.blob_where("blob", "SELECT bytes FROM blob WHERE digest = $1", &digest)
+    }
+
+    fn prunings(&self) -> Result<Vec<Pruning>, ReadFault> {
+        self.read("prunings", prune::recorded)
+    }
+
+    fn pruned(&self, digest: &Sha256Digest) -> Result<Option<Pruning>, ReadFault> {
+        self.read("pruned", async |session| prune::took(session, digest).await)
     }
 }
 

@@ -12,7 +12,7 @@ use super::link::{RowFault, Session, column, words};
 /// The schema that holds all tables.
 pub(super) const SCHEMA: &str = "countersign";
 /// The newest version that this program knows.
-pub(super) const SCHEMA_VERSION: i32 = 2;
+pub(super) const SCHEMA_VERSION: i32 = 3;
 /// Notifications: something was committed that other replicas want to know.
 pub(super) const CHANNEL: &str = "countersign_head";
 
@@ -68,7 +68,16 @@ CREATE TABLE cosignature (
 );
 ";
 
-const MIGRATIONS: &[(i32, &str)] = &[(1, VERSION_1), (2, VERSION_2)];
+/// Version 3: what was pruned, and when. Not a projection: no leaf tells of it.
+const VERSION_3: &str = "
+CREATE TABLE pruning (
+    id bigint PRIMARY KEY, at_ms bigint NOT NULL, before_ms bigint NOT NULL, upto bigint NOT NULL,
+    blobs bigint NOT NULL, bytes bigint NOT NULL
+);
+CREATE TABLE pruned (digest bytea PRIMARY KEY, pruning bigint NOT NULL);
+";
+
+const MIGRATIONS: &[(i32, &str)] = &[(1, VERSION_1), (2, VERSION_2), (3, VERSION_3)];
 
 /// Tables that a rebuild empties and fills from the leaves.
 pub(super) const PROJECTIONS: [&str; 5] = ["control", "outcome", "host", "budget", "join_token"];

@@ -63,7 +63,7 @@ fn a_foreign_store_is_refused_by_its_own_error() {
         fault
     };
     let newer = change("INSERT INTO countersign.migration VALUES (99, '')");
-    assert!(matches!(newer, OpenFault::Newer { found: 99, known: 2 }));
+    assert!(matches!(newer, OpenFault::Newer { found: 99, known: 3 }));
     let other = change("UPDATE countersign.origin SET origin = 'other.example/log'");
     assert!(matches!(other, OpenFault::OtherLog { found, .. } if found == "other.example/log"));
     let changed = change("UPDATE countersign.migration SET sha256 = ''");

@@ -58,6 +58,12 @@ pub(super) fn prior(connection: &Connection, origin: &str, wanted: &Wanted) -> R
             prior.tokens.insert(*token, row);
         }
     }
+    for digest in &wanted.blobs {
+        let mut held = connection.prepare_cached("SELECT 1 FROM blob WHERE digest = ?1")?;
+        if held.exists([digest.as_bytes()])? {
+            prior.blobs.insert(*digest);
+        }
+    }
     let sql = "SELECT leaf.bytes FROM control JOIN leaf ON leaf.idx = control.idx
                WHERE control.number > ?1 ORDER BY control.number";
     let mut statement = connection.prepare_cached(sql)?;

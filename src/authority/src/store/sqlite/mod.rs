@@ -9,6 +9,7 @@
 mod apply;
 mod facts;
 mod file;
+mod prune;
 mod read;
 mod schema;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use super::ints::{int, uint};
 
 pub use super::OpenFault;
 
+pub use prune::prune;
 pub use read::SqliteReader;
 pub use write::SqliteWriter;
 

@@ -11,10 +11,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::super::{
     Acknowledgement, ChallengeKey, HostNow, HostRow, JoinTokenRow, KnownOutcome, LogReader, MAX_PAGE,
-    PendingEnrolment, ReadFault, SpentId, StoredHead, TableReader, Tip, TripleHash,
+    PendingEnrolment, Pruning, ReadFault, SpentId, StoredHead, TableReader, Tip, TripleHash,
 };
 use super::facts::{self, RowFault, RowResult};
-use super::{int, uint};
+use super::{int, prune, uint};
 
 /// How long a caller waits for a free connection: far longer than any query takes, shorter than any caller's deadline.
 const FREE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,6 +81,16 @@ impl SqliteReader {
             })?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
+    }
+
+    /// A page of what was pruned in the order of digests, after the one given, each with the number of its pruning.
+    pub(in super::super) fn pruned_after(&self, after: &[u8]) -> Result<Vec<(Sha256Digest, i64)>, ReadFault> {
+        self.read("pruned", |connection| prune::page_after(connection, after))
+    }
+
+    /// Prunings with their numbers.
+    pub(in super::super) fn numbered_prunings(&self) -> Result<Vec<(i64, Pruning)>, ReadFault> {
+        self.read("prunings", prune::numbered)
     }
 
     /// Everything that is remembered as used: what expired longer ago than a call can take is forgotten, so it fits into memory.
@@ -229,6 +239,14 @@ impl LogReader for SqliteReader {
             let mut statement = connection.prepare_cached("SELECT bytes FROM blob WHERE digest = ?1")?;
             Ok(statement.query_row([digest.as_bytes()], |row| row.get(0)).optional()?)
         })
+    }
+
+    fn prunings(&self) -> Result<Vec<Pruning>, ReadFault> {
+        self.read("prunings", prune::recorded)
+    }
+
+    fn pruned(&self, digest: &Sha256Digest) -> Result<Option<Pruning>, ReadFault> {
+        self.read("pruned", |connection| prune::took(connection, digest))
     }
 }
 

@@ -12,7 +12,7 @@ use super::OpenFault;
 pub(super) const APPLICATION_ID: i32 = 0x4353_474e;
 
 /// The newest version that this program knows.
-pub(super) const SCHEMA_VERSION: i32 = 2;
+pub(super) const SCHEMA_VERSION: i32 = 3;
 
 /// Version 1. The log: `leaf`, `leaf_hash`, `node`, `head`, `frontier`, `signature`. Projections: `outcome` to `join_token`. The rest is
 /// the desk: what no leaf tells.
@@ -69,7 +69,16 @@ CREATE TABLE cosignature (
 ) STRICT, WITHOUT ROWID;
 ";
 
-const MIGRATIONS: &[(i32, &str)] = &[(1, VERSION_1), (2, VERSION_2)];
+/// Version 3: what was pruned, and when. Not a projection: no leaf tells of it.
+const VERSION_3: &str = "
+CREATE TABLE pruning (
+    id INTEGER PRIMARY KEY, at_ms INTEGER NOT NULL, before_ms INTEGER NOT NULL, upto INTEGER NOT NULL,
+    blobs INTEGER NOT NULL, bytes INTEGER NOT NULL
+) STRICT;
+CREATE TABLE pruned (digest BLOB PRIMARY KEY, pruning INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+";
+
+const MIGRATIONS: &[(i32, &str)] = &[(1, VERSION_1), (2, VERSION_2), (3, VERSION_3)];
 
 /// Tables that a rebuild empties and fills from the leaves.
 pub(super) const PROJECTIONS: [&str; 5] = ["control", "outcome", "host", "budget", "join_token"];

@@ -64,7 +64,7 @@ fn a_foreign_file_is_refused_by_its_own_error() {
         fault
     };
     assert!(matches!(change("PRAGMA application_id = 7"), OpenFault::NotAStore));
-    assert!(matches!(change("PRAGMA user_version = 99"), OpenFault::Newer { found: 99, known: 2 }));
+    assert!(matches!(change("PRAGMA user_version = 99"), OpenFault::Newer { found: 99, known: 3 }));
     let other = change("UPDATE origin SET origin = 'other.example/log'");
     assert!(matches!(other, OpenFault::OtherLog { found, .. } if found == "other.example/log"));
     let changed = change("UPDATE migration SET sha256 = zeroblob(32)");
@@ -86,12 +86,13 @@ fn a_foreign_file_is_refused_by_its_own_error() {
 fn a_file_of_the_version_before_is_brought_up_to_date() {
     let (_directory, options) = made();
     let connection = Connection::open(&options.path).unwrap();
-    let older = "DROP TABLE cosignature; DELETE FROM migration WHERE version = 2; PRAGMA user_version = 1";
+    let older = "DROP TABLE cosignature; DROP TABLE pruning; DROP TABLE pruned;
+                 DELETE FROM migration WHERE version > 1; PRAGMA user_version = 1";
     connection.execute_batch(older).unwrap();
     connection.close().unwrap();
     drop(open(&options).unwrap());
     let connection = Connection::open(&options.path).unwrap();
-    connection.execute_batch("SELECT name FROM cosignature").unwrap();
+    connection.execute_batch("SELECT name FROM cosignature; SELECT digest FROM pruned").unwrap();
 }
 
 #[test]
