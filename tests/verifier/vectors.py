@@ -271,6 +271,42 @@ def refused(trusted, chain):
         refuse(f"{vector['what']}: {vector['name']}", lambda: check(vector), *codes)
 
 
+FAULTS = {"unknown-gateway": "unauthorised", "ended-gateway": "unauthorised", "no-such-leaf": "state-invalid", "not-an-allow": "not-an-allow",
+          "before-artifact": "outcome-implausible", "from-future": "outcome-implausible", "after-end": "outcome-implausible",
+          "too-late": "outcome-implausible", "twice": "state-invalid"}
+
+
+def outcomes():
+    """tests/vectors/formats/outcomes.json: logs in which an outcome is right, or wrong in one way, and all else is right."""
+    vectors = load("formats/outcomes.json")
+    trusted = bundle.parse_bundle(vectors["trust_bundle"].encode())
+
+    def check(pages):
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+            file.write("".join(line + "\n" for line in pages))
+            file.flush()
+            export = sources.Export(file.name)
+            return check_log(trusted, export.leaves(), export.heads())
+
+    check(vectors["export"])
+    seen = set()
+    for vector in vectors["logs"]:
+        pages = vectors["export"] + vector["export"]
+        if vector["fault"] is None:
+            equal(vector["name"], check(pages).size, vector["leaf"] + 1)
+            continue
+        seen.add(vector["fault"])
+        try:
+            check(pages)
+        except Refused as refused:
+            assert refused.code == FAULTS[vector["fault"]], f"{vector['name']}: {refused.code}"
+            assert refused.detail.startswith(f"leaf {vector['leaf']}: "), f"{vector['name']}: {refused}"
+            counts["refused"] += 1
+            continue
+        raise AssertionError(f"accepted: {vector['name']}")
+    assert seen == set(FAULTS), "a fault without a log"
+
+
 def page():
     """The README's table of codes is the program's, and every code is used."""
     folder = ROOT / "deploy" / "verifier"
@@ -283,6 +319,7 @@ def page():
 core()
 formats()
 refused(*whole_log())
+outcomes()
 page()
 assert not unread, f"nobody reads {sorted(unread)}"
 print(f"{counts['accepted']} accepted and {counts['refused']} refused: vectors as expected")

@@ -9,10 +9,11 @@ from .control import DEACTIVATED, HEAD, Chain
 from .hashing import TREES, Frontier
 from .head import signers
 from .leaf import RUNTIME, parse_leaf
+from .outcomes import Outcomes
 from .refusal import demand
 
 OPERATOR, OFFICER = 2, 3
-GATEWAY, REVOKE, ADDED = 2, 1, 1
+REVOKE, ADDED = 1, 1
 
 
 @dataclass
@@ -48,6 +49,7 @@ class Log:
         self.tokens = {}
         self.allowed = {}
         self.counts = {}
+        self.outcomes = Outcomes()
 
     @property
     def size(self):
@@ -64,6 +66,7 @@ class Log:
         follow = getattr(self, "_" + leaf.kind.replace("-", "_"), None)
         if follow is not None:
             follow(leaf, leaf.body)
+        self.outcomes.note(leaf)
         if leaf.is_control:
             activations = len(self.chain.activations)
             before = self.chain.active(self.chain.number)
@@ -154,11 +157,7 @@ class Log:
         self._state(leaf, body["host"], body["state"], body["evidence"], body["code"])
 
     def _outcome(self, leaf, body):
-        gateway = self.principals.get(body["gateway"])
-        demand(gateway is not None and gateway["kind"] == GATEWAY, "unauthorised", f"leaf {leaf.index}: no such gateway")
-        index, digest = body["artifact"]
-        known = index in self.allowed and self.allowed[index].hash == digest
-        demand(known or body["result"] == 2, "state-invalid", f"leaf {leaf.index}: started what was never allowed")
+        self.outcomes.take(leaf)
 
     # ---- decisions --------------------------------------------------------------------------------------------
     def _decision(self, leaf, body):

@@ -40,6 +40,7 @@ CODES = {
     "narrowing-violated": "An allow decision widens what its parents delegated, or spends more than they had.",
     "unauthorised": "An administrative leaf names a principal that wasn't entitled to the act.",
     "not-an-allow": "The leaf isn't an allow decision.",
+    "outcome-implausible": "The time of an outcome doesn't fit its artifact or the clock.",
     "revoked": "The artifact, its host or an ancestor was revoked.",
     "control-behind": "The artifact was made under later control state than the reader has.",
     "audience-mismatch": "The artifact is meant for another gateway or domain.",

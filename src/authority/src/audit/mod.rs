@@ -116,6 +116,8 @@ mod follow_tests;
 #[cfg(test)]
 mod kit;
 #[cfg(test)]
+mod outcome_vector_tests;
+#[cfg(test)]
 mod reconcile_tests;
 #[cfg(test)]
 mod tests;

@@ -38,10 +38,10 @@ use std::collections::BTreeMap;
 
 pub(crate) const ORIGIN: &str = "test.example/log";
 const START_MS: u64 = 1_700_000_000_000;
-const OFFICER: u8 = 20;
-const GATEWAY: u8 = 21;
+pub(crate) const OFFICER: u8 = 20;
+pub(crate) const GATEWAY: u8 = 21;
 const RECOVERY: u8 = 22;
-const HEADS: [u8; 2] = [23, 24];
+pub(crate) const HEADS: [u8; 2] = [23, 24];
 const HOST_KEY: u8 = 25;
 pub(crate) const HOLDER: u8 = 7;
 
@@ -70,11 +70,11 @@ pub(crate) struct Made {
     rotations: Vec<String>,
     recovery: RecoveryRecord,
     prev: Sha256Digest,
-    time_ms: u64,
+    pub(crate) time_ms: u64,
 }
 
 impl Made {
-    fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         let statement = Statement {
             number: 1,
             origin: Origin::parse(ORIGIN).unwrap(),
@@ -118,7 +118,7 @@ impl Made {
     }
 
     /// Appends a batch and its head, signed by the keys of these seeds, or by none.
-    fn append(&mut self, entries: Vec<(Kind, Vec<u8>)>, signers: &[u8]) -> Vec<LeafRef> {
+    pub(crate) fn append(&mut self, entries: Vec<(Kind, Vec<u8>)>, signers: &[u8]) -> Vec<LeafRef> {
         self.time_ms += 1_000;
         let mut names = Vec::new();
         for (kind, body) in entries {
@@ -174,11 +174,16 @@ impl Made {
 
     /// Pages of three leaves and all heads, as they would be exported.
     fn export(&self) -> Vec<String> {
-        let pages = self.leaves.chunks(3).enumerate().map(|(page, leaves)| {
-            let from = u64::try_from(3 * page).unwrap();
-            serde_json::to_string(&admin::Leaves { from, leaves: leaves.iter().cloned().map(B64).collect() })
+        self.pages(0, 0)
+    }
+
+    /// The same without so many leaves and heads at the beginning.
+    pub(crate) fn pages(&self, leaves: usize, heads: usize) -> Vec<String> {
+        let pages = self.leaves[leaves..].chunks(3).enumerate().map(|(page, some)| {
+            let from = u64::try_from(leaves + 3 * page).unwrap();
+            serde_json::to_string(&admin::Leaves { from, leaves: some.iter().cloned().map(B64).collect() })
         });
-        let heads = serde_json::to_string(&admin::Heads { heads: self.heads.clone() });
+        let heads = serde_json::to_string(&admin::Heads { heads: self.heads[heads..].to_vec() });
         pages.chain([heads]).map(Result::unwrap).collect()
     }
 }
@@ -245,7 +250,12 @@ fn key_leaf(seed: u8, event: KeyEvent, by: Option<Sha256Digest>) -> (Kind, Vec<u
     (Kind::Key, record.encode())
 }
 
-fn principal(seed: u8, kind: PrincipalKind, name: &str, by: Option<Sha256Digest>) -> (Kind, Vec<u8>) {
+pub(crate) fn principal(
+    seed: u8,
+    kind: PrincipalKind,
+    name: &str,
+    by: Option<Sha256Digest>,
+) -> (Kind, Vec<u8>) {
     let thumbprint = public(seed).thumbprint();
     // The recovery statement names the officer; nobody has to approve it.
     let name = name.to_owned();
@@ -270,7 +280,7 @@ pub(crate) fn asked(id: &str, extra: &str) -> Asked {
     Asked { bytes, signature, consents: if extra.contains("parents") { consents } else { Vec::new() } }
 }
 
-fn decided(made: &Made, asked: &Asked, id: &str, verdict: Verdict) -> Decision {
+pub(crate) fn decided(made: &Made, asked: &Asked, id: &str, verdict: Verdict) -> Decision {
     let mut found = decision(verdict);
     SignedRequest::verify(asked.bytes.clone(), asked.signature.clone(), asked.consents.clone()).unwrap();
     found.request_id = RequestId::parse(id).unwrap();
@@ -285,7 +295,7 @@ fn decided(made: &Made, asked: &Asked, id: &str, verdict: Verdict) -> Decision {
     found
 }
 
-fn allow(made: &Made) -> Verdict {
+pub(crate) fn allow(made: &Made) -> Verdict {
     Verdict::Allow { nbf: made.time_ms / 1_000, exp: made.time_ms / 1_000 + 60 }
 }
 
@@ -326,7 +336,7 @@ pub(crate) fn made() -> Made {
     log
 }
 
-fn initialise(log: &mut Made, first: u8) {
+pub(crate) fn initialise(log: &mut Made, first: u8) {
     let entries = vec![
         (Kind::Recovery, log.recovery.encode()),
         key_leaf(first, KeyEvent::Introduced, None),

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod log;
+mod outcomes;
 mod refused;
 mod samples;
 mod vectors;
