@@ -3,6 +3,7 @@
 mod export;
 mod reconcile;
 mod tail;
+mod walk;
 mod witnessed;
 
 use crate::failure::{Failure, Outcome};
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Replay(ReplayArgs),
     /// Compare what gateways say that they did with what was decided.
     Reconcile(reconcile::Args),
+    /// Go from an outcome or a decision back to everything that it rests on.
+    Walk(walk::Args),
     /// Follow a live authority and print each leaf once it is verified.
     Tail(tail::Args),
     /// Write the log in another format.
@@ -199,6 +202,7 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Head(args) => witnessed::run_head(&args),
         Command::Replay(args) => run_replay(&args),
         Command::Reconcile(args) => reconcile::run(&args),
+        Command::Walk(args) => walk::run(&args),
         Command::Tail(args) => tail::run(&args),
         Command::Export(args) => export::run(&args),
         Command::VerifyChain(args) => export::run_chain(&args),

@@ -24,6 +24,7 @@ mod replayed;
 mod store;
 mod verify;
 mod verify_bundle;
+mod walk;
 mod witnessed;
 
 pub use bundle::{
@@ -41,6 +42,7 @@ pub use replayed::{Mismatch, MismatchKind, Missing, PrunedRun, ReplayReport};
 pub use store::StoreLog;
 pub use verify::{Finding, FindingKind, Report, verify};
 pub use verify_bundle::{BorneOut, BundleRefused, verify_bundle};
+pub use walk::{Standing, Start, Step, Walk, WalkFault, walk};
 pub use witnessed::{WitnessedFault, WitnessedHead, newest_witnessed};
 
 use crate::store::Pruning;
@@ -123,3 +125,5 @@ mod reconcile_tests;
 mod tests;
 #[cfg(test)]
 mod tree_tests;
+#[cfg(test)]
+mod walk_tests;
