@@ -1,4 +1,4 @@
-//! Auditors without the authority: from an outcome back to the quote and the policy.
+//! Auditors without the authority: from an outcome back to the quote and the policy, and from a checkpoint on.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
@@ -146,4 +146,64 @@ fn gaps_are_shown(deployment: &mut Deployment, outcome: &str) {
     assert_eq!((status, &walked["gaps"]), (Some(0), &Value::from(0)), "{walked:#}");
     deployment.start_authority();
     deployment.wait_ready();
+}
+
+fn verify(deployment: &Deployment, args: &[&str]) -> Ran {
+    let store = deployment.text("authority/log.sqlite");
+    audit(deployment, "verify", &[&["--store", &store], args].concat())
+}
+
+#[test]
+fn from_a_checkpoint_on_and_neither_back_nor_aside() {
+    let mut deployment = Deployment::ready(SignerKind::Tpm);
+    let program = Program::new();
+    let canary = program.canary();
+    let argv = [program.path(), &canary];
+    deployment.ask("before", &[], &argv).expect("artifact");
+    deployment.stop_authority();
+    let (folder, backup) = (deployment.text("authority"), deployment.text("backup"));
+    let copy = |from: &str, to: &str| Ran::of(Command::new("cp").args(["-a", from, to])).expect("copy");
+    copy(&folder, &backup);
+    deployment.start_authority();
+    deployment.wait_ready();
+    let first = deployment.text("first.checkpoint");
+    let whole = verify(&deployment, &["--save-checkpoint", &first]).expect("verify");
+    assert!(!whole.contains("goes on from"), "{whole}");
+    deployment.exec("before", &argv).expect("an outcome of an artifact from before");
+    let before = index(&deployment, "before");
+    outcome_of(&deployment, before);
+    deployment.ask("after", &[], &argv).expect("artifact");
+    let second = deployment.text("second.checkpoint");
+    let added = verify(&deployment, &["--checkpoint", &first, "--save-checkpoint", &second]).expect("verify");
+    assert!(added.contains("goes on from the checkpoint of size "), "{added}");
+    let json = verify(&deployment, &["--checkpoint", &second, "--json"]).expect("verify");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(
+        json["checkpoint"].as_u64() > Some(before) && json["checkpoint"].as_u64() <= json["leaves"].as_u64()
+    );
+
+    let good = std::fs::read_to_string(&second).unwrap();
+    let changed = deployment.text("changed.checkpoint");
+    std::fs::write(&changed, good.replacen("\"v\":2", "\"v\":3", 1)).unwrap();
+    assert_eq!(verify(&deployment, &["--checkpoint", &changed]).refusal(), Some("checkpoint-invalid"));
+
+    // The whole machine as it was: good by itself, and not what was seen.
+    deployment.stop_authority();
+    std::fs::remove_dir_all(&folder).unwrap();
+    copy(&backup, &folder);
+    verify(&deployment, &[]).expect("by itself it verifies");
+    let told = verify(&deployment, &["--checkpoint", &second, "--save-checkpoint", &second]);
+    told.refused("head-rolled-back");
+    assert_eq!(std::fs::read_to_string(&second).unwrap(), good, "a checkpoint is kept only of what is right");
+    deployment.start_authority();
+    deployment.wait_ready();
+    let size = json["leaves"].as_u64().unwrap();
+    for number in 0..size {
+        deployment.ask(&format!("other-{number}"), &[], &argv).expect("artifact");
+        if deployment.audit_leaves().len() as u64 > size {
+            break;
+        }
+    }
+    verify(&deployment, &[]).expect("by itself it verifies");
+    verify(&deployment, &["--checkpoint", &second]).refused("head-forked");
 }

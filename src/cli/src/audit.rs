@@ -3,6 +3,7 @@
 mod export;
 mod reconcile;
 mod tail;
+mod verify;
 mod walk;
 mod witnessed;
 
@@ -12,7 +13,7 @@ use anyhow::{Context, bail};
 use clap::Subcommand;
 use countersign_authority::audit::{
     ExportLog, Kept, LogSource, MAX_EVIDENCE_BUNDLE, StoreLog, Unreadable, WithKept, make_bundle, replay,
-    verify, verify_bundle,
+    verify_bundle,
 };
 use countersign_authority::config::Config;
 use countersign_authority::store::sqlite::SqliteOptions;
@@ -27,7 +28,7 @@ use std::sync::Arc;
 #[derive(Subcommand)]
 pub(crate) enum Command {
     /// Check the whole log: leaves, three trees, every head, control chain, order, signatures.
-    Verify(VerifyArgs),
+    Verify(verify::Args),
     /// Print the head of exactly one size, with what signatures it has.
     Head(witnessed::HeadArgs),
     /// Derive every decision again from its stored evidence, byte for byte.
@@ -48,14 +49,6 @@ pub(crate) enum Command {
     Bundle(BundleArgs),
     /// Check such a file against a pinned trust bundle, without a store.
     VerifyBundle(VerifyBundleArgs),
-}
-
-#[derive(clap::Args)]
-pub(crate) struct VerifyArgs {
-    #[command(flatten)]
-    log: Log,
-    #[command(flatten)]
-    demand: witnessed::Demand,
 }
 
 #[derive(clap::Args)]
@@ -198,7 +191,7 @@ impl Source {
 
 pub(crate) fn run(command: Command) -> Outcome {
     match command {
-        Command::Verify(args) => run_verify(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Head(args) => witnessed::run_head(&args),
         Command::Replay(args) => run_replay(&args),
         Command::Reconcile(args) => reconcile::run(&args),
@@ -217,10 +210,11 @@ fn run_bundle(args: &BundleArgs) -> Outcome {
     let kept = args.copies.open(&trust)?;
     let artifact =
         std::fs::read_to_string(&args.artifact).with_context(|| args.artifact.display().to_string())?;
-    let bundle = make_bundle(reader.as_ref(), kept.as_ref(), &artifact).map_err(|fault| match fault.code() {
-        Some(code) => Failure::refused(code, fault.to_string()),
-        None => Failure::Error(fault.into()),
-    })?;
+    let bundle =
+        make_bundle(reader.as_ref(), kept.as_ref(), &artifact).map_err(|fault| match fault.code() {
+            Some(code) => Failure::refused(code, fault.to_string()),
+            None => Failure::Error(fault.into()),
+        })?;
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&args.out);
     let mut file = file.with_context(|| args.out.display().to_string())?;
     serde_json::to_writer(&mut file, &bundle)?;
@@ -270,63 +264,6 @@ fn run_verify_bundle(args: &VerifyBundleArgs) -> Outcome {
             decision.action,
             decision.audience
         );
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn run_verify(args: &VerifyArgs) -> Outcome {
-    let source = &args.log;
-    let (result, witnessed, prunings) = source.read(|bundle, log, size| {
-        let bar = bar(size);
-        let result = verify(log, bundle, &mut |done| bar.set_position(done));
-        bar.finish_and_clear();
-        let witnessed = result.as_ref().ok().map(|report| args.demand.check(log, report.newest_ms));
-        Ok((result, witnessed, log.prunings()?))
-    })?;
-    let report = match result {
-        Ok(report) => report,
-        Err(finding) => {
-            anstream::eprintln!("the log does not verify: {finding}");
-            return Ok(ExitCode::from(1));
-        }
-    };
-    let witnessed = witnessed.transpose()?.flatten();
-    let pruned: u64 = prunings.iter().map(|pruning| pruning.blobs).sum();
-    let before_ms = prunings.iter().map(|pruning| pruning.before_ms).max();
-    if source.json {
-        output::json(&serde_json::json!({
-            "pruned": before_ms.map(|before_ms| serde_json::json!({"inputs": pruned, "before_ms": before_ms, "prunings": prunings.len()})),
-            "witnessed": witnessed.map(|head| serde_json::json!({"size": head.size, "by": head.witnesses})),
-            "leaves": report.leaves,
-            "heads": report.heads,
-            "signed_heads": report.signed_heads,
-            "control": report.control,
-            "kinds": report.kinds,
-            "newest": report.newest.to_hex(),
-            "newest_ms": report.newest_ms,
-        }))?;
-    } else {
-        for (kind, count) in &report.kinds {
-            anstream::println!("{count:>10}  {kind}");
-        }
-        anstream::println!(
-            "verified: {} leaves, {} heads ({} signed), control {}, newest head {}",
-            report.leaves,
-            report.heads,
-            report.signed_heads,
-            report.control,
-            report.newest
-        );
-        if let Some(before_ms) = before_ms {
-            let times = prunings.len();
-            anstream::println!(
-                "pruned: {pruned} inputs of decisions before {}, in {times} prunings that the store tells of",
-                output::time(before_ms)
-            );
-        }
-        if let Some(head) = witnessed {
-            anstream::println!("witnessed by {} up to size {}", head.witnesses.join(", "), head.size);
-        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -192,6 +192,7 @@ codes! {
     CosignatureInvalid = "cosignature-invalid", Refusal, 403, "A line in the name of a known witness isn't its cosignature.";
     EvidenceBundleMalformed = "evidence-bundle-malformed", Misuse, 400, "The evidence bundle isn't of its form.";
     EvidenceBundleIncomplete = "evidence-bundle-incomplete", Refusal, 422, "The evidence bundle lacks a part that it names, or holds one that nothing names.";
+    CheckpointInvalid = "checkpoint-invalid", Misuse, 400, "What an earlier audit kept isn't whole, isn't signed by a key that it vouches for, or is of another log.";
     EvidencePruned = "evidence-pruned", Refusal, 422, "What the decision was made from was pruned, by the store's own record; copies that somebody kept are as good.";
     EvidenceLost = "evidence-lost", Refusal, 422, "What the decision was made from isn't in the store, and no pruning tells of it.";
     EvidenceBundleMismatch = "evidence-bundle-mismatch", Refusal, 422, "The decision doesn't follow from what the evidence bundle holds.";

@@ -54,16 +54,7 @@ pub(super) struct ReadAhead<'a> {
 }
 
 impl<'a> ReadAhead<'a> {
-    /// Starts threads in `scope`. They end when this is dropped.
-    pub(super) fn start<'scope>(
-        scope: &'scope Scope<'scope, '_>,
-        source: &'a dyn LogSource,
-        origin: &'scope str,
-    ) -> Self {
-        Self::start_at(scope, source, origin, 0)
-    }
-
-    /// The same from an index on.
+    /// Starts threads in `scope`, which read from an index on. They end when this is dropped.
     pub(super) fn start_at<'scope>(
         scope: &'scope Scope<'scope, '_>,
         source: &'a dyn LogSource,
@@ -226,7 +217,7 @@ mod tests {
     /// How many leaves came in order, and how it ended.
     fn walk(source: &Pages) -> (u64, Result<(), Unreadable>, Vec<u64>) {
         std::thread::scope(|scope| {
-            let mut leaves = ReadAhead::start(scope, source, "log.example");
+            let mut leaves = ReadAhead::start_at(scope, source, "log.example", 0);
             let (mut count, mut wrong) = (0, Vec::new());
             loop {
                 match leaves.next() {
@@ -260,7 +251,7 @@ mod tests {
     fn whoever_stops_early_leaves_no_thread_behind() {
         let source = Pages { leaves: (0..1_000).map(leaf).collect(), broken_from: usize::MAX };
         std::thread::scope(|scope| {
-            let mut leaves = ReadAhead::start(scope, &source, "log.example");
+            let mut leaves = ReadAhead::start_at(scope, &source, "log.example", 0);
             assert!(leaves.next().unwrap().is_some());
         });
     }

@@ -8,34 +8,67 @@ use super::ahead::ReadAhead;
 use super::verify::{FindingKind, Walk};
 use super::{Finding, HeadExport, LogSource, PAGE, Unreadable};
 use countersign_core::api::B64;
+use countersign_core::artifact::verify_note_with;
 use countersign_core::bundle::TrustBundle;
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
-use countersign_core::digest::sha256;
-use countersign_core::key::{JsonKey, VerifyingKey};
+use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::Leaf;
 use countersign_core::merkle::Frontier;
+use countersign_core::note::SignedNote;
 use countersign_core::refusal::RefusalCode;
+use countersign_core::tuple::tuple_digest;
 use serde::{Deserialize, Serialize};
 
-/// Largest memory of a run, bytes: some hundred thousand control leaves.
-pub const MAX_FOLLOW_STATE: u64 = 64 * 1024 * 1024;
+/// Largest memory of a run, bytes: some hundred thousand control leaves, and a million outcomes in a day.
+pub const MAX_FOLLOW_STATE: u64 = 256 * 1024 * 1024;
 
-/// What a run leaves for the next.
+/// What a run leaves for the next: a checkpoint. The head's signature, by a key that these control leaves introduced, speaks for trees and
+/// control leaves; the rest is the reader's own memory, and its digest shows that it is whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FollowState {
-    /// 1.
+    /// 2.
     pub v: u64,
-    /// Body of the newest head.
+    /// The newest head, a signed note.
     pub head: String,
     /// Right edges of the trees: SHA-256, SHA3-512, BLAKE2b-512.
     pub frontiers: Vec<B64>,
     /// Every control leaf so far.
     pub control: Vec<B64>,
-    /// Keys by one of which the next signed head has to be signed.
-    pub vouched: Vec<JsonKey>,
+    /// Marks of outcomes that were told within the last day: the hour until which one could come again, and SHA-256 digests in a row.
+    pub told: Vec<(u64, B64)>,
+    /// Last good heads of compromised keys that were found in the log.
+    pub settled: Vec<String>,
+    /// SHA-256 over all of this, hex.
+    pub sha256: String,
 }
+
+impl FollowState {
+    pub(super) fn sealed(mut self) -> Self {
+        self.sha256 = self.digest().to_hex();
+        self
+    }
+
+    fn digest(&self) -> Sha256Digest {
+        let parts =
+            |parts: &[B64]| tuple_digest(SEAL, &parts.iter().map(|part| &part.0[..]).collect::<Vec<_>>());
+        let told: Vec<u8> = self.told.iter().flat_map(|(hour, _)| hour.to_be_bytes()).collect();
+        let marks: Vec<B64> = self.told.iter().map(|(_, marks)| marks.clone()).collect();
+        let settled: Vec<&[u8]> = self.settled.iter().map(String::as_bytes).collect();
+        let fields = [
+            sha256(self.head.as_bytes()),
+            parts(&self.frontiers),
+            parts(&self.control),
+            sha256(&told),
+            parts(&marks),
+            tuple_digest(SEAL, &settled),
+        ];
+        tuple_digest(SEAL, &fields.iter().map(|field| &field.as_bytes()[..]).collect::<Vec<_>>())
+    }
+}
+
+const SEAL: &str = "countersign-v1:audit-checkpoint";
 
 /// Why following ends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,8 +76,8 @@ pub enum FollowFault {
     /// Nothing was found out: the source may answer later.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
-    /// What was kept isn't whole, or is of another log.
-    #[error("what was kept of an earlier run isn't of this log: {0}")]
+    /// What was kept isn't whole, isn't signed, or is of another log.
+    #[error("what was kept of an earlier run isn't good: {0}")]
     State(&'static str),
     /// The log shows less than it did.
     #[error("the log ends before size {0}, which it had")]
@@ -62,7 +95,8 @@ impl FollowFault {
     #[must_use]
     pub fn code(&self) -> Option<RefusalCode> {
         match self {
-            Self::Unreadable(_) | Self::State(_) => None,
+            Self::Unreadable(_) => None,
+            Self::State(_) => Some(RefusalCode::CheckpointInvalid),
             Self::RolledBack(_) => Some(RefusalCode::HeadRolledBack),
             Self::Forked(_) => Some(RefusalCode::HeadForked),
             Self::Wrong(finding) => Some(match &finding.kind {
@@ -91,16 +125,17 @@ impl From<Finding> for FollowFault {
 
 /// A log as far as it was seen.
 pub struct Follow<'a> {
-    walk: Walk<'a>,
-    head: Option<String>,
-    control: Vec<Vec<u8>>,
+    pub(super) walk: Walk<'a>,
+    pub(super) head: Option<String>,
 }
 
 impl<'a> Follow<'a> {
     /// From the first leaf.
     #[must_use]
     pub fn new(bundle: &'a TrustBundle) -> Self {
-        Self { walk: Walk::new(bundle), head: None, control: Vec::new() }
+        let mut walk = Walk::new(bundle);
+        walk.kept_control = Some(Vec::new());
+        Self { walk, head: None }
     }
 
     /// From where an earlier run stopped.
@@ -109,10 +144,14 @@ impl<'a> Follow<'a> {
     /// [`FollowFault::State`].
     pub fn resume(bundle: &'a TrustBundle, state: &FollowState) -> Result<Self, FollowFault> {
         let wrong = FollowFault::State;
-        if state.v != 1 {
+        if state.v != 2 {
             return Err(wrong("its version"));
         }
-        let head = HeadBody::parse(&state.head).map_err(|_| wrong("its head"))?;
+        if state.digest().to_hex() != state.sha256 {
+            return Err(wrong("its digest"));
+        }
+        let note = SignedNote::parse(&state.head).map_err(|_| wrong("its head"))?;
+        let head = HeadBody::parse(note.text()).map_err(|_| wrong("its head"))?;
         if head.origin != bundle.origin().as_str() {
             return Err(wrong("its origin"));
         }
@@ -125,7 +164,7 @@ impl<'a> Follow<'a> {
         for B64(bytes) in &state.control {
             let leaf = walk.control.apply(bytes).map_err(|_| wrong("its control leaves"))?;
             walk.outcomes.note(&leaf);
-            this.control.push(bytes.clone());
+            walk.kept_control.get_or_insert_default().push(bytes.clone());
         }
         walk.sha256 = Frontier::from_bytes(&sha256_edge.0).map_err(|_| wrong("its trees"))?;
         walk.sha3 = Frontier::from_bytes(&sha3_edge.0).map_err(|_| wrong("its trees"))?;
@@ -139,28 +178,46 @@ impl<'a> Follow<'a> {
         if sizes != [head.size; 3] || !roots || !control {
             return Err(wrong("its parts disagree"));
         }
-        let keys = state.vouched.iter().map(|key| VerifyingKey::try_from(key.clone()));
-        walk.vouched = keys.collect::<Result<_, _>>().map_err(|_| wrong("its keys"))?;
-        (walk.size, walk.time_ms) = (head.size, head.time_ms);
-        walk.previous = sha256(state.head.as_bytes());
-        walk.heads = 1;
-        this.head = Some(state.head.clone());
+        // Its keys: whoever holds the next head has to be vouched for by one of these.
+        walk.vouched = walk.control.head_keys_at(head.control_seq).cloned().collect();
+        verify_note_with(&note, &head.origin, &walk.vouched).map_err(|_| wrong("its signature"))?;
+        for (hour, B64(marks)) in &state.told {
+            let (digests, rest) = marks.as_chunks::<32>();
+            if !rest.is_empty() {
+                return Err(wrong("its marks of outcomes"));
+            }
+            walk.outcomes.remember(*hour, digests.iter().map(|digest| Sha256Digest::new(*digest)));
+        }
+        walk.settled.clone_from(&state.settled);
+        (walk.size, walk.base, walk.time_ms) = (head.size, head.size, head.time_ms);
+        walk.previous = sha256(note.text().as_bytes());
+        walk.newest_note = Some(state.head.clone());
+        (walk.heads, walk.signed_heads, walk.newest_signed) = (1, 1, true);
+        this.head = Some(note.text().to_owned());
         Ok(this)
     }
 
     /// What the next run needs; `None` before the first head.
     #[must_use]
     pub fn state(&self) -> Option<FollowState> {
-        let head = self.head.clone()?;
         let walk = &self.walk;
+        let head = walk.newest_note.clone()?;
         let edges = [walk.sha256.to_bytes(), walk.sha3.to_bytes(), walk.blake2.to_bytes()];
-        Some(FollowState {
-            v: 1,
+        let told = walk.outcomes.told().map(|(hour, marks)| {
+            let mut marks: Vec<&Sha256Digest> = marks.collect();
+            marks.sort_unstable();
+            (hour, B64(marks.iter().flat_map(|mark| *mark.as_bytes()).collect()))
+        });
+        let state = FollowState {
+            v: 2,
             head,
             frontiers: edges.into_iter().map(B64).collect(),
-            control: self.control.iter().cloned().map(B64).collect(),
-            vouched: walk.vouched.iter().cloned().map(JsonKey::from).collect(),
-        })
+            control: walk.kept_control.iter().flatten().cloned().map(B64).collect(),
+            told: told.collect(),
+            settled: walk.control.compromises().iter().map(|found| found.last_good.encode()).collect(),
+            sha256: String::new(),
+        };
+        Some(state.sealed())
     }
 
     /// Leaves seen.
@@ -226,13 +283,10 @@ impl<'a> Follow<'a> {
             // It parsed when it was taken.
             let Ok(leaf) = Leaf::parse(&bytes) else { continue };
             taken(&leaf, &bytes);
-            if leaf.kind.is_control() {
-                self.control.push(bytes);
-            }
         }
     }
 
-    fn missing(size: u64, first: &HeadExport) -> FollowFault {
+    pub(super) fn missing(size: u64, first: &HeadExport) -> FollowFault {
         let found = HeadBody::parse(&first.text).map_or(0, |head| head.size);
         if found == size {
             FollowFault::Forked(format!("another head of size {size}"))

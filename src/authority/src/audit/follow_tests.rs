@@ -197,8 +197,8 @@ fn what_was_kept_is_checked() {
     all(&mut follow, &log).unwrap();
     let good = kept(&follow);
     assert!(Follow::resume(&bundle, &good).is_ok());
-    let changes: [&dyn Fn(&mut FollowState); 8] = [
-        &|state| state.v = 2,
+    let changes: [&dyn Fn(&mut FollowState); 12] = [
+        &|state| state.v = 1,
         &|state| state.head = state.head.replacen("\ntime 1", "\ntime x", 1),
         &|state| state.head = state.head.replacen(bundle.origin().as_str(), "other.example/log", 1),
         &|state| drop(state.frontiers.pop()),
@@ -206,17 +206,33 @@ fn what_was_kept_is_checked() {
         &|state| state.frontiers[0].0[9] ^= 1,
         &|state| drop(state.control.pop()),
         &|state| state.control.push(B64(vec![1, 2, 3])),
+        &|state| state.told.push((7, B64(vec![1; 31]))),
+        &|state| state.head = state.head.replacen("time 179", "time 178", 1),
+        &|state| state.head.truncate(state.head.find("\n\n").unwrap() + 1),
+        &|state| {
+            let line = state.head.rfind(' ').unwrap() + 9;
+            let other = if state.head.get(line..=line) == Some("A") { "B" } else { "A" };
+            state.head.replace_range(line..=line, other);
+        },
     ];
     for (number, change) in changes.iter().enumerate() {
         let mut state = good.clone();
         change(&mut state);
-        let fault = Follow::resume(&bundle, &state).err();
+        let unsealed = Follow::resume(&bundle, &state).err();
+        assert!(matches!(unsealed, Some(FollowFault::State(_))), "{number}: {unsealed:?}");
+        // Whoever writes the digest, too, has no head key.
+        let fault = Follow::resume(&bundle, &state.sealed()).err();
         assert!(matches!(fault, Some(FollowFault::State(_))), "{number}: {fault:?}");
-        assert_eq!(fault.unwrap().code(), None);
+        assert_eq!(fault.unwrap().code(), Some(RefusalCode::CheckpointInvalid));
     }
-    let changed = FollowState { head: good.head.replacen("time 179", "time 178", 1), ..good };
-    let mut misled = Follow::resume(&bundle, &changed).unwrap();
-    assert_eq!(all(&mut misled, &log).unwrap_err().code(), Some(RefusalCode::HeadForked));
+    for change in [&(|state: &mut FollowState| state.told.clear()) as &dyn Fn(&mut FollowState), &|state| {
+        state.settled.push(String::new());
+    }] {
+        let mut state = FollowState { told: vec![(7, B64(vec![1; 32]))], ..good.clone() }.sealed();
+        assert!(Follow::resume(&bundle, &state).is_ok());
+        change(&mut state);
+        assert_eq!(Follow::resume(&bundle, &state).err(), Some(FollowFault::State("its digest")));
+    }
 }
 
 #[test]

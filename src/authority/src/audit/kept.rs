@@ -84,6 +84,10 @@ impl LogSource for WithKept<'_> {
         Ok(self.kept.find(digest)?.or(found))
     }
 
+    fn inclusion(&self, index: u64, size: u64) -> Result<Option<Vec<Sha256Digest>>, Unreadable> {
+        self.log.inclusion(index, size)
+    }
+
     fn prunings(&self) -> Result<Vec<Pruning>, Unreadable> {
         self.log.prunings()
     }

@@ -10,6 +10,7 @@
 mod ahead;
 mod bundle;
 mod canonical;
+mod checkpoint;
 mod dual_chain;
 mod events;
 mod export;
@@ -30,6 +31,7 @@ mod witnessed;
 pub use bundle::{
     BundleFault, EvidenceBundle, LinkedHead, MAX_EVIDENCE_BUNDLE, ProvenLeaf, TreePaths, make_bundle,
 };
+pub use checkpoint::{CheckpointReport, verify_from};
 pub use dual_chain::{ChainEnd, ChainFault, ExportFault, MAX_CHAIN, export_chain, verify_chain};
 pub use export::ExportLog;
 pub use follow::{Follow, FollowFault, FollowState, MAX_FOLLOW_STATE};
@@ -81,6 +83,11 @@ pub trait LogSource {
         Ok(Vec::new())
     }
 
+    /// The path of a leaf in the SHA-256 tree of this size; `None` if the source knows no paths.
+    fn inclusion(&self, _index: u64, _size: u64) -> Result<Option<Vec<Sha256Digest>>, Unreadable> {
+        Ok(None)
+    }
+
     /// The pruning that took this blob, if the source tells of one.
     fn pruned(&self, _digest: &Sha256Digest) -> Result<Option<Pruning>, Unreadable> {
         Ok(None)
@@ -111,6 +118,8 @@ impl<'a> Leaves<'a> {
     }
 }
 
+#[cfg(test)]
+mod checkpoint_tests;
 #[cfg(test)]
 mod export_tests;
 #[cfg(test)]

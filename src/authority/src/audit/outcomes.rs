@@ -132,6 +132,16 @@ impl Book {
         }
     }
 
+    /// Marks of what was told and may be told again, by the hour until which that is so.
+    pub(super) fn told(&self) -> impl Iterator<Item = (u64, impl Iterator<Item = &Sha256Digest>)> {
+        self.told.iter().map(|(bucket, marks)| (*bucket, marks.iter()))
+    }
+
+    /// Takes note of what was told before.
+    pub(super) fn remember(&mut self, bucket: u64, marks: impl Iterator<Item = Sha256Digest>) {
+        self.told.entry(bucket).or_default().extend(marks);
+    }
+
     /// Drops what can't be told again: every further outcome of it comes too late.
     fn forget(&mut self, now_ms: u64) {
         let keep_from = now_ms.saturating_sub(2 * SEQUENCED_WITHIN_MS) / BUCKET_MS;

@@ -1,8 +1,9 @@
 //! A store as a source of audits, held still at its newest signed head, so that a log that grows meanwhile reads as one that doesn't.
 
 use super::{HeadExport, LogSource, Unreadable};
-use crate::store::{LogReader, Pruning, ReadFault};
+use crate::store::{LogReader, Pruning, ReadFault, StoredTree};
 use countersign_core::digest::Sha256Digest;
+use countersign_core::merkle::{ProofError, Sha256Tree, inclusion_proof};
 
 /// The part of a store's log that its newest signed head covers. What lies beyond isn't vouched for by anybody yet.
 pub struct StoreLog<'a> {
@@ -44,6 +45,11 @@ impl LogSource for StoreLog<'_> {
 
     fn blob(&self, digest: &Sha256Digest) -> Result<Option<Vec<u8>>, Unreadable> {
         self.reader.blob(digest).map_err(unreadable)
+    }
+
+    fn inclusion(&self, index: u64, size: u64) -> Result<Option<Vec<Sha256Digest>>, Unreadable> {
+        let path = inclusion_proof::<Sha256Tree, _>(index, size, &StoredTree(self.reader));
+        path.map(Some).map_err(|fault: ProofError<ReadFault>| Unreadable(fault.to_string()))
     }
 
     fn prunings(&self) -> Result<Vec<Pruning>, Unreadable> {

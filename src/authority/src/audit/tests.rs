@@ -480,7 +480,7 @@ fn a_log_that_the_sequencer_wrote_into_a_store_verifies() {
 }
 
 /// A log in which the first key was stolen after its third head, rotated, and stated as compromised.
-fn compromised(last_good: impl FnOnce(&mut HeadBody)) -> (Log, RecoveryRecord) {
+pub(super) fn compromised(last_good: impl FnOnce(&mut HeadBody)) -> (Log, RecoveryRecord) {
     let mut log = Log::with_policy();
     let origin = log.host.origin.as_str().to_owned();
     let mut pinned = HeadBody::parse(&log.heads[2].text).unwrap();

@@ -8,6 +8,7 @@ use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::VerifyingKey;
+use countersign_core::leaf::decision::LeafRef;
 use countersign_core::leaf::record::Outcome;
 use countersign_core::leaf::{Kind, Leaf, LeafError};
 use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tree, TreeHash};
@@ -110,6 +111,9 @@ pub enum FindingKind {
     /// A recovery statement names a last good head that this log doesn't have.
     #[error("the last good head of a compromised key isn't a head of this log")]
     LastGood,
+    /// A recovery statement from after the checkpoint names a head below it, which only a verification of the whole log reaches.
+    #[error("a recovery statement names a head below the checkpoint: verify the whole log once")]
+    BelowCheckpoint,
     /// The newest head has no signature.
     #[error("the newest head isn't signed")]
     NewestUnsigned,
@@ -138,26 +142,9 @@ pub fn verify(
     bundle: &TrustBundle,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Report, Finding> {
-    std::thread::scope(|scope| {
-        let mut walk = Walk::new(bundle);
-        let mut leaves = ReadAhead::start(scope, source, bundle.origin().as_str());
-        loop {
-            let from = walk.size + 1;
-            let page = source.heads(from, PAGE).map_err(Finding::log)?;
-            if page.is_empty() {
-                break;
-            }
-            for head in page {
-                walk.take_head(source, &mut leaves, &head)?;
-            }
-            progress(walk.size);
-        }
-        walk.check_last_good(source)?;
-        if let Some(leaf) = leaves.next().map_err(Finding::log)? {
-            return Err(Finding::leaf(leaf.index, FindingKind::Uncovered));
-        }
-        walk.finish()
-    })
+    let mut walk = Walk::new(bundle);
+    walk.run(source, progress)?;
+    walk.report()
 }
 
 /// A log as far as it was walked.
@@ -179,6 +166,16 @@ pub(super) struct Walk<'a> {
     pub(super) kinds: BTreeMap<&'static str, u64>,
     /// Leaves taken since somebody asked for them, if somebody wants them.
     kept: Option<Vec<Vec<u8>>>,
+    /// Control leaves, if somebody wants them.
+    pub(super) kept_control: Option<Vec<Vec<u8>>>,
+    /// The newest head that counts as signed, as a note.
+    pub(super) newest_note: Option<String>,
+    /// Size of the checkpoint from which it goes on: what the source says of the leaves below isn't recomputed here.
+    pub(super) base: u64,
+    /// Leaves below the checkpoint that outcomes name, each with the outcome's index.
+    pub(super) below: BTreeMap<LeafRef, u64>,
+    /// Last good heads of compromised keys that were found in the log before the checkpoint.
+    pub(super) settled: Vec<String>,
 }
 
 impl<'a> Walk<'a> {
@@ -199,7 +196,39 @@ impl<'a> Walk<'a> {
             signed_heads: 0,
             kinds: BTreeMap::new(),
             kept: None,
+            kept_control: None,
+            newest_note: None,
+            base: 0,
+            below: BTreeMap::new(),
+            settled: Vec::new(),
         }
+    }
+
+    /// Takes everything that the source has from where the walk stands, to its end.
+    pub(super) fn run(
+        &mut self,
+        source: &dyn LogSource,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), Finding> {
+        let origin = self.bundle.origin().as_str();
+        std::thread::scope(|scope| {
+            let mut leaves = ReadAhead::start_at(scope, source, origin, self.size);
+            loop {
+                let page = source.heads(self.size + 1, PAGE).map_err(Finding::log)?;
+                if page.is_empty() {
+                    break;
+                }
+                for head in page {
+                    self.take_head(source, &mut leaves, &head)?;
+                }
+                progress(self.size);
+            }
+            self.check_last_good(source)?;
+            match leaves.next().map_err(Finding::log)? {
+                Some(leaf) => Err(Finding::leaf(leaf.index, FindingKind::Uncovered)),
+                None => Ok(()),
+            }
+        })
     }
 
     /// Keeps the leaves that are taken from now on.
@@ -240,6 +269,9 @@ impl<'a> Walk<'a> {
             self.newest_signed =
                 self.check_note(note, &export.text, &head).map_err(|kind| Finding::head(size, kind))?;
             self.signed_heads += u64::from(self.newest_signed);
+            if self.newest_signed {
+                self.newest_note = Some(note.clone());
+            }
         }
         Ok(())
     }
@@ -269,6 +301,9 @@ impl<'a> Walk<'a> {
         self.sha3.append(checked.sha3, |_| {}).map_err(full)?;
         self.blake2.append(checked.blake2, |_| {}).map_err(full)?;
         *self.kinds.entry(leaf.kind.name()).or_default() += 1;
+        if let Some(kept) = self.kept_control.as_mut().filter(|_| leaf.kind.is_control()) {
+            kept.push(checked.bytes.clone());
+        }
         if let Some(kept) = &mut self.kept {
             kept.push(checked.bytes);
         }
@@ -285,6 +320,9 @@ impl<'a> Walk<'a> {
         let at = |kind| Finding::leaf(leaf.index, kind);
         let outcome = Outcome::parse(&leaf.body).map_err(|error| at(FindingKind::Malformed(error)))?;
         let judged = self.outcomes.take(source, leaf, &outcome, None).map_err(Finding::log)?;
+        if outcome.artifact.0 < self.base {
+            self.below.entry(outcome.artifact).or_insert(leaf.index);
+        }
         judged.map(drop).map_err(|fault| at(FindingKind::Outcome(fault)))
     }
 
@@ -352,16 +390,23 @@ impl<'a> Walk<'a> {
     /// PROTOCOL §8.5: the head that a compromise pins is one of this log's.
     fn check_last_good(&self, source: &dyn LogSource) -> Result<(), Finding> {
         for compromise in self.control.compromises() {
-            let size = compromise.last_good.size;
+            let (size, text) = (compromise.last_good.size, compromise.last_good.encode());
+            if size <= self.base {
+                if self.settled.contains(&text) {
+                    continue;
+                }
+                // Heads below the checkpoint aren't recomputed, so the source's word for one is worth nothing.
+                return Err(Finding::head(size, FindingKind::BelowCheckpoint));
+            }
             let found = source.heads(size, 1).map_err(Finding::log)?;
-            if found.first().is_none_or(|head| head.text != compromise.last_good.encode()) {
+            if found.first().is_none_or(|head| head.text != text) {
                 return Err(Finding::head(size, FindingKind::LastGood));
             }
         }
         Ok(())
     }
 
-    fn finish(self) -> Result<Report, Finding> {
+    pub(super) fn report(&self) -> Result<Report, Finding> {
         if self.heads == 0 {
             return Err(Finding::log(FindingKind::Empty));
         }
@@ -374,7 +419,7 @@ impl<'a> Walk<'a> {
             heads: self.heads,
             signed_heads: self.signed_heads,
             control: self.control.number(),
-            kinds: self.kinds,
+            kinds: self.kinds.clone(),
             newest: self.previous,
             newest_ms: self.time_ms,
         })

@@ -18,6 +18,7 @@ use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::record::Outcome as Told;
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::note::SignedNote;
+use countersign_core::refusal::RefusalCode;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -157,29 +158,31 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
 }
 
-fn failure(fault: &FollowFault) -> Failure {
+pub(super) fn failure(fault: &FollowFault) -> Failure {
     match fault.code() {
         Some(code) => Failure::refused(code, fault.to_string()),
         None => Failure::Error(anyhow::Error::new(fault.clone())),
     }
 }
 
-fn read_state(path: &Path) -> anyhow::Result<Option<FollowState>> {
+pub(super) fn read_state(path: &Path) -> Result<Option<FollowState>, Failure> {
     let length = match std::fs::metadata(path) {
         Ok(found) => found.len(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        Err(error) => return Err(anyhow::Error::new(error).context(path.display().to_string()).into()),
+    };
+    let invalid = |what: &dyn std::fmt::Display| {
+        Failure::refused(RefusalCode::CheckpointInvalid, format!("{}: {what}", path.display()))
     };
     if length > MAX_FOLLOW_STATE {
-        anyhow::bail!("{} is larger than any memory of this command", path.display());
+        return Err(invalid(&"larger than any memory of this command"));
     }
     let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-    let state = serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?;
-    Ok(Some(state))
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| invalid(&error))
 }
 
 /// Whole or not at all. A crash before it prints the leaves since the last time again, and never leaves one out.
-fn write_state(path: &Path, state: &FollowState) -> Result<(), Failure> {
+pub(super) fn write_state(path: &Path, state: &FollowState) -> Result<(), Failure> {
     output::write_file(path, &serde_json::to_vec(state)?, false)
 }
 
