@@ -310,7 +310,8 @@ def outcomes():
 def page():
     """The README's table of codes is the program's, and every code is used."""
     folder = ROOT / "deploy" / "verifier"
-    rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", (folder / "README.md").read_text(), re.M)
+    table = (folder / "README.md").read_text().split("| Code | Meaning |")[1]
+    rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", table, re.M)
     assert dict(rows) == CODES and len(rows) == len(CODES), "the table of codes in the README isn't refusal.py's"
     source = "".join(path.read_text() for path in (folder / "countersign_verifier").glob("*.py") if path.name != "refusal.py")
     assert not [code for code in CODES if f'"{code}"' not in source], "a code that nothing raises"
