@@ -160,26 +160,42 @@ pub struct Config {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ConfigFile {
+    /// URL of the authority's service listener, `https://host:port`.
     authority: String,
+    /// The pinned trust bundle, as the authority's operator gave it out.
     trust_bundle: PathBuf,
+    /// Directory for key blobs and certificates, the agent's user's alone.
     #[serde(default = "default_state_dir")]
     state_dir: PathBuf,
+    /// How the TPM software stack reaches the TPM; the kernel's resource manager lets others use it beside.
     #[serde(default = "default_tcti")]
     tcti: String,
+    /// Which endorsement key names the host: `rsa-2048` (or `rsa2048`), `p256` or `p384`, the kind that the authority accepts. Either
+    /// this or `[iak]`.
     ek_profile: Option<EkProfile>,
+    /// Files, DER or PEM, with certificates between the endorsement key's and a root, for TPMs that don't have them in NV memory.
     #[serde(default)]
     ek_intermediates: Vec<PathBuf>,
+    /// An attestation key that the machine's maker provisioned, in the place of an endorsement key.
     iak: Option<IakFile>,
+    /// The firmware's event log.
     #[serde(default = "default_boot_log")]
     boot_log: PathBuf,
+    /// The kernel's IMA list, binary. Read only if the authority has an IMA policy in force.
     #[serde(default = "default_ima_list")]
     ima_list: PathBuf,
+    /// Unix socket for local runtimes, an absolute path of at most 100 bytes.
     #[serde(default = "default_socket")]
     socket: PathBuf,
+    /// Its mode, octal, from `0600` to `0666`. Who may connect still gets nothing but what a rule below gives.
     #[serde(default = "default_socket_mode")]
     socket_mode: String,
+    /// Time between attestations, seconds, 1 to 86400. When absent, a third of what the host's trust lasts.
     attest_interval_secs: Option<u64>,
+    /// File with a join token, for a first start without `countersign agent enrol`. One that isn't there any more is passed over.
     token_file: Option<PathBuf>,
+    /// Which local processes are which runtime, `[[runtime]]`: rules in order, of which the first that matches counts, at most 256. Who
+    /// matches none gets nothing.
     #[serde(default)]
     runtime: Vec<RuleFile>,
 }
@@ -187,9 +203,13 @@ struct ConfigFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct IakFile {
+    /// Persistent handle at which the TPM keeps the key, 0x81000000 to 0x81ffffff.
     handle: u32,
+    /// File with its certificate, DER or PEM. Either this or `certificate_nv_index`.
     certificate: Option<PathBuf>,
+    /// NV index with its certificate, 0x01000000 to 0x01ffffff.
     certificate_nv_index: Option<u32>,
+    /// Files with certificates above it, if they don't lie behind it in the index or file.
     #[serde(default)]
     intermediates: Vec<PathBuf>,
 }
@@ -197,13 +217,21 @@ struct IakFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RuleFile {
+    /// Effective user of the process, a number. At least one of `uid`, `gid` and `executable` is needed; what is given must all hold.
     uid: Option<u32>,
+    /// Effective group of the process, a number.
     gid: Option<u32>,
+    /// Its program: `{ path = "..", sha256 = ".." }`, of which one is enough. The path is compared by device and inode, never by name.
     executable: Option<ExecutableFile>,
+    /// Path of the runtime's identifier below the host, one to four segments such as `payments/worker`.
     name: String,
+    /// Actions that it may ask for. `countersign exec` takes `exec`.
     actions: Vec<String>,
+    /// Gateways and domains that it may ask artifacts for.
     audiences: Vec<String>,
+    /// Longest lifetime that it may ask for, seconds, 1 to 86400.
     max_ttl_secs: u64,
+    /// Whether its artifacts may have children.
     #[serde(default)]
     may_delegate: bool,
 }

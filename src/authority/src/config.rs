@@ -110,7 +110,7 @@ pub struct Config {
     /// How long what decisions were made from is kept.
     #[serde(default)]
     pub retention: Retention,
-    /// Bounds. All have defaults.
+    /// Bounds. All have defaults, and all but `workers` and `drain_secs` must be above zero.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -271,7 +271,7 @@ pub struct Limits {
     pub queue: usize,
     /// Open connections on the service listener, and again on the admin listener.
     pub connections: usize,
-    /// Largest request body, bytes: 256 requests of 8 KiB and little else; a larger boot log goes alone.
+    /// Largest request body, bytes, 64 KiB to 64 MiB: 256 requests of 8 KiB and little else; a larger boot log goes alone.
     pub body_bytes: usize,
     /// Time for a TLS handshake, seconds. A slow TPM signs it in 0.6 s.
     pub handshake_secs: u64,
@@ -329,7 +329,7 @@ pub struct Limits {
     pub challenge_secs: u64,
     /// How long a challenge key seals, seconds.
     pub challenge_key_secs: u64,
-    /// The gateways' lease, seconds. Heads are kept younger than a third of it, and a new head key waits for it.
+    /// The gateways' lease, seconds, 3 to 3600. Heads are kept younger than a third of it, and a new head key waits for it.
     pub lease_secs: u64,
     /// A newest head older than this means not ready, seconds.
     pub ready_head_secs: u64,

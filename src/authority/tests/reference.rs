@@ -79,9 +79,9 @@ fn the_configuration_page_says_what_the_code_says() {
             .unwrap()
     };
     let none = toml::Table::new();
-    let mut page = "# Configuration\n\nWritten from `src/authority/src/config.rs`. `countersign authority init` writes the file; a key that \
-        isn't listed here is an error that names file, line and key. Relative paths are taken from the file's directory. No secret stands \
-        in it: PINs are in files of their own.\n".to_owned();
+    let mut page = "# Configuration\n\nWritten from the comments in the code. A key that isn't listed here is an error. No secret stands in these files: PINs \
+        and keys are in files of their own. Samples are in `deploy/config`.\n\n# The authority: `authority.toml`\n\n`countersign authority init` writes it, in \
+        `/var/lib/countersign` by default. Errors name file, line and key. Relative paths are taken from the file's directory.\n".to_owned();
     section(&mut page, "Top level", find("Config"), &none);
     let service = toml::Table::try_from(Service::default()).unwrap();
     section(&mut page, "`[service]`", find("Service"), &service);
@@ -117,7 +117,158 @@ fn the_configuration_page_says_what_the_code_says() {
     section(&mut page, "`[witnesses]`", find("Witnesses"), &witnesses);
     section(&mut page, "`[retention]`", find("Retention"), &toml::Table::new());
     section(&mut page, "`[limits]`", find("Limits"), &defaults());
+    other_files(&mut page);
+    environment(&mut page);
     compare("CONFIG.md", &page);
+}
+
+/// Titles of a file's sections, and the types that they are written from.
+type Sections = &'static [(&'static str, &'static str)];
+
+/// The other programs' files: where each is described, what it is, its sections.
+const OTHER_FILES: &[(&str, &str, Sections)] = &[
+    (
+        "src/agent/src/config.rs",
+        "# A host's agent: `agent.toml`\n\nIn `/etc/countersign` by default. The agent's user must be able to read it.",
+        &[("Top level", "ConfigFile"), ("`[iak]`", "IakFile"), ("`[[runtime]]`", "RuleFile")],
+    ),
+    (
+        "src/gateway/src/config.rs",
+        "# A gateway: `gateway.toml`\n\nIn `/etc/countersign` by default. It is read by whoever runs programs through `countersign exec`.",
+        &[("Top level", "Document"), ("`[authority]`", "AuthorityConfig"), ("`[exec]`", "ExecDocument")],
+    ),
+    (
+        "src/witness/src/config.rs",
+        "# A witness: `witness.toml`\n\n`countersign witness init` writes it.",
+        &[
+            ("Top level", "Document"),
+            ("`[key]`", "KeyPlace"),
+            ("`[tls]`", "Tls"),
+            ("`[[log]]`", "LogDocument"),
+            ("`[limits]`", "Limits"),
+        ],
+    ),
+    (
+        "src/cli/src/profile.rs",
+        "# An operator: the admin profile\n\n`countersign authority init` writes the first one as `admin.toml`, `countersign admin operator` each \
+            other as `<name>.toml`. `countersign admin` takes it from `--profile` or `COUNTERSIGN_PROFILE`, else from `admin.toml` in the current \
+            directory. Relative paths are taken from the file's directory, so that the files can be moved together.",
+        &[("All keys", "Profile")],
+    ),
+];
+
+#[cfg(test)]
+fn other_files(page: &mut String) {
+    for (path, head, sections) in OTHER_FILES {
+        let text = source(path);
+        let items = shapes(&text);
+        page.push_str(&format!("\n{head}\n"));
+        for (title, wanted) in *sections {
+            let mut found = false;
+            for item in &items {
+                match item {
+                    Item::Struct(shape) if shape.name == *wanted => {
+                        section(page, title, shape, &written_defaults(&text, shape));
+                        found = true;
+                    }
+                    Item::Enum { name, variants, .. } if name == wanted => {
+                        for variant in variants {
+                            section(page, &format!("{title}: {}", variant.doc), variant, &toml::Table::new());
+                        }
+                        found = true;
+                    }
+                    _ => {}
+                }
+            }
+            assert!(found, "{path} has no {wanted}");
+        }
+    }
+}
+
+/// Defaults as they stand in the source: what a function named by serde returns, what `Default` says, and what a type is without a value.
+#[cfg(test)]
+fn written_defaults(text: &str, shape: &Shape) -> toml::Table {
+    let of_struct = text.split(&format!("impl Default for {} {{", shape.name)).nth(1);
+    let of_struct = of_struct.and_then(|rest| rest.split("\n}\n").next()).unwrap_or_default();
+    let value = |written: &str| {
+        let plain =
+            written.trim().trim_end_matches(".into()").trim_end_matches(".to_owned()").replace('_', "");
+        let table: toml::Table = toml::from_str(&format!("value = {plain}")).ok()?;
+        // Underscores are for numbers only.
+        let exact = || written.trim().split('"').nth(1).map(|text| toml::Value::from(text.to_owned()));
+        exact().or_else(|| table.get("value").cloned())
+    };
+    let default = |field: &shapes::Field| {
+        if let Some(name) =
+            field.attributes.split("default = \"").nth(1).and_then(|rest| rest.split('"').next())
+        {
+            let body = text.split(&format!("fn {name}() -> ")).nth(1)?.split("{\n").nth(1)?;
+            return value(body.lines().next()?);
+        }
+        if let Some(rest) = of_struct.split(&format!(" {}: ", field.name)).nth(1) {
+            return value(rest.split([',', '}']).next()?);
+        }
+        match field.kind.as_str() {
+            _ if !field.attributes.contains("default") => None,
+            "bool" => Some(false.into()),
+            kind if kind.starts_with("Vec<")
+                && field.kind != "Vec<RuleFile>"
+                && field.kind != "Vec<LogDocument>" =>
+            {
+                Some(toml::Value::Array(Vec::new()))
+            }
+            _ => None,
+        }
+    };
+    shape.fields.iter().filter_map(|field| Some((field.name.clone(), default(field)?))).collect()
+}
+
+/// Variables that the program reads, or that its libraries do. Those of its own are compared with the source.
+const VARIABLES: &[(&str, &str)] = &[
+    (
+        "COUNTERSIGN_PROFILE",
+        "Admin profile of `countersign admin` and `countersign audit tail`, in the place of `--profile`.",
+    ),
+    (
+        "COUNTERSIGN_AGENT",
+        "Socket of the host's agent for `countersign artifact request` and `countersign agent status`, in the place of `--agent`.",
+    ),
+    (
+        "COUNTERSIGN_TOKEN",
+        "Join token for `countersign agent enrol`, in the place of `--token`: other users can't see it in the list of processes.",
+    ),
+    (
+        "RUST_LOG",
+        "What is logged to standard error: `warn`, `info`, `debug`, or by module (`tracing-subscriber`'s directives). Daemons log `info` in JSON, \
+            `countersign exec` logs `warn` in plain lines.",
+    ),
+    (
+        "SOFTHSM2_CONF",
+        "SoftHSM's own: its configuration, which says where tokens are. Other PKCS#11 modules have theirs.",
+    ),
+    ("TSS2_LOG", "The TPM software stack's own: `all+none` keeps it from writing to standard error."),
+];
+
+#[cfg(test)]
+fn environment(page: &mut String) {
+    page.push_str("\n# Environment\n\n| Variable | Meaning |\n|---|---|\n");
+    for (name, meaning) in VARIABLES {
+        page.push_str(&format!("| `{name}` | {meaning} |\n"));
+    }
+    let mut folders = vec![repository().join("src/cli/src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for name in text.split("env = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+                assert!(VARIABLES.iter().any(|(known, _)| *known == name), "{name} isn't described");
+            }
+        }
+    }
 }
 
 /// JSON Schema of a Rust type as it stands in the source.

@@ -62,13 +62,22 @@ pub enum ConfigError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
+    /// Name under which `countersign admin gateway` added it; holder proofs carry it.
     name: String,
+    /// What it stands for, 1 to 64 names. An artifact for another audience is refused.
     audiences: Vec<String>,
+    /// For so long it works without the authority, seconds, 5 to 86400; at most, and when absent, what the trust bundle publishes. For so
+    /// long a revocation may stay unnoticed when it is cut off.
     lease_secs: Option<u64>,
+    /// Directory of its memory: newest head, control chain, outcomes that weren't told yet. Its user's alone.
     state_dir: PathBuf,
+    /// The pinned trust bundle.
     trust_bundle: PathBuf,
+    /// Witnesses of which enough must have cosigned a head (C2SP tlog-policy). Without it none need to.
     quorum_file: Option<PathBuf>,
+    /// Where the authority is.
     authority: AuthorityConfig,
+    /// The exec door.
     #[serde(default)]
     exec: ExecDocument,
 }
@@ -76,6 +85,8 @@ struct Document {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ExecDocument {
+    /// Names of variables that programs get beside the fixed list of harmless ones. A name that redirects loading, such as `LD_PRELOAD`,
+    /// is refused.
     #[serde(default)]
     environment: Vec<String>,
 }

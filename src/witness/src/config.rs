@@ -128,13 +128,20 @@ pub struct Config {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
+    /// Name in its signature lines, a URL without `https://`.
     name: String,
+    /// Address and port.
     listen: SocketAddr,
+    /// Directory of its memory. Relative paths are taken from the file's directory.
     state_dir: PathBuf,
+    /// Where its key lives.
     key: KeyPlace,
+    /// HTTPS; without it plain HTTP, for loopback and behind a proxy.
     tls: Option<Tls>,
+    /// Logs that it follows, `[[log]]`, at most 256.
     #[serde(default)]
     log: Vec<LogDocument>,
+    /// Bounds. All have defaults, and all but `drain_secs` must be above zero.
     #[serde(default)]
     limits: Limits,
 }
@@ -142,7 +149,9 @@ struct Document {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LogDocument {
+    /// Name of the log.
     origin: String,
+    /// Its verifier keys, of which one has to have signed, as `countersign witness log-keys` prints them; at most 16.
     keys: Vec<String>,
 }
 

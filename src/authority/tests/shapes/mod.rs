@@ -57,7 +57,8 @@ impl Before {
 }
 
 fn field(line: &str, before: Before) -> Option<Field> {
-    let line = line.strip_prefix("pub ").unwrap_or(line).trim_end_matches(',');
+    let line = line.strip_prefix("pub ").or(line.strip_prefix("pub(crate) ")).unwrap_or(line);
+    let line = line.trim_end_matches(',');
     let (name, kind) = line.split_once(": ")?;
     Some(Field {
         name: name.to_owned(),
@@ -78,7 +79,8 @@ pub(crate) fn shapes(source: &str) -> Vec<Item> {
         }
         let taken = std::mem::take(&mut before);
         let closed = taken.attributes.contains("deny_unknown_fields");
-        if let Some(name) = line.strip_prefix("pub struct ").and_then(|rest| rest.strip_suffix(" {")) {
+        let public = line.strip_prefix("pub ").or(line.strip_prefix("pub(crate) ")).unwrap_or(line);
+        if let Some(name) = public.strip_prefix("struct ").and_then(|rest| rest.strip_suffix(" {")) {
             let fields = fields(&mut lines, "}");
             items.push(Item::Struct(Shape { name: name.to_owned(), doc: taken.doc, closed, fields }));
         } else if let Some(name) = line.strip_prefix("pub enum ").and_then(|rest| rest.strip_suffix(" {")) {
