@@ -153,6 +153,8 @@ fn what_programs_read_is_json() {
         &["keys", "list"],
         &["policy", "show"],
         &["references", "show"],
+        &["ima-policy", "show"],
+        &["witnesses"],
         &["join-token"],
     ] {
         let out = deployment.admin(&[question, &["--json"]].concat()).expect("question");

@@ -75,6 +75,11 @@ fn an_auditor_beside_a_running_authority() {
     assert_eq!(set["gaps"], Value::Array(Vec::new()));
     let table = deployment.admin(&["lineage", "artifacts", "--host", &host]).expect("table");
     assert!(table.contains("2 artifacts, 0 gaps"), "{table}");
+    let table = deployment.admin(&["lineage", "descendants", &parent.to_string()]).expect("table");
+    assert!(table.contains("1 artifact, 0 gaps"), "{table}");
+    deployment.admin(&["lineage", "ancestors", "99999"]).refused("not-found");
+    let witnesses = deployment.admin(&["witnesses"]).expect("witnesses");
+    assert!(witnesses.contains("no witnesses"), "{witnesses}");
     assert_ne!(deployment.admin(&["lineage", "artifacts"]).status, Some(0));
 
     let first = printed(&Ran::of(&mut tail(&deployment, &["--once"])).expect("tail"));

@@ -47,6 +47,9 @@ fn principals_keep_their_keys_whatever_goes_wrong_at_first() {
     // The authority is away, and may have heard of the key all the same: it stays and is taken the next time.
     deployment.stop_authority();
     deployment.admin(&gateway).refused("authority-unreachable");
+    let ran = deployment.enrol_with("a-token");
+    ran.refused("authority-unreachable");
+    assert_eq!(ran.status, Some(3), "it may pass: {ran:#?}");
     let key = file("gate-2.key.pem");
     deployment.start_authority();
     deployment.admin(&gateway).expect("gateway");
@@ -129,4 +132,29 @@ fn init_says_at_once_what_could_never_serve() {
     assert!(profile.contains("https://127.0.0.1:8444"), "{profile}");
     let again = init("b", &good);
     assert!(again.status == Some(2) && again.err.contains("Use another token"), "{again:#?}");
+}
+
+#[test]
+fn a_mistake_on_the_command_line_is_told_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out").display().to_string();
+    let key = folder.path().join("key.pem").display().to_string();
+    let ran = |args: &[&str]| Ran::of(countersign_tests::countersign().current_dir(folder.path()).args(args));
+    ran(&["holder", "keygen", &key]).expect("holder key");
+    let request =
+        ["artifact", "request", "--holder-key", &key, "--audience", "a", "--out", &out, "--", "echo", "hi"];
+    for (args, expect) in [
+        (&["admin", "hosts"][..], "--profile or COUNTERSIGN_PROFILE"),
+        (&["admin", "ima-policy", "import", "--out", &out][..], "--checksums"),
+        (&["audit", "replay", "--trust-bundle", &out][..], "--config"),
+        (&request[..], "PATH isn't searched"),
+    ] {
+        let ran = ran(args);
+        assert!(ran.status == Some(2) && ran.err.contains(expect), "{expect}: {ran:#?}");
+        let once = ran.err.matches("No such file").count();
+        assert!(once <= 1, "told {once} times: {ran:#?}");
+    }
+    assert!(!Path::new(&out).exists(), "an empty policy was written");
+    let roots = ran(&["admin", "ek-roots"]).expect("ek-roots");
+    assert!(roots.contains("no end") && !roots.contains("253402"), "{roots}");
 }

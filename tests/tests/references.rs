@@ -1,6 +1,6 @@
 //! What operators ask of hosts and reference values before they act: how a host stands and why, how it differs, what would break.
 
-use countersign_tests::{Deployment, SignerKind};
+use countersign_tests::{Deployment, Ran, SignerKind};
 
 #[test]
 fn operators_see_why_a_host_stands_how_it_differs_and_what_would_break() {
@@ -20,7 +20,7 @@ fn operators_see_why_a_host_stands_how_it_differs_and_what_would_break() {
     let file = deployment.text("candidate.json");
     std::fs::write(&file, &active).unwrap();
     let checked = deployment.admin(&["references", "check", &file]).expect("check");
-    assert!(checked.contains("goes on") && checked.contains("1 goes on"), "{checked}");
+    assert!(checked.contains("stays accepted") && checked.contains("1 stays accepted"), "{checked}");
     let mut other: serde_json::Value = serde_json::from_str(&active).unwrap();
     other["fleet"][0]["pcrs"]["9"] = "ab".repeat(32).into();
     std::fs::write(&file, other.to_string()).unwrap();
@@ -51,12 +51,18 @@ fn operators_see_why_a_host_stands_how_it_differs_and_what_would_break() {
     deployment.admin(&["revoke", "host", &host, "--reason", "test"]).expect("revoke");
     let shown = deployment.admin(&["hosts", &host]).expect("host");
     assert!(shown.contains("an operator revoked it"), "{shown}");
+    // What was found of it before is worth nothing now, and isn't shown as if it were.
+    for shown in [shown, deployment.admin(&["hosts"]).expect("hosts")] {
+        assert!(
+            shown.contains("revoked") && !shown.contains("affirming") && !shown.contains("contraindicated"),
+            "{shown}"
+        );
+    }
 }
 
 #[test]
 fn operators_see_what_a_policy_would_break() {
-    let deployment = Deployment::ready(SignerKind::Pkcs11);
-    deployment.ask("artifact", &[], &["/bin/true"]).expect("artifact");
+    let mut deployment = Deployment::ready(SignerKind::Pkcs11);
     let demo = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/policy/demo");
     let folder = deployment.path("candidate");
     std::fs::create_dir(&folder).unwrap();
@@ -66,12 +72,29 @@ fn operators_see_what_a_policy_would_break() {
         deployment.admin(&["policy", "check", &folder.display().to_string()])
     };
     let checked = check("permit (principal, action, resource);").expect("check");
-    assert!(checked.contains("goes on"), "{checked}");
+    assert!(checked.contains("no decision yet"), "the host attested and asked for nothing: {checked}");
+    deployment.ask("artifact", &[], &["/bin/true"]).expect("artifact");
+    let checked = check("permit (principal, action, resource);").expect("check");
+    assert!(checked.contains("stays accepted"), "{checked}");
     let checked = check("forbid (principal, action, resource);");
     checked.refused("policy-denied");
     assert!(checked.out.contains("would break") && checked.out.contains("allow"), "{checked:#?}");
     // Nothing was put into force.
     deployment.ask("another", &[], &["/bin/true"]).expect("artifact");
+    let shown =
+        Ran::of(deployment.countersign().args(["artifact", "show", "--json", &deployment.text("another")]));
+    let shown: serde_json::Value = serde_json::from_str(&shown.expect("artifact show")).unwrap();
+    assert!(
+        shown["index"].is_u64() && shown["included"] == true && shown["head_signed"].is_null(),
+        "{shown}"
+    );
+    assert!(shown["policies"].is_array() && shown["host-asserted"].is_array(), "{shown}");
+
+    // A gateway that can't reach the authority runs on its lease, and says so.
+    assert_eq!(deployment.exec("another", &["/bin/true"]).err, "");
+    deployment.stop_authority();
+    let ran = deployment.exec("another", &["/bin/true"]);
+    assert!(ran.status == Some(0) && ran.err.contains("until the lease ends"), "{ran:#?}");
 }
 
 #[test]

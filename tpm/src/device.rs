@@ -57,6 +57,8 @@ struct Key {
 
 /// A connection to the TPM and the keys used over it.
 pub struct HostTpm {
+    /// As configured, for people.
+    address: String,
     tcti: TctiNameConf,
     /// `None` only while reopening fails.
     context: Option<Context>,
@@ -67,7 +69,7 @@ impl HostTpm {
     /// Connects. `tcti` is an address such as `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`.
     pub fn open(tcti: &str) -> Result<Self, DeviceError> {
         let address = TctiNameConf::from_str(tcti).map_err(|_| DeviceError::Address(tcti.to_owned()))?;
-        let mut tpm = Self { tcti: address, context: None, keys: Vec::new() };
+        let mut tpm = Self { address: tcti.to_owned(), tcti: address, context: None, keys: Vec::new() };
         tpm.reopen()?;
         Ok(tpm)
     }
@@ -77,7 +79,8 @@ impl HostTpm {
         self.forget_handles();
         // The old context flushes what it loaded; over a dead connection that fails at once.
         self.context = None;
-        let context = Context::new(self.tcti.clone()).map_err(|error| DeviceError::tss("connect", error))?;
+        let context = Context::new(self.tcti.clone())
+            .map_err(|error| DeviceError::Unreachable { address: self.address.clone(), error })?;
         self.context = Some(context);
         Ok(())
     }

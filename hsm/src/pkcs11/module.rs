@@ -170,7 +170,10 @@ impl Pkcs11Module {
             SignFault::new(
                 FaultClass::TokenAbsent,
                 "C_GetSlotList",
-                format!("no token labelled {:?}", config.token_label),
+                format!(
+                    "no token labelled {:?} (SoftHSM looks for its tokens where SOFTHSM2_CONF says)",
+                    config.token_label
+                ),
             )
         })
     }

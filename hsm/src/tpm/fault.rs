@@ -8,7 +8,7 @@ pub(super) fn of(error: impl Into<DeviceError>) -> SignFault {
     let error = error.into();
     let class = match error.class() {
         ErrorClass::Gone => FaultClass::TokenAbsent,
-        ErrorClass::Busy => FaultClass::Retry,
+        ErrorClass::Busy | ErrorClass::Full => FaultClass::Retry,
         // Keys are made without a password and outside of the dictionary attack protection, so it is a hierarchy that is closed to us.
         ErrorClass::Auth => FaultClass::Misconfigured,
         ErrorClass::Fatal => match error {

@@ -237,7 +237,12 @@ fn unusable(error: impl std::fmt::Display) -> DeviceFault {
 }
 
 fn fault(error: DeviceError) -> DeviceFault {
-    unusable(error)
+    match error.class() {
+        ErrorClass::Full => unusable(format!(
+            "{error}: other programs hold its memory; use a resource manager (/dev/tpmrm0), or flush what they left"
+        )),
+        _ => unusable(error),
+    }
 }
 
 /// What the configuration names isn't there or isn't of its kind; a TPM that is busy or gone is another matter.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use countersign_core::refusal::RefusalCode;
 use countersign_fixture::{PcrExtension, SwTpm};
 use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
 use rustls::server::WebPkiClientVerifier;
@@ -89,7 +90,7 @@ async fn a_host_enrols_attests_and_outlives_the_loss_of_its_tpm() {
         // The TPM goes and comes back, as after a power cut; the agent stays.
         machine.tpm.stop();
         let gone = agent.attest().await.map(drop).map_err(|error| crate::refused::Refused::from(error).code);
-        assert_eq!(gone, Err(countersign_core::refusal::RefusalCode::TpmUnavailable));
+        assert_eq!(gone, Err(RefusalCode::TpmUnavailable));
         machine.tpm.restart();
         // One client at a time: the fixture's tools have to wait until nobody else is connected.
         machine.measure();
@@ -108,6 +109,15 @@ async fn a_host_enrols_attests_and_outlives_the_loss_of_its_tpm() {
         again.enrol(None).await.unwrap();
         again.attest().await.unwrap();
     }
+}
+
+#[test]
+fn a_tpm_that_is_away_is_named_and_has_a_code_and_the_keys_of_another_have_none() {
+    let error = HostTpm::open("swtpm:host=127.0.0.1,port=1").map(drop).unwrap_err();
+    assert!(error.to_string().starts_with("no TPM answers at swtpm:host=127.0.0.1,port=1"), "{error}");
+    let tpm = |fault| AgentError::Tpm(TpmError::Device(fault));
+    assert_eq!(tpm(fault(error)).code(), Some(RefusalCode::TpmUnavailable));
+    assert_eq!(tpm(DeviceFault::ForeignKeys(String::new())).code(), None);
 }
 
 #[tokio::test]

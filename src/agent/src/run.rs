@@ -99,13 +99,24 @@ pub enum AgentError {
 }
 
 impl AgentError {
-    /// The authority's own code, if it was the authority that said no.
+    /// The authority's own code, if it was the authority that said no; otherwise which of the two, authority or TPM, is away.
     #[must_use]
     pub const fn code(&self) -> Option<RefusalCode> {
         match self {
             Self::TokenNeeded(EnrolError::Call(error))
             | Self::Revoked(EnrolError::Call(error))
-            | Self::Enrol(EnrolError::Call(error)) => error.code(),
+            | Self::Enrol(EnrolError::Call(error)) => match error {
+                CallError::Unreachable(_) | CallError::TimedOut => Some(RefusalCode::AuthorityUnreachable),
+                other => other.code(),
+            },
+            Self::Tpm(error) | Self::Enrol(EnrolError::Tpm(error)) => match error {
+                // These don't pass: an operator has to look.
+                TpmError::Device(
+                    DeviceFault::ForeignKeys(_) | DeviceFault::Iak(_) | DeviceFault::Refused(_),
+                )
+                | TpmError::Replaced => None,
+                _ => Some(RefusalCode::TpmUnavailable),
+            },
             _ => None,
         }
     }

@@ -104,9 +104,10 @@ pub(crate) struct VerifyBundleArgs {
 
 /// What is checked, and against what.
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("place").required(true).multiple(false).args(["store", "config"])))]
 pub(crate) struct Source {
     /// SQLite store, or a copy of one.
-    #[arg(long, required_unless_present = "config", conflicts_with = "config")]
+    #[arg(long)]
     store: Option<PathBuf>,
     /// Configuration of an authority, whose store is read, whichever kind it is.
     #[arg(long)]

@@ -32,6 +32,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Outcome {
+    // That an authority wasn't reached, for one, and the lease runs out.
+    crate::telemetry::start_plain();
     let config = GatewayConfig::load(&args.config).with_context(|| args.config.display().to_string())?;
     let bundle = crate::profile::bundle(&config.trust_bundle)?;
     let client = client(&config.authority, &bundle).context("authority")?;

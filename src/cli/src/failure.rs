@@ -35,11 +35,24 @@ impl Failure {
                 }
             }
             Self::Error(error) => {
-                anstream::eprintln!("error: {error:#}");
+                anstream::eprintln!("error: {}", told_once(error));
                 ExitCode::from(2)
             }
         }
     }
+}
+
+/// An error and its causes. Many of ours tell their cause in their own words; then it isn't told again.
+fn told_once(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| {
+        if told.is_empty() {
+            cause
+        } else if told.contains(&cause) {
+            told
+        } else {
+            format!("{told}: {cause}")
+        }
+    })
 }
 
 impl From<ClientError> for Failure {
@@ -72,3 +85,18 @@ impl From<serde_json::Error> for Failure {
 
 /// What every command returns.
 pub(crate) type Outcome = Result<ExitCode, Failure>;
+
+#[cfg(test)]
+mod tests {
+    use super::told_once;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = || std::io::Error::other("no such thing");
+        let own: anyhow::Error = anyhow::Error::new(cause()).context("file x: no such thing");
+        assert_eq!(told_once(&own), "file x: no such thing");
+        let plain = Err::<(), _>(cause()).context("file x").unwrap_err();
+        assert_eq!(told_once(&plain), "file x: no such thing");
+    }
+}

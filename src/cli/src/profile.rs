@@ -48,7 +48,12 @@ impl Admin {
 
 /// Reads the profile and everything that it names.
 pub(crate) fn open(path: &Path) -> anyhow::Result<Admin> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "{}: the admin profile can't be read; name it by --profile or COUNTERSIGN_PROFILE",
+            path.display()
+        )
+    })?;
     let profile: Profile = toml::from_str(&text).with_context(|| path.display().to_string())?;
     let beside = |file: &Path| path.parent().map_or_else(|| file.to_owned(), |folder| folder.join(file));
     let bundle_path = beside(&profile.trust_bundle);

@@ -9,8 +9,10 @@ use std::path::Path;
 fn page() -> String {
     let mut page = String::from(
         "# Refusals\n\nEvery reason for which this system says no. A code never changes its meaning and is never reused. Answers over HTTP are\n\
-         `application/problem+json` with the code in `code`; a logged denial carries it in its decision; command-line tools print it and exit\n\
-         with status 1 (a refusal), 2 (misuse) or 3 (a fault that may pass).\n\nThis page is written from `src/core/src/refusal.rs`.\n",
+         `application/problem+json` with the code in `code`; a logged denial carries it in its decision; command-line tools print it\n\
+         as `refused: CODE: detail` and exit with status 1 (a refusal), 2 (misuse) or 3 (a fault that may pass). `countersign audit` says of a log or a\n\
+         document that doesn't hold what is wrong with it, in words where there is no code, and exits with 1. Wrong usage, files and configurations are\n\
+         `error: ..`, with status 2.\n\nThis page is written from `src/core/src/refusal.rs` and `hsm/src/fault.rs`.\n",
     );
     for (blame, title, text) in [
         (Blame::Refusal, "Refusals", "Evidence, policy or state says no."),
@@ -22,7 +24,29 @@ fn page() -> String {
             writeln!(page, "| `{code}` | {} | {} |", code.status(), code.meaning()).unwrap();
         }
     }
+    signer_faults(&mut page);
     page
+}
+
+/// Classes of faults of the devices that hold keys: a crate above this one has them, so they are read from its source.
+fn signer_faults(page: &mut String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hsm/src/fault.rs");
+    let source = std::fs::read_to_string(path).unwrap();
+    let class = source.split("pub enum FaultClass {\n").nth(1).unwrap().split("\n}\n").next().unwrap();
+    page.push_str(
+        "\n## Faults of tokens and TPMs that hold keys\n\nIn logs, in what `authority init`, `join` and `serve` print before they end; a caller is \
+         told `signer-unavailable`.\n\n| Code | Meaning |\n|---|---|\n",
+    );
+    let mut meaning = String::new();
+    for line in class.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("///") {
+            meaning = format!("{meaning} {}", text.trim()).trim().to_owned();
+            continue;
+        }
+        let name = line.trim_end_matches(',').split(" = ").next().unwrap();
+        let code = source.split(&format!("Self::{name} => \"")).nth(1).unwrap().split('"').next().unwrap();
+        writeln!(page, "| `{code}` | {} |", std::mem::take(&mut meaning)).unwrap();
+    }
 }
 
 #[test]

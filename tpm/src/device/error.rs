@@ -16,6 +16,8 @@ pub enum ErrorClass {
     Gone,
     /// An authorization is missing or wrong: an operator must help.
     Auth,
+    /// The TPM has no room for another object or session: whoever holds them must let go.
+    Full,
     /// Nothing that repetition or reconnection would change.
     Fatal,
 }
@@ -26,6 +28,16 @@ pub enum DeviceError {
     /// The address is no TCTI of a known kind.
     #[error("{0:?} is not a TPM address")]
     Address(String),
+    /// Nobody answers as a TPM there.
+    #[error(
+        "no TPM answers at {address} ({error}): is the device there, and may this user open it (group tss)?"
+    )]
+    Unreachable {
+        /// TCTI.
+        address: String,
+        /// The stack's error.
+        error: TssError,
+    },
     /// There is no connection.
     #[error("no connection to the TPM")]
     Closed,
@@ -84,7 +96,7 @@ impl DeviceError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Tss { error, .. } => classify(*error),
-            Self::Closed => ErrorClass::Gone,
+            Self::Closed | Self::Unreachable { .. } => ErrorClass::Gone,
             Self::Moving => ErrorClass::Busy,
             Self::Address(_)
             | Self::UnknownKey
@@ -130,6 +142,13 @@ pub(super) fn classify(error: TssError) -> ErrorClass {
     }
     match code.kind() {
         Some(Kind::Retry | Kind::Testing | Kind::Yielded | Kind::NvRate | Kind::Canceled) => ErrorClass::Busy,
+        Some(
+            Kind::ObjectMemory
+            | Kind::ObjectHandles
+            | Kind::SessionMemory
+            | Kind::SessionHandles
+            | Kind::Memory,
+        ) => ErrorClass::Full,
         // Not initialised: the TPM was reset and nobody has started it yet.
         Some(Kind::Initialize) => ErrorClass::Gone,
         Some(
@@ -164,6 +183,10 @@ mod tests {
         }
         for auth in [0x98e, 0x921] {
             check(auth, ErrorClass::Auth);
+        }
+        // OBJECT_MEMORY, SESSION_MEMORY, MEMORY, OBJECT_HANDLES, SESSION_HANDLES: nothing is wrong with any key.
+        for full in [0x902, 0x903, 0x904, 0x905, 0x906] {
+            check(full, ErrorClass::Full);
         }
         for fatal in [0x1df, 0x101] {
             check(fatal, ErrorClass::Fatal);

@@ -183,7 +183,7 @@ impl Change {
             Self::StaysOut => "stays refused",
             Self::Unknown => "no evidence",
             Self::Heals => "would be accepted",
-            Self::Stays => "goes on",
+            Self::Stays => "stays accepted",
         }
     }
 }

@@ -78,7 +78,7 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Failure> {
                 entry.kind.to_owned(),
                 entry.subject,
                 entry.key,
-                output::time(entry.not_after_ms),
+                until(entry.not_after_ms),
                 entry.sha256,
                 format!("{} ({})", entry.repository, entry.licence),
             ]
@@ -86,4 +86,10 @@ pub(super) fn run(args: &Args, json: bool) -> Result<(), Failure> {
         .collect();
     output::table(&["VENDOR", "KIND", "SUBJECT", "KEY", "UNTIL", "SHA-256", "FROM"], rows);
     Ok(())
+}
+
+/// A certificate of the year 9999 has no well-defined end (RFC 5280 §4.1.2.5).
+fn until(ms: u64) -> String {
+    const YEAR_9999_MS: u64 = 253_370_764_800_000;
+    if ms >= YEAR_9999_MS { "no end".to_owned() } else { output::time(ms) }
 }

@@ -31,23 +31,31 @@ pub(super) async fn run(context: &Context, args: &Args) -> Result<(), Failure> {
     let rows = hosts
         .into_iter()
         .map(|host| {
-            let until =
-                if host.trusted_until_ms == 0 { "-".to_owned() } else { output::time(host.trusted_until_ms) };
-            vec![host.host, host.status, host.tier, until, host.enrolment.to_string()]
+            let (tier, until) = trust(&host);
+            vec![host.host, host.status, tier, until, host.enrolment.to_string()]
         })
         .collect();
     output::table(&["HOST", "STATUS", "TIER", "TRUSTED UNTIL", "ENROLMENT LEAF"], rows);
     Ok(())
 }
 
+/// Tier and deadline, for people: what was last found of a host that isn't in force any more is worth nothing.
+fn trust(host: &HostDocument) -> (String, String) {
+    if host.status != "active" {
+        return ("-".to_owned(), "-".to_owned());
+    }
+    let until = if host.trusted_until_ms == 0 { "-".to_owned() } else { output::time(host.trusted_until_ms) };
+    (host.tier.clone(), until)
+}
+
 /// One host, a line for each thing.
 fn print(host: &HostDocument) {
-    let until = if host.trusted_until_ms == 0 { "-".to_owned() } else { output::time(host.trusted_until_ms) };
+    let (tier, until) = trust(host);
     let age = host.state_age_ms.map_or_else(|| "-".to_owned(), |age| format!("{} s", age / 1_000));
     let lines = [
         ("host", host.host.clone()),
         ("status", host.status.clone()),
-        ("tier", host.tier.clone()),
+        ("tier", tier),
         ("reason", host.reason.clone()),
         ("trusted until", until),
         ("told", format!("{age} ago")),

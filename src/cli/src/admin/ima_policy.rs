@@ -14,6 +14,7 @@ use countersign_tpm::ima::policy::{Pattern, PolicyDraft, Root, RuntimePolicy, Si
 use countersign_tpm::ima::signature::{KeyFloor, Keyring};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -32,6 +33,7 @@ pub(super) enum Command {
 }
 
 #[derive(clap::Args)]
+#[command(group(clap::ArgGroup::new("files that may run").required(true).multiple(true).args(["keylime", "checksums", "signed_by"])))]
 pub(super) struct ImportArgs {
     /// Keylime runtime policies (JSON).
     #[arg(long)]
@@ -117,11 +119,45 @@ async fn activate(context: &Context, policy: Option<Vec<u8>>) -> Result<(), Fail
 
 async fn show(context: &Context) -> Result<(), Failure> {
     let Some(digest) = active(context).await?.0.ima else {
+        if context.json {
+            return output::json(&Value::Null);
+        }
         anstream::eprintln!("no IMA policy is active");
         return Ok(());
     };
-    describe(&digest, &context.admin.client.blob(&digest).await?)?;
+    let bytes = context.admin.client.blob(&digest).await?;
+    if context.json {
+        return output::json(&document(&digest, &bytes)?);
+    }
+    describe(&digest, &bytes)?;
     Ok(())
+}
+
+/// The same as [`describe`], for programs; paths that aren't UTF-8 are shown as near as can be.
+fn document(digest: &Sha256Digest, bytes: &[u8]) -> anyhow::Result<Value> {
+    let policy = PolicyDraft::parse(bytes).context("IMA policy")?;
+    let signed = policy.signed_by.iter().map(|rule| {
+        let keys: Vec<String> = rule.keys.iter().map(ToString::to_string).collect();
+        json!({"prefix": String::from_utf8_lossy(&rule.prefix), "keys": keys})
+    });
+    let roots = policy
+        .roots
+        .iter()
+        .map(|root| json!({"prefix": String::from_utf8_lossy(&root.prefix), "skip": root.skip}));
+    let settings = &policy.settings;
+    Ok(json!({
+        "digest": digest.to_hex(),
+        "files": policy.files.len(),
+        "anywhere": policy.anywhere.len(),
+        "excludes": policy.excludes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "container_roots": roots.collect::<Vec<_>>(),
+        "signed_by": signed.collect::<Vec<_>>(),
+        "pcr": settings.pcr,
+        "max_violations": settings.max_violations,
+        "max_lag": settings.max_lag,
+        "boot_aggregate_required": settings.require_boot_aggregate,
+        "padded_sha1_accepted": settings.accept_padded_sha1,
+    }))
 }
 
 fn describe(digest: &Sha256Digest, bytes: &[u8]) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@ use crate::output;
 use anyhow::Context as _;
 use countersign_client::ClientError;
 use countersign_core::api::admin::{LineageEntry, LineageGap, LineagePage};
+use countersign_core::refusal::RefusalCode;
 use std::collections::BTreeMap;
 
 #[derive(clap::Subcommand)]
@@ -130,6 +131,10 @@ impl Gathered {
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
     let client = &context.admin.client;
     let mut found = Gathered::default();
+    let member = match &command {
+        Command::Ancestors(Member { index, .. }) | Command::Descendants(Member { index, .. }) => Some(*index),
+        Command::Artifacts(_) => None,
+    };
     match command {
         Command::Ancestors(Member { index, limit }) => {
             found
@@ -156,7 +161,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
             }
         }
     }
-    print(context, &found)
+    print(context, &found)?;
+    if let (Some(index), None) = (member, &found.subject) {
+        let detail = format!("leaf {index} isn't an artifact that the index knows");
+        return Err(Failure::refused(RefusalCode::NotFound, detail));
+    }
+    Ok(())
 }
 
 /// Adds the descendants of everything that was found.
@@ -211,7 +221,10 @@ fn print(context: &Context, found: &Gathered) -> Result<(), Failure> {
     if found.cut {
         anstream::println!("there are more: raise --limit");
     }
-    anstream::println!("{} artifacts, {} gaps", found.entries.len(), found.gaps.len());
+    let counted = |count: usize, what: &str| {
+        if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+    };
+    anstream::println!("{}, {}", counted(found.entries.len(), "artifact"), counted(found.gaps.len(), "gap"));
     Ok(())
 }
 

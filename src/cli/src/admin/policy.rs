@@ -72,6 +72,11 @@ impl Checked {
         };
         Self { host, change, index, now, then }
     }
+
+    /// For people: there may be evidence of a host, and no decision that could be made again.
+    const fn words(&self) -> &'static str {
+        if self.index.is_none() { "no decision yet" } else { self.change.words() }
+    }
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -152,7 +157,8 @@ async fn check(context: &Context, folder: &Path) -> Result<(), Failure> {
         let or_dash = |verdict: Option<String>| verdict.unwrap_or_else(|| "-".to_owned());
         let rows = checked
             .into_iter()
-            .map(|one| vec![one.host, one.change.words().to_owned(), or_dash(one.now), or_dash(one.then)]);
+            .map(|one| (one.words(), one))
+            .map(|(words, one)| vec![one.host, words.to_owned(), or_dash(one.now), or_dash(one.then)]);
         output::table(&["HOST", "CHANGE", "NOW", "THEN"], rows.collect());
     }
     if breaks > 0 {

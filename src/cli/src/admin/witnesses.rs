@@ -58,6 +58,10 @@ fn print(document: &Witnesses) {
             alarm.witness_size
         );
     }
+    if document.witnesses.is_empty() {
+        anstream::println!("no witnesses: `quorum_file` in [witnesses] of authority.toml names them");
+        return;
+    }
     anstream::println!("witnessed up to size {}", document.witnessed);
     let rows = document.witnesses.iter().map(|witness| {
         let asked = if witness.asked { "yes" } else { "no" };

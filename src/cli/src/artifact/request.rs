@@ -57,7 +57,7 @@ pub(crate) struct Args {
     /// Print the decision as JSON.
     #[arg(long)]
     json: bool,
-    /// The program and its exact arguments.
+    /// The program, by path, and its exact arguments.
     #[arg(last = true, required = true)]
     argv: Vec<String>,
 }
@@ -109,6 +109,10 @@ fn parent_keys(args: &Args) -> anyhow::Result<Vec<HolderKey>> {
 
 fn prepare_call(args: &Args, holder: &HolderKey) -> anyhow::Result<PrepareCall> {
     let program = args.argv.first().context("a program is needed")?;
+    ensure!(
+        program.contains('/') || Path::new(program).exists(),
+        "{program}: no such file here; a program is named by its path, PATH isn't searched"
+    );
     let program = std::path::absolute(program).context("program path")?;
     let program = program.to_str().context("program paths are UTF-8")?.to_owned();
     let mut delegation = None;

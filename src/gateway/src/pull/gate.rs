@@ -75,7 +75,10 @@ impl<S: Source> Gate<'_, S> {
                     return Err(Refusal::new(RefusalCode::HeadForked, fault));
                 }
                 Err(fault) if need == Need::Pull => ready.fault = Some(fault),
-                Err(fault) => tracing::warn!(%fault, "the snapshot wasn't renewed"),
+                Err(fault) => tracing::warn!(
+                    %fault,
+                    "the authority gave nothing newer; this gateway goes on with what it knows until the lease ends"
+                ),
             }
         }
         if let (Some(snapshot), Some(receipt), None) = (&ready.snapshot, receipt, &ready.fault) {
