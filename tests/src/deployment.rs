@@ -164,6 +164,8 @@ impl Deployment {
             .args(["--origin", "test.example/log", "--trust-domain", "test.example"])
             .args(["--listen", &format!("127.0.0.1:{}", self.listen_ports[0])])
             .args(["--admin-listen", &format!("127.0.0.1:{}", free_port())])
+            // Operators come in by the admin listener's address, whatever hosts call the authority.
+            .args(["--server-name", "authority.test"])
             .args(["--ek-root", &self.text("ek-roots.pem")])
             .args(["--pkcs11-module", &SoftHsm::module().display().to_string()])
             .args(["--recovery-token", "recovery", "--recovery-pin-file", &self.text("pin")]);
