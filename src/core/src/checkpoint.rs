@@ -7,6 +7,7 @@
 
 use data_encoding::BASE64;
 
+use crate::base64::padded_array;
 use crate::digest::{Blake2b512Digest, Sha3_512Digest, Sha256Digest, sha256};
 use crate::merkle::MAX_TREE_SIZE;
 
@@ -99,16 +100,16 @@ impl HeadBody {
         let mut line = || lines.next().ok_or(HeadBodyError::Lines);
         let origin = Some(line()?).filter(|origin| is_origin(origin)).ok_or(HeadBodyError::Origin)?;
         let size = decimal(line()?).filter(|size| *size <= MAX_TREE_SIZE).ok_or(HeadBodyError::Size)?;
-        let sha256_root = base64_array(line()?).ok_or(HeadBodyError::Sha256Root)?;
-        let sha3_root = line()?.strip_prefix("sha3-512 ").and_then(base64_array);
+        let sha256_root = padded_array(line()?).ok_or(HeadBodyError::Sha256Root)?;
+        let sha3_root = line()?.strip_prefix("sha3-512 ").and_then(padded_array);
         let sha3_root = sha3_root.ok_or(HeadBodyError::Sha3Root)?;
-        let blake2_root = line()?.strip_prefix("blake2b-512 ").and_then(base64_array);
+        let blake2_root = line()?.strip_prefix("blake2b-512 ").and_then(padded_array);
         let blake2_root = blake2_root.ok_or(HeadBodyError::Blake2Root)?;
         let time_ms = line()?.strip_prefix("time ").and_then(decimal).ok_or(HeadBodyError::Time)?;
-        let prev = line()?.strip_prefix("prev ").and_then(base64_array).ok_or(HeadBodyError::Prev)?;
+        let prev = line()?.strip_prefix("prev ").and_then(padded_array).ok_or(HeadBodyError::Prev)?;
         let control = line()?.strip_prefix("control ").and_then(|rest| {
             let (seq, digest) = rest.split_once(' ')?;
-            Some((decimal(seq)?, base64_array(digest)?))
+            Some((decimal(seq)?, padded_array(digest)?))
         });
         let (control_seq, control_digest) = control.ok_or(HeadBodyError::Control)?;
         if lines.next().is_some() {
@@ -146,13 +147,4 @@ pub(crate) fn decimal(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     // `parse` refuses the empty text and what exceeds 64 bits.
     if canonical && digits { text.parse().ok() } else { None }
-}
-
-/// Exactly `N` bytes in padded base64 (RFC 4648 section 4) without stray trailing bits.
-pub(crate) fn base64_array<const N: usize>(text: &str) -> Option<[u8; N]> {
-    // The length is judged before anything is allocated for the decoded bytes.
-    if text.len() != BASE64.encode_len(N) {
-        return None;
-    }
-    BASE64.decode(text.as_bytes()).ok()?.try_into().ok()
 }

@@ -4,6 +4,7 @@
 
 pub mod api;
 pub mod artifact;
+mod base64;
 pub mod bundle;
 pub mod cbor;
 pub mod challenge;

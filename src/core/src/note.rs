@@ -7,6 +7,7 @@
 
 use data_encoding::BASE64;
 
+use crate::base64::padded;
 use crate::digest::sha256;
 use crate::key::{Algorithm, SIGNATURE_LEN, VerifyingKey};
 
@@ -109,7 +110,7 @@ impl NoteSignature {
         let rest = line.strip_prefix(LINE_START).ok_or(NoteError::Line)?;
         let (name, base64) = rest.split_once(' ').ok_or(NoteError::Line)?;
         // Strict: padding required, no trailing bits, nothing outside of the alphabet.
-        let bytes = BASE64.decode(base64.as_bytes()).map_err(|_| NoteError::Line)?;
+        let bytes = padded(base64).ok_or(NoteError::Line)?;
         let (key_id, signature) = bytes.split_first_chunk::<4>().ok_or(NoteError::Line)?;
         Self::new(name, *key_id, signature.to_vec())
     }

@@ -7,7 +7,8 @@
 
 use data_encoding::BASE64;
 
-use crate::checkpoint::{base64_array, decimal};
+use crate::base64::{padded, padded_array};
+use crate::checkpoint::decimal;
 use crate::digest::Sha256Digest;
 use crate::merkle::MAX_PROOF_HASHES;
 use crate::note::MAX_NOTE_BYTES;
@@ -108,7 +109,7 @@ impl TlogProof {
             if proof.len() >= MAX_PROOF_HASHES {
                 return Err(TlogProofError::TooManyHashes);
             }
-            proof.push(Sha256Digest::new(base64_array(line).ok_or(TlogProofError::Hash)?));
+            proof.push(Sha256Digest::new(padded_array(line).ok_or(TlogProofError::Hash)?));
             rest = after;
         };
         if checkpoint.is_empty() || checkpoint.len() > MAX_NOTE_BYTES {
@@ -123,5 +124,5 @@ fn extra_data(base64: &str) -> Option<Vec<u8>> {
     if base64.is_empty() || base64.len() > BASE64.encode_len(MAX_EXTRA_BYTES) {
         return None;
     }
-    BASE64.decode(base64.as_bytes()).ok()
+    padded(base64)
 }

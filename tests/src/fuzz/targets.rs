@@ -254,13 +254,19 @@ pub(super) fn documents(bytes: &[u8]) {
     }
 }
 
-/// Texts: receipts, notes, heads.
+/// Texts: receipts, notes, heads: what parses is written as the same text.
 pub(super) fn artifact(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let _ = Receipt::parse(text);
-    let _ = TlogProof::parse(text);
-    let _ = SignedNote::parse(text);
-    let _ = HeadBody::parse(text);
+    if let Ok(proof) = TlogProof::parse(text) {
+        assert_eq!(proof.encode(), text, "another encoding was taken");
+    }
+    if let Ok(note) = SignedNote::parse(text) {
+        assert_eq!(note.format(), text, "another encoding was taken");
+    }
+    if let Ok(head) = HeadBody::parse(text) {
+        assert_eq!(head.encode(), text, "another encoding was taken");
+    }
 }
 
 /// Public keys in their forms.

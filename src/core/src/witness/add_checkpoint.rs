@@ -5,7 +5,8 @@
 
 use data_encoding::BASE64;
 
-use crate::checkpoint::{base64_array, decimal};
+use crate::base64::padded_array;
+use crate::checkpoint::decimal;
 use crate::digest::Sha256Digest;
 use crate::merkle::MAX_TREE_SIZE;
 use crate::note::{MAX_NOTE_BYTES, MAX_SIGNATURES, NoteSignature, SignedNote};
@@ -50,7 +51,7 @@ impl LogCheckpoint {
         let mut lines = text.strip_suffix('\n')?.split('\n');
         let origin = lines.next().filter(|origin| !origin.is_empty())?;
         let size = lines.next().and_then(decimal).filter(|size| *size <= MAX_TREE_SIZE)?;
-        let root = Sha256Digest::new(base64_array(lines.next()?)?);
+        let root = Sha256Digest::new(padded_array(lines.next()?)?);
         // Extension lines are not empty.
         lines.all(|line| !line.is_empty()).then(|| Self { origin: origin.to_owned(), size, root })
     }
@@ -104,7 +105,7 @@ impl AddCheckpoint {
             if proof.len() >= MAX_PROOF_LINES {
                 return Err(AddCheckpointMalformed::Proof);
             }
-            proof.push(Sha256Digest::new(base64_array(line).ok_or(AddCheckpointMalformed::Proof)?));
+            proof.push(Sha256Digest::new(padded_array(line).ok_or(AddCheckpointMalformed::Proof)?));
         }
         let note = SignedNote::parse(rest).map_err(|_| AddCheckpointMalformed::Checkpoint)?;
         let checkpoint = LogCheckpoint::parse(note.text()).ok_or(AddCheckpointMalformed::Checkpoint)?;

@@ -4,6 +4,7 @@
 
 use data_encoding::{BASE64, HEXLOWER};
 
+use crate::base64::padded;
 use crate::key::{Algorithm, VerifyingKey};
 use crate::note::NoteKey;
 
@@ -27,7 +28,7 @@ pub(super) fn parts(text: &str) -> Result<(&str, [u8; 4], Vec<u8>), VkeyMalforme
     let (name, rest) = text.split_once('+').ok_or(VkeyMalformed)?;
     let (id, key) = rest.split_once('+').ok_or(VkeyMalformed)?;
     let id = HEXLOWER.decode(id.as_bytes()).ok().and_then(|id| id.try_into().ok()).ok_or(VkeyMalformed)?;
-    let key = BASE64.decode(key.as_bytes()).map_err(|_| VkeyMalformed)?;
+    let key = padded(key).ok_or(VkeyMalformed)?;
     Ok((name, id, key))
 }
 

@@ -285,6 +285,14 @@ fn decisions() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// As long as the base64 of so many bytes: a padded piece before the others.
+fn padded_in_the_middle(bytes: usize) -> String {
+    let length = data_encoding::BASE64.encode_len(bytes);
+    let mut text = format!("AQ=={}", data_encoding::BASE64.encode(&vec![2; bytes]));
+    text.truncate(length - 4);
+    text + "AgI="
+}
+
 fn receipts(log: &Made) -> Vec<(&'static str, String)> {
     let good = &log.receipts.iter().find(|(what, ..)| *what == "a denial").unwrap().1;
     let lines: Vec<&str> = good.split('\n').collect();
@@ -309,6 +317,8 @@ fn receipts(log: &Made) -> Vec<(&'static str, String)> {
         ("a hash missing", swap(good, &format!("{}\n", lines[3]), "")),
         ("a hash too many", swap(good, lines[3], &format!("{0}\n{0}", lines[3]))),
         ("a hash of 31 bytes", with(3, &data_encoding::BASE64.encode(&[1; 31]))),
+        ("padding in the middle of a hash", with(3, &padded_in_the_middle(32))),
+        ("padding in the middle of the extra data", with(1, &format!("extra {}", padded_in_the_middle(33)))),
         ("base64 without padding", with(3, lines[3].trim_end_matches('='))),
         ("another leaf's path", swap(other, other.split('\n').nth(3).unwrap(), lines[3])),
         ("another head", format!("{front}\n\n{}", log.heads[0])),
@@ -351,6 +361,14 @@ fn heads(log: &Made) -> Vec<(&'static str, String)> {
         (
             "a root of 31 bytes",
             signed(swap(&text, text.lines().nth(2).unwrap(), &data_encoding::BASE64.encode(&[1; 31]))),
+        ),
+        (
+            "a root with padding in the middle",
+            signed(swap(&text, text.lines().nth(2).unwrap(), &padded_in_the_middle(32))),
+        ),
+        (
+            "a signature with padding in the middle",
+            format!("{text}\n\u{2014} {ORIGIN} {}\n", padded_in_the_middle(68)),
         ),
         ("a control character", swap(good, "time ", "time\t")),
         ("a signature line without its dash", swap(good, "\u{2014} ", "- ")),
