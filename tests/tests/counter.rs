@@ -27,11 +27,14 @@ fn an_authority_killed_at_any_moment_of_its_start_starts_again_and_an_old_disk_d
         || deployment.countersign().args(["authority", "counter", "--config"]).arg(&config).output().unwrap();
     let made = make();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    assert!(String::from_utf8_lossy(&made.stdout).starts_with("counter 0x0180c516 made, value "));
+    assert!(String::from_utf8_lossy(&made.stdout).starts_with("counter 0x0180c516 made"));
     let again = make();
     assert!(!again.status.success());
     assert!(String::from_utf8_lossy(&again.stderr).contains("a counter was made already"));
 
+    // The counter's first raise is no moment to be killed in: only the TPM knows its first value.
+    deployment.start_authority();
+    deployment.authority.take().unwrap().stop(Duration::from_secs(60));
     // The kills fall before, within and after the leaf, the note and the raise.
     for kill in 0..16 {
         let mut command = deployment.countersign();

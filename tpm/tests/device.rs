@@ -329,8 +329,10 @@ fn a_counter_only_rises_even_when_it_is_made_anew() {
     let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
     let counter = CounterIndex { index: 0x0180_c516, auth: [5; 32] };
     assert_eq!(host.read_counter(&counter), Err(DeviceError::NoSuchIndex(counter.index)));
-    let first = host.define_counter(&counter).unwrap();
-    assert_eq!(host.read_counter(&counter).unwrap(), first);
+    host.define_counter(&counter).unwrap();
+    assert_eq!(host.read_counter(&counter).unwrap(), None, "it has no value before it is raised");
+    let first = host.raise_counter(&counter).unwrap();
+    assert_eq!(host.read_counter(&counter).unwrap(), Some(first));
     assert_eq!(host.raise_counter(&counter).unwrap(), first + 1);
     assert_eq!(host.define_counter(&counter), Err(DeviceError::IndexTaken(counter.index)));
 
@@ -338,11 +340,13 @@ fn a_counter_only_rises_even_when_it_is_made_anew() {
     assert_eq!(host.raise_counter(&stranger).unwrap_err().class(), ErrorClass::Auth);
     assert_eq!(host.read_counter(&stranger).unwrap_err().class(), ErrorClass::Auth);
     host.reopen().unwrap();
-    assert_eq!(host.read_counter(&counter).unwrap(), first + 1);
+    assert_eq!(host.read_counter(&counter).unwrap(), Some(first + 1));
 
     // TPM 2.0 Part 1, 37.2.4.3: a new counter begins above all that were.
     host.undefine_counter(counter.index).unwrap();
-    assert!(host.define_counter(&stranger).unwrap() > first + 1);
+    host.define_counter(&stranger).unwrap();
+    assert_eq!(host.read_counter(&stranger).unwrap(), None);
+    assert!(host.raise_counter(&stranger).unwrap() > first + 1);
     assert_eq!(host.undefine_counter(0x0180_0000), Err(DeviceError::NoSuchIndex(0x0180_0000)));
 }
 

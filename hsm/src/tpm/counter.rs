@@ -28,11 +28,11 @@ impl Counter {
         Self { shared: SharedTpm::of(tcti), at: CounterIndex { index, auth } }
     }
 
-    /// Makes it and raises it once; its value.
+    /// Makes it. It has no value before it is raised.
     ///
     /// # Errors
     /// A fault of the TPM; `Misconfigured` if the index is taken.
-    pub fn define(&self) -> Result<u64, SignFault> {
+    pub fn define(&self) -> Result<(), SignFault> {
         self.run(|tpm, at| tpm.define_counter(at))
     }
 
@@ -44,11 +44,11 @@ impl Counter {
         self.run(|tpm, at| tpm.undefine_counter(at.index))
     }
 
-    /// Its value.
+    /// Its value; none if it was never raised.
     ///
     /// # Errors
     /// A fault of the TPM; `KeyMissing` if there is none.
-    pub fn value(&self) -> Result<u64, SignFault> {
+    pub fn value(&self) -> Result<Option<u64>, SignFault> {
         self.run(|tpm, at| tpm.read_counter(at))
     }
 

@@ -7,7 +7,8 @@
 //! is the counter's own, or one more if a crash came between leaf and raise; a lower one means that leaves are missing.
 //!
 //! The note is not believed: it says where the leaf is, and holds the counter's authorization value, from which the counter's identifier in
-//! the log follows. A value counts only out of a leaf under a head that the log's keys signed. What a note can do is to lead nowhere.
+//! the log follows. A value counts only out of a leaf under a head that the log's keys signed, and that nothing was told yet only if the TPM
+//! says that the counter was never raised. What a note can do is to lead nowhere.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::config;
 use crate::init::files;
 use crate::sign::{VouchedFault, newest_vouched};
-use crate::store::{MAX_PAGE, ReadFault, Reader, SignedHead, StoredTree};
+use crate::store::{ReadFault, Reader, SignedHead, StoredTree};
 
 /// Largest note that is read.
 const MAX_NOTE_BYTES: usize = 4_096;
@@ -35,6 +36,10 @@ const MAX_NOTE_BYTES: usize = 4_096;
 const ID_TAG: &str = "countersign-v1:rollback-counter";
 /// How often the counter is raised: NV memory wears out after some hundred thousand writes.
 const RAISE_EVERY: Duration = Duration::from_secs(3_600);
+/// A start this soon after the last raise doesn't raise again: a process that dies and is started again all night would wear the memory out.
+const RECENT_MS: u64 = 600_000;
+/// Pause after a raise that failed; it doubles up to [`RAISE_EVERY`].
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Why the counter doesn't let the authority start, or can't be raised.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +80,11 @@ pub enum CounterFault {
         /// The counter's value.
         value: u64,
     },
+    /// The counter was raised, and the note names no leaf that tells of it.
+    #[error(
+        "{0} names no leaf, but the counter was raised: compare the newest head, then make another counter with --replace"
+    )]
+    NotTold(PathBuf),
     /// The leaf that the note names isn't in the log, or isn't that leaf.
     #[error("the log was rolled back: leaf {0} doesn't tell of the counter any more")]
     LeafMissing(u64),
@@ -100,9 +110,7 @@ pub enum CounterFault {
 struct Note {
     /// Authorization value of the NV index, hex.
     auth: String,
-    /// Value that was told last.
-    value: u64,
-    /// In which leaf; none before the first.
+    /// Which leaf told a value last; none before the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     leaf: Option<u64>,
 }
@@ -117,7 +125,18 @@ pub struct RollbackCounter {
 
 struct Kept {
     note: Note,
+    /// When the leaf was told that the authority was started with, ms of the log.
+    told_ms: Option<u64>,
+    /// When this process raised it last.
     raised: Option<Instant>,
+    /// After a raise that failed: until when to leave it alone, and for how long the next time.
+    pause: Option<(Instant, Duration)>,
+}
+
+/// What a leaf tells of the counter.
+struct Told {
+    value: u64,
+    time_ms: u64,
 }
 
 impl RollbackCounter {
@@ -130,7 +149,7 @@ impl RollbackCounter {
         path: &Path,
         auth: [u8; COUNTER_AUTH_BYTES],
         replace: bool,
-    ) -> Result<u64, CounterFault> {
+    ) -> Result<(), CounterFault> {
         if path.exists() && !replace {
             return Err(CounterFault::Made(path.to_owned()));
         }
@@ -143,10 +162,9 @@ impl RollbackCounter {
                 _ => {}
             }
         }
-        let value = device.define()?;
+        device.define()?;
         // A crash before: a counter without a note, which the next try has to replace. After: both are there.
-        write(path, &Note { auth: HEXLOWER.encode(&auth), value, leaf: None })?;
-        Ok(value)
+        write(path, &Note { auth: HEXLOWER.encode(&auth), leaf: None })
     }
 
     /// Opens the counter that the note names, and compares it with the log before anything is appended.
@@ -166,9 +184,10 @@ impl RollbackCounter {
         let device = Counter::new(&config.tcti, config.nv_index, auth);
         let mut id = [0; 16];
         id.iter_mut().zip(tuple_digest(ID_TAG, &[&auth]).as_bytes()).for_each(|(into, byte)| *into = *byte);
-        let counter =
-            Self { device, id, path: path.to_owned(), kept: Mutex::new(Kept { note, raised: None }) };
-        counter.compare(reader, bundle)?;
+        let kept = Kept { note, told_ms: None, raised: None, pause: None };
+        let counter = Self { device, id, path: path.to_owned(), kept: Mutex::new(kept) };
+        let told = counter.compare(reader, bundle)?;
+        counter.kept().told_ms = told;
         Ok(counter)
     }
 
@@ -176,16 +195,21 @@ impl RollbackCounter {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn compare(&self, reader: &dyn Reader, bundle: &TrustBundle) -> Result<(), CounterFault> {
+    /// When the newest value was told, ms.
+    fn compare(&self, reader: &dyn Reader, bundle: &TrustBundle) -> Result<Option<u64>, CounterFault> {
         let value = self.device.value()?;
-        let head = newest_vouched(reader, bundle)?;
-        let note = self.kept().note.clone();
-        let told = match note.leaf {
-            Some(index) => self.told_by(reader, &head, index)?.ok_or(CounterFault::LeafMissing(index))?,
-            // Made, and nothing told yet as far as the note knows: once in a counter's life the whole log is looked through.
-            None => self.newest_told(reader, &head)?.unwrap_or(note.value),
-        };
-        judge(told, value)
+        let leaf = self.kept().note.leaf;
+        match (leaf, value) {
+            // Made, and never raised.
+            (None, None) => Ok(None),
+            (None, Some(_)) => Err(CounterFault::NotTold(self.path.clone())),
+            (Some(index), value) => {
+                let head = newest_vouched(reader, bundle)?;
+                let told = self.told_by(reader, &head, index)?.ok_or(CounterFault::LeafMissing(index))?;
+                judge(told.value, value.unwrap_or(0))?;
+                Ok(Some(told.time_ms))
+            }
+        }
     }
 
     /// The value that the leaf at this index tells of this counter, if it does, under a head that vouches for it.
@@ -194,7 +218,7 @@ impl RollbackCounter {
         reader: &dyn Reader,
         head: &SignedHead,
         index: u64,
-    ) -> Result<Option<u64>, CounterFault> {
+    ) -> Result<Option<Told>, CounterFault> {
         if index >= head.size() {
             return Ok(None);
         }
@@ -205,48 +229,52 @@ impl RollbackCounter {
         if verify_inclusion::<Sha256Tree>(&hash, index, head.size(), &proof, root).is_err() {
             return Ok(None);
         }
-        Ok(value_in(&bytes, index, &self.id))
-    }
-
-    fn newest_told(&self, reader: &dyn Reader, head: &SignedHead) -> Result<Option<u64>, CounterFault> {
-        let (mut next, mut newest) = (0, None);
-        while next < head.size() {
-            let page = reader.leaves(next, MAX_PAGE)?;
-            if page.is_empty() {
-                break;
-            }
-            for bytes in page {
-                if value_in(&bytes, next, &self.id).is_some() {
-                    newest = self.told_by(reader, head, next)?.or(newest);
-                }
-                next += 1;
-            }
-        }
-        Ok(newest)
+        Ok(told_in(&bytes, index, &self.id))
     }
 
     /// Whether it is time to raise the counter again.
     #[must_use]
-    pub fn is_due(&self) -> bool {
-        self.kept().raised.is_none_or(|raised| raised.elapsed() >= RAISE_EVERY)
+    pub fn is_due(&self, now_ms: u64) -> bool {
+        let kept = self.kept();
+        if kept.pause.is_some_and(|(until, _)| Instant::now() < until) {
+            return false;
+        }
+        match (kept.raised, kept.told_ms) {
+            (Some(raised), _) => raised.elapsed() >= RAISE_EVERY,
+            // A leaf can't be of the future; one that seems to be is no reason to wait.
+            (None, Some(told)) => now_ms.checked_sub(told).is_none_or(|age| age >= RECENT_MS),
+            (None, None) => true,
+        }
     }
 
-    /// The value that a leaf has to tell next, and that leaf's body.
+    /// The value that a leaf has to tell next, and that leaf's body. A counter that was never raised is raised to its first value, which only
+    /// the TPM knows; a crash before a leaf of it is noted makes `--replace` necessary.
     ///
     /// # Errors
     /// [`CounterFault::Device`].
     pub fn next(&self) -> Result<(u64, Vec<u8>), CounterFault> {
-        let value = self.device.value()?.saturating_add(1);
+        let value = match self.device.value()? {
+            Some(value) => value,
+            None => self.device.raise()?,
+        };
+        let value = value.saturating_add(1);
         Ok((value, Heartbeat(HeartbeatReason::Counter { id: self.id, value }).encode()))
     }
 
-    /// The leaf at this index tells this value and is under a signed head: notes it, and raises the counter to it.
+    /// A raise failed: the next one waits, longer each time.
+    pub fn failed(&self) {
+        let mut kept = self.kept();
+        let pause = kept.pause.map_or(FIRST_PAUSE, |(_, pause)| (pause * 2).min(RAISE_EVERY));
+        kept.pause = Instant::now().checked_add(pause).map(|until| (until, pause));
+    }
+
+    /// The leaf at this index tells this value and is under a signed head, which is durable, signature and all: notes it, and raises the counter to it.
     ///
     /// # Errors
     /// [`CounterFault`]; the next call of [`RollbackCounter::next`] starts over.
     pub fn told(&self, index: u64, told: u64) -> Result<(), CounterFault> {
         let mut kept = self.kept();
-        let note = Note { value: told, leaf: Some(index), ..kept.note.clone() };
+        let note = Note { leaf: Some(index), ..kept.note.clone() };
         // A crash before: the note leads to the leaf before, whose value is the counter's. After: it leads to this one, one ahead of the counter.
         write(&self.path, &note)?;
         kept.note = note;
@@ -254,7 +282,7 @@ impl RollbackCounter {
         if value != told {
             return Err(CounterFault::Raced { told, value });
         }
-        kept.raised = Some(Instant::now());
+        (kept.raised, kept.pause) = (Some(Instant::now()), None);
         Ok(())
     }
 }
@@ -270,11 +298,13 @@ fn judge(told: u64, value: u64) -> Result<(), CounterFault> {
     }
 }
 
-/// The value of the counter with this identifier in a leaf's bytes.
-fn value_in(bytes: &[u8], index: u64, id: &[u8; 16]) -> Option<u64> {
+/// What a leaf's bytes tell of the counter with this identifier.
+fn told_in(bytes: &[u8], index: u64, id: &[u8; 16]) -> Option<Told> {
     let leaf = Leaf::parse(bytes).ok().filter(|leaf| leaf.kind == Kind::Heartbeat && leaf.index == index)?;
     match Heartbeat::parse(&leaf.body).ok()?.0 {
-        HeartbeatReason::Counter { id: of, value } if of == *id => Some(value),
+        HeartbeatReason::Counter { id: of, value } if of == *id => {
+            Some(Told { value, time_ms: leaf.time_ms })
+        }
         _ => None,
     }
 }
@@ -315,10 +345,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("note");
         assert!(matches!(read(&path), Err(CounterFault::NotMade(_))));
-        let good = Note { auth: "00".repeat(32), value: 3, leaf: Some(9) };
+        let good = Note { auth: "00".repeat(32), leaf: Some(9) };
         write(&path, &good).unwrap();
         let bytes = std::fs::read(&path).unwrap();
-        assert_eq!((read(&path).unwrap().value, read(&path).unwrap().leaf), (3, Some(9)));
+        assert_eq!(read(&path).unwrap().leaf, Some(9));
         for end in 0..bytes.len() {
             std::fs::write(&path, &bytes[..end]).unwrap();
             assert!(matches!(read(&path), Err(CounterFault::Malformed(_))));

@@ -227,8 +227,8 @@ fn make_counter(config: &Path, replace: bool) -> Outcome {
     let mut auth = [0; 32];
     getrandom::fill(&mut auth).map_err(anyhow::Error::new)?;
     let note = config.rollback_counter_path();
-    let value = RollbackCounter::make(wanted, &note, auth, replace).map_err(anyhow::Error::new)?;
-    anstream::println!("counter 0x{:08x} made, value {value}", wanted.nv_index);
+    RollbackCounter::make(wanted, &note, auth, replace).map_err(anyhow::Error::new)?;
+    anstream::println!("counter 0x{:08x} made", wanted.nv_index);
     Ok(ExitCode::SUCCESS)
 }
 

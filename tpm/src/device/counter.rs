@@ -30,8 +30,8 @@ pub struct CounterIndex {
 }
 
 impl HostTpm {
-    /// Makes a counter and raises it once, before which it has no value. The owner hierarchy must be open.
-    pub fn define_counter(&mut self, counter: &CounterIndex) -> Result<u64, DeviceError> {
+    /// Makes a counter, which has no value before it is raised for the first time. The owner hierarchy must be open.
+    pub fn define_counter(&mut self, counter: &CounterIndex) -> Result<(), DeviceError> {
         let at = nv_index(counter.index)?;
         if let Some(taken) = self.lookup(TpmHandle::NvIndex(at))? {
             self.close(taken);
@@ -57,7 +57,7 @@ impl HostTpm {
             context.nv_define_space(Provision::Owner, Some(auth.clone()), public.clone())
         })?;
         self.close(made.into());
-        self.raise_counter(counter)
+        Ok(())
     }
 
     /// Removes a counter. The owner hierarchy must be open.
@@ -69,14 +69,16 @@ impl HostTpm {
         })
     }
 
-    /// The counter's value.
-    pub fn read_counter(&mut self, counter: &CounterIndex) -> Result<u64, DeviceError> {
-        self.with_counter(counter, Self::value_of)
+    /// The counter's value; none if it was never raised (TPMA_NV_WRITTEN is clear, which only the TPM can set, and nobody can take back).
+    pub fn read_counter(&mut self, counter: &CounterIndex) -> Result<Option<u64>, DeviceError> {
+        self.with_counter(counter, |tpm, handle, was_raised| {
+            was_raised.then(|| tpm.value_of(handle)).transpose()
+        })
     }
 
     /// Raises the counter by one; its value afterwards.
     pub fn raise_counter(&mut self, counter: &CounterIndex) -> Result<u64, DeviceError> {
-        self.with_counter(counter, |tpm, handle| {
+        self.with_counter(counter, |tpm, handle, _| {
             tpm.call("NV_Increment", |context| context.nv_increment(NvAuth::NvIndex(handle), handle))?;
             tpm.value_of(handle)
         })
@@ -85,7 +87,7 @@ impl HostTpm {
     fn with_counter<T>(
         &mut self,
         counter: &CounterIndex,
-        body: impl FnOnce(&mut Self, NvIndexHandle) -> Result<T, DeviceError>,
+        body: impl FnOnce(&mut Self, NvIndexHandle, bool) -> Result<T, DeviceError>,
     ) -> Result<T, DeviceError> {
         let at = nv_index(counter.index)?;
         let found = self.lookup(TpmHandle::NvIndex(at))?.ok_or(DeviceError::NoSuchIndex(counter.index))?;
@@ -94,17 +96,19 @@ impl HostTpm {
         let allowed = self.call_with("authorization of an NV index", (None, None, None), |context| {
             context.tr_set_auth(found, auth.clone())
         });
-        let result = allowed.and_then(|()| self.require_counter(handle)).and_then(|()| body(self, handle));
+        let result = allowed
+            .and_then(|()| self.require_counter(handle))
+            .and_then(|was_raised| body(self, handle, was_raised));
         self.close(found);
         result
     }
 
-    /// An ordinary index could be written back to any value.
-    fn require_counter(&mut self, handle: NvIndexHandle) -> Result<(), DeviceError> {
+    /// An ordinary index could be written back to any value. Whether this counter was ever raised.
+    fn require_counter(&mut self, handle: NvIndexHandle) -> Result<bool, DeviceError> {
         let none = (None, None, None);
         let (public, _) = self.call_with("NV_ReadPublic", none, |context| context.nv_read_public(handle))?;
         match public.attributes().index_type() {
-            Ok(NvIndexType::Counter) => Ok(()),
+            Ok(NvIndexType::Counter) => Ok(public.attributes().written()),
             _ => Err(DeviceError::NotACounter),
         }
     }
