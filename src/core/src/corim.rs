@@ -93,6 +93,8 @@ pub fn read(bytes: &[u8], bank: u16) -> Result<Manifest, CorimRefused> {
     };
     let mut manifest = Manifest::default();
     if let Some(validity) = corim.member(4) {
+        // Anything else would be a CoRIM without an end.
+        validity.map()?;
         manifest.lifetime.not_before_ms = validity.member(0).map(Item::epoch_ms).transpose()?;
         manifest.lifetime.not_after_ms = validity.member(1).map(Item::epoch_ms).transpose()?;
     }

@@ -55,9 +55,12 @@ fn environment(model: &str) -> Vec<u8> {
 }
 
 fn corim_of(triples: Vec<u8>) -> Vec<u8> {
+    corim_valid(triples, map(&[(0, tag(1, uint(1_000))), (1, tag(1, uint(2_000)))]))
+}
+
+fn corim_valid(triples: Vec<u8>, validity: Vec<u8>) -> Vec<u8> {
     let comid = map(&[(1, map(&[(0, text("id"))])), (4, triples)]);
     let tags = array(&[tag(TAG_COMID, bytes(&comid))]);
-    let validity = map(&[(0, tag(1, uint(1_000))), (1, tag(1, uint(2_000)))]);
     tag(TAG_CORIM, map(&[(0, text("corim")), (1, tags), (4, validity)]))
 }
 
@@ -108,6 +111,9 @@ fn what_is_of_another_kind_is_counted_and_what_is_not_a_pcr_is_refused() {
     check(corim(&[record(map(&[(1, map(&[(1, uint(3))]))]))]), "isn't of a PCR");
     check(corim(&[array(&[environment("r7"), array(&[of_pcr(4, 4), of_pcr(4, 5)])])]), "twice");
     check(corim(&[array(&[environment("r7"), array(&[])])]), "without a PCR");
+    for none in [uint(0), array(&[tag(1, uint(1_000)), tag(1, uint(2_000))]), bytes(&[])] {
+        check(corim_valid(map(&[(0, array(std::slice::from_ref(&good)))]), none), "a map was expected");
+    }
     check(corim(&[]), "no reference triple");
     let short = map(&[(0, uint(4)), (1, map(&[(2, array(&[array(&[uint(1), bytes(&[1; 31])])]))]))]);
     check(corim(&[record(short)]), "31 bytes");
@@ -142,7 +148,7 @@ fn bytes_that_are_no_cbor_of_ours_are_refused() {
     check(&nested, "too many items");
     let keys: Vec<u8> =
         (0..100_000_u32).flat_map(|key| [&[0x1a][..], &key.to_be_bytes(), &[0]].concat()).collect();
-    check(&[&[0xba][..], &100_000_u32.to_be_bytes(), &keys].concat(), "an array was expected");
+    check(&[&[0xba][..], &100_000_u32.to_be_bytes(), &keys].concat(), "a map was expected");
     check(&vec![0; usize::try_from(MAX_CORIM_BYTES).unwrap() + 1], "larger");
     // Every byte changed: read or refused.
     for at in 0..good.len() {
