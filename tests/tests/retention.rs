@@ -5,7 +5,7 @@
 use countersign_core::artifact::Receipt;
 use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_fixture::wait_until;
-use countersign_tests::{Deployment, Program, Ran, SignerKind, StoreKind};
+use countersign_tests::{Deployment, Program, Ran, SignerKind, StoreKind, tool};
 use serde_json::Value;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -28,9 +28,30 @@ fn pruning(deployment: &Deployment, args: &[&str]) -> Command {
     command
 }
 
+/// The command takes no age below a day, so what is of this moment is pruned by a program that does the same.
+fn prune_now(deployment: &Deployment) -> Command {
+    let mut command = Command::new(tool("prune-now"));
+    command.arg(deployment.text("authority/authority.toml"));
+    command
+}
+
 fn prune(deployment: &Deployment, args: &[&str]) -> Value {
-    let all = [&["--older-than-days", "0", "--json"], args].concat();
-    serde_json::from_str(&Ran::of(&mut pruning(deployment, &all)).expect("prune")).unwrap()
+    serde_json::from_str(&Ran::of(prune_now(deployment).args(args)).expect("prune")).unwrap()
+}
+
+/// What the command itself says: no age, none that is too small, and nothing to prune of a log that is younger than a day.
+fn the_command_keeps_what_is_young(deployment: &Deployment) {
+    let unsaid = Ran::of(&mut pruning(deployment, &[]));
+    assert!(unsaid.status == Some(2) && unsaid.err.contains("retention.evidence_days"), "{unsaid:?}");
+    let zero = Ran::of(&mut pruning(deployment, &["--older-than-days", "0"]));
+    assert!(zero.status == Some(2) && zero.err.contains("--older-than-days"), "{zero:?}");
+    for dry in [&["--dry-run"][..], &[]] {
+        let args = [&["--older-than-days", "1", "--json"], dry].concat();
+        let said = Ran::of(&mut pruning(deployment, &args)).expect("prune");
+        let said: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((&said["blobs"], &said["dry_run"]), (&Value::from(0), &Value::from(!dry.is_empty())));
+        assert!(said["leaves"].as_u64() > Some(4), "{said}");
+    }
 }
 
 /// `countersign audit VERB` over the authority's store.
@@ -65,8 +86,7 @@ fn pruned_while_serving(store: StoreKind) {
     deployment.reboot_host(2);
     assert_eq!(deployment.ask("other", &[], &argv).status, Some(1), "not the boot of the references");
     wait_for_the_end_of(&deployment, "one");
-    let unsaid = Ran::of(&mut pruning(&deployment, &[]));
-    assert!(unsaid.status == Some(2) && unsaid.err.contains("retention.evidence_days"), "{unsaid:?}");
+    the_command_keeps_what_is_young(&deployment);
     assert!(prune(&deployment, &["--dry-run"])["blobs"].as_u64() > Some(4));
     let replayed = audit(&deployment, "replay", &[]).expect("replay");
     assert!(!replayed.contains("pruned"), "{replayed}");
@@ -74,12 +94,16 @@ fn pruned_while_serving(store: StoreKind) {
     let went = prune(&deployment, &[])["blobs"].as_u64().unwrap();
     let verified = audit(&deployment, "verify", &[]).expect("verify");
     assert!(verified.contains(&format!("pruned: {went} inputs of decisions before")), "{verified}");
-    let replayed = audit(&deployment, "replay", &[]).expect("a pruned log replays as far as it can");
+    let unexcused = audit(&deployment, "replay", &[]);
+    assert!(unexcused.status == Some(1) && unexcused.out.contains("pruned: "), "{unexcused:?}");
+    let replayed =
+        audit(&deployment, "replay", &["--pruned-ok"]).expect("a pruned log replays as far as it can");
     let good = replayed.contains("; 0 not replayable, 0 that don't follow") && replayed.contains("pruned: ");
     assert!(good, "{replayed}");
     let (index, decision) = artifact(&deployment, "one");
     let json: Value =
-        serde_json::from_str(&audit(&deployment, "replay", &["--json"]).expect("json")).unwrap();
+        serde_json::from_str(&audit(&deployment, "replay", &["--json", "--pruned-ok"]).expect("json"))
+            .unwrap();
     let covers = |run: &Value| run[0].as_u64() <= Some(index) && run[1].as_u64() >= Some(index);
     assert!(json["pruned_runs"].as_array().unwrap().iter().any(covers), "{json}");
     // What bore the first artifact out is gone, with a code of its own, and as good as before from an auditor's copies.
@@ -95,7 +119,8 @@ fn pruned_while_serving(store: StoreKind) {
         &deployment.text("authority/trust-bundle.json"),
     ]);
     Ran::of(verify.arg(&out)).expect("the bundle verifies");
-    let kept = audit(&deployment, "replay", &["--json", "--kept", &deployment.text("kept")]).expect("replay");
+    let kept = ["--json", "--pruned-ok", "--kept", &deployment.text("kept")];
+    let kept = audit(&deployment, "replay", &kept).expect("replay");
     let kept: Value = serde_json::from_str(&kept).unwrap();
     assert!(kept["pruned"].as_u64() < json["pruned"].as_u64(), "{kept}");
     assert!(!kept["pruned_runs"].as_array().unwrap().iter().any(covers), "{kept}");
@@ -107,7 +132,7 @@ fn pruned_while_serving(store: StoreKind) {
     deployment.exec("three", &argv).expect("run");
     assert_eq!(artifact(&deployment, "three").1.host_state.boot_log, decision.host_state.boot_log);
     audit(&deployment, "verify", &[]).expect("verify");
-    audit(&deployment, "replay", &[]).expect("replay");
+    audit(&deployment, "replay", &["--pruned-ok"]).expect("replay");
 }
 
 #[test]
@@ -128,7 +153,7 @@ fn a_pruning_killed_at_any_moment_leaves_a_log_that_verifies() {
     let argv = [program.path(), &canary];
     for round in 0..12 {
         let name = format!("round-{round}");
-        let mut child = pruning(&deployment, &["--older-than-days", "0"])
+        let mut child = prune_now(&deployment)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -141,12 +166,12 @@ fn a_pruning_killed_at_any_moment_leaves_a_log_that_verifies() {
         child.kill().unwrap();
         child.wait().unwrap();
         audit(&deployment, "verify", &[]).expect("verify");
-        let replayed = audit(&deployment, "replay", &[]).expect("replay");
+        let replayed = audit(&deployment, "replay", &["--pruned-ok"]).expect("replay");
         assert!(replayed.contains("; 0 not replayable, 0 that don't follow"), "{replayed}");
     }
     deployment.ask("last", &["--ttl-secs", "1"], &argv).expect("artifact");
     wait_for_the_end_of(&deployment, "last");
     prune(&deployment, &[]);
     audit(&deployment, "verify", &[]).expect("verify");
-    assert!(audit(&deployment, "replay", &[]).expect("replay").contains("pruned: "));
+    assert!(audit(&deployment, "replay", &["--pruned-ok"]).expect("replay").contains("pruned: "));
 }

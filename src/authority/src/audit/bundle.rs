@@ -144,7 +144,7 @@ pub fn make_bundle(
         return Err(BundleFault::AnotherLog);
     }
     let decision = Decision::parse(&receipt.leaf().body).map_err(|_| BundleFault::Malformed("decision"))?;
-    let mut gathered = Gathered { reader, kept, members: BTreeMap::new() };
+    let mut gathered = Gathered { reader, kept, leaf: receipt.leaf(), members: BTreeMap::new() };
     let (enrolment, challenge) = gathered.members_of(&decision)?;
     let leaves = gathered.family(&decision, enrolment)?;
     let tree = StoredTree(reader);
@@ -184,11 +184,23 @@ where
 struct Gathered<'a> {
     reader: &'a dyn LogReader,
     kept: Option<&'a Kept>,
+    /// The decision's.
+    leaf: &'a Leaf,
     members: BTreeMap<Sha256Digest, Vec<u8>>,
 }
 
 impl Gathered<'_> {
+    /// A member that no pruning takes.
     fn member(&mut self, digest: &Sha256Digest) -> Result<Vec<u8>, BundleFault> {
+        self.found(digest, false)
+    }
+
+    /// A member that a pruning may have taken.
+    fn prunable(&mut self, digest: &Sha256Digest) -> Result<Vec<u8>, BundleFault> {
+        self.found(digest, true)
+    }
+
+    fn found(&mut self, digest: &Sha256Digest, prunable: bool) -> Result<Vec<u8>, BundleFault> {
         let mut found = self.reader.blob(digest).map_err(unreadable)?;
         let was_empty = found.is_none();
         found = found.filter(|bytes| sha256(bytes) == *digest);
@@ -196,7 +208,8 @@ impl Gathered<'_> {
             found = kept.find(digest)?;
         }
         let Some(bytes) = found else {
-            let pruned = was_empty && self.reader.pruned(digest).map_err(unreadable)?.is_some();
+            let told = self.reader.pruned(digest).map_err(unreadable)?;
+            let pruned = prunable && was_empty && told.is_some_and(|pruning| pruning.reaches(self.leaf));
             return Err(if pruned { BundleFault::Pruned(*digest) } else { BundleFault::Lost(*digest) });
         };
         self.members.insert(*digest, bytes.clone());
@@ -209,14 +222,17 @@ impl Gathered<'_> {
 
     /// Everything named by digest, directly or by what is named; the enrolment and the challenge.
     fn members_of(&mut self, decision: &Decision) -> Result<(LeafRef, ChallengeBody), BundleFault> {
-        self.member(&decision.request)?;
-        let inputs = InputsRecord::parse(&self.member(&decision.inputs)?)
+        self.prunable(&decision.request)?;
+        let inputs = InputsRecord::parse(&self.prunable(&decision.inputs)?)
             .map_err(|_| BundleFault::Malformed("inputs record"))?;
-        let evidence = EvidenceRecord::parse(&self.member(&decision.evidence)?)
+        let evidence = EvidenceRecord::parse(&self.prunable(&decision.evidence)?)
             .map_err(|_| BundleFault::Malformed("evidence record"))?;
         // Nothing new in the IMA list is no member.
         let entries = evidence.ima.map(|ima| ima.list).filter(|list| *list != sha256(&[]));
-        for digest in [evidence.boot_log, inputs.policy, entries, inputs.prior.ima].into_iter().flatten() {
+        for digest in [evidence.boot_log, entries].into_iter().flatten() {
+            self.prunable(&digest)?;
+        }
+        for digest in [inputs.policy, inputs.prior.ima].into_iter().flatten() {
             self.member(&digest)?;
         }
         if let Some(digest) = inputs.references {

@@ -61,6 +61,8 @@ pub(super) struct Log {
     pub(super) blobs: HashMap<Sha256Digest, Vec<u8>>,
     /// What the source says was pruned.
     pub(super) pruned: Vec<Sha256Digest>,
+    /// By which pruning: one that reaches every leaf, unless a test says otherwise.
+    pub(super) pruning: Pruning,
     pub(super) budgets: HashMap<u64, u64>,
     pub(super) sha256: Frontier<Sha256Tree>,
     pub(super) sha3: Frontier<Sha3_512Tree>,
@@ -85,7 +87,7 @@ impl LogSource for Log {
     }
 
     fn pruned(&self, digest: &Sha256Digest) -> Result<Option<Pruning>, Unreadable> {
-        Ok(self.pruned.contains(digest).then(Pruning::default))
+        Ok(self.pruned.contains(digest).then_some(self.pruning))
     }
 }
 
@@ -178,6 +180,7 @@ impl Log {
             heads: Vec::new(),
             blobs: HashMap::new(),
             pruned: Vec::new(),
+            pruning: Pruning { at_ms: u64::MAX, before_ms: u64::MAX, upto: u64::MAX, blobs: 1, bytes: 1 },
             budgets: HashMap::new(),
             sha256: Frontier::new(),
             sha3: Frontier::new(),

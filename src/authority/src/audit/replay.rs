@@ -82,6 +82,20 @@ pub fn replay(
     Ok(replay.report)
 }
 
+/// How a leaf stands that isn't wrong.
+enum Standing {
+    Repeated,
+    Pruned,
+}
+
+/// What a leaf was made from that a pruning may take, and of which host it is.
+struct Members {
+    own: Vec<Sha256Digest>,
+    host: HostId,
+    state: HostState,
+    denies: bool,
+}
+
 struct Replay<'a> {
     source: &'a dyn LogSource,
     bundle: &'a TrustBundle,
@@ -139,24 +153,24 @@ impl Replay<'_> {
     fn settle(
         &mut self,
         leaf: &Leaf,
-        denied: bool,
-        members: &[Sha256Digest],
+        members: &Members,
         verdict: Result<(), Stop>,
     ) -> Result<(), Unreadable> {
         let index = leaf.index;
         let was_in_run = std::mem::take(&mut self.in_run);
-        match verdict {
-            Ok(()) => {
+        let excused = match &verdict {
+            Err(Stop::Missing(Missing::Blob(digest))) => Some(self.excuse(leaf, digest, members)),
+            _ => None,
+        };
+        match excused.unwrap_or(verdict.map(|()| Standing::Repeated)) {
+            Ok(Standing::Repeated) => {
                 self.report.replayed += 1;
-                self.report.denied += u64::from(denied);
+                self.report.denied += u64::from(members.denies);
             }
-            Err(Stop::Missing(Missing::Blob(digest))) => match self.unexplained(digest, members)? {
-                None => {
-                    self.report.add_pruned(index, was_in_run);
-                    self.in_run = true;
-                }
-                Some(lost) => self.report.not_replayable.push((index, Missing::Blob(lost))),
-            },
+            Ok(Standing::Pruned) => {
+                self.report.add_pruned(index, was_in_run);
+                self.in_run = true;
+            }
             Err(Stop::Missing(missing)) => self.report.not_replayable.push((index, missing)),
             Err(Stop::Mismatch(kind)) => self.mismatch(index, kind),
             Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
@@ -164,22 +178,27 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// The first of what is missing and of the other members that isn't there though no pruning tells of it.
-    fn unexplained(
-        &self,
-        missing: Sha256Digest,
-        members: &[Sha256Digest],
-    ) -> Result<Option<Sha256Digest>, Unreadable> {
-        for digest in std::iter::once(&missing).chain(members) {
-            match self.source.blob(digest)? {
-                Some(bytes) if sha256(&bytes) == *digest => {}
+    /// Looks whether a pruning took all that a leaf lacks. It takes members of old leaves only; documents, keys and states it never takes.
+    fn excuse(&mut self, leaf: &Leaf, missing: &Sha256Digest, members: &Members) -> Result<Standing, Stop> {
+        if !members.own.contains(missing) {
+            return Err(Stop::Missing(Missing::Blob(*missing)));
+        }
+        for digest in &members.own {
+            let there = match self.source.blob(digest).map_err(Stop::Unreadable)? {
                 // Other bytes in its place are no pruning.
-                Some(_) => return Ok(Some(*digest)),
-                None if self.source.pruned(digest)?.is_none() => return Ok(Some(*digest)),
-                None => {}
+                Some(bytes) => sha256(&bytes) == *digest,
+                None => {
+                    let told = self.source.pruned(digest).map_err(Stop::Unreadable)?;
+                    told.is_some_and(|pruning| pruning.reaches(leaf))
+                }
+            };
+            if !there {
+                return Err(Stop::Missing(Missing::Blob(*digest)));
             }
         }
-        Ok(None)
+        self.in_force()?;
+        self.endorsed(&members.host, members.state)?;
+        Ok(Standing::Pruned)
     }
 
     fn take_decision(&mut self, index: u64, leaf: &Leaf) -> Result<(), Unreadable> {
@@ -190,10 +209,18 @@ impl Replay<'_> {
         let code = code_of(&decision);
         let evidence = self.evidence(&decision.evidence);
         let challenge = self.enter(decision.host, &decision.evidence, code, evidence.as_ref().ok());
+        let members = Members {
+            own: own_members(
+                &[decision.request, decision.inputs, decision.evidence],
+                &decision.host_state,
+                evidence.as_ref().ok(),
+            ),
+            host: decision.host,
+            state: decision.host_state,
+            denies: code.is_some(),
+        };
         let verdict = evidence.and_then(|evidence| self.repeat_decision(leaf, &decision, evidence));
-        let mut members = vec![decision.request, decision.inputs, decision.evidence];
-        members.extend(decision.host_state.boot_log);
-        self.settle(leaf, code.is_some(), &members, verdict)?;
+        self.settle(leaf, &members, verdict)?;
         self.spend(challenge, code, leaf.time_ms);
         if !self.fold.apply_decision(index, &decision) {
             self.mismatch(index, MismatchKind::Budget);
@@ -208,9 +235,14 @@ impl Replay<'_> {
         };
         let evidence = self.evidence(&record.evidence);
         let challenge = self.enter(record.host, &record.evidence, record.code, evidence.as_ref().ok());
+        let members = Members {
+            own: own_members(&[record.evidence], &record.state, evidence.as_ref().ok()),
+            host: record.host,
+            state: record.state,
+            denies: record.code.is_some(),
+        };
         let verdict = evidence.and_then(|evidence| self.repeat_attestation(leaf, &record, evidence));
-        let members: Vec<_> = std::iter::once(record.evidence).chain(record.state.boot_log).collect();
-        self.settle(leaf, record.code.is_some(), &members, verdict)?;
+        self.settle(leaf, &members, verdict)?;
         self.spend(challenge, record.code, leaf.time_ms);
         if tells_of_host(record.code, &record.evidence, &record.state) {
             self.fold.show(&record.host, &record.state);
@@ -460,6 +492,19 @@ impl Replay<'_> {
             Ok(leaf.map(|bytes| (bytes, self.fold.budget_left(index))))
         })
     }
+}
+
+/// What the leaf names itself, and the boot log and IMA entries inside of its evidence; the boot log of its state stands for the former if the
+/// evidence is gone.
+fn own_members(
+    named: &[Sha256Digest],
+    state: &HostState,
+    evidence: Option<&EvidenceRecord>,
+) -> Vec<Sha256Digest> {
+    let inside = evidence.map(|record| [record.boot_log, record.ima.map(|ima| ima.list)]);
+    // No new entries of the list are no member.
+    let inside = inside.into_iter().flatten().flatten().filter(|digest| *digest != sha256(&[]));
+    named.iter().copied().chain(state.boot_log).chain(inside).collect()
 }
 
 fn is_fresh(code: Option<RefusalCode>) -> bool {

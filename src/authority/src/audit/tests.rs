@@ -7,6 +7,7 @@ use super::{FindingKind, Kept, MismatchKind, Missing, PrunedRun, StoreLog, WithK
 use crate::sequence::tests::support;
 use crate::sequence::{Append, Entry};
 use crate::sign::HeadKey as _;
+use crate::store::Pruning;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519};
 use countersign_core::bundle::{Compromise, Says, Statement, statement_preimage};
 use countersign_core::checkpoint::HeadBody;
@@ -320,6 +321,59 @@ fn what_was_pruned_is_counted_and_what_is_missing_beside_it_is_not_excused() {
     std::fs::write(directory.path().join("0"), b"forged").unwrap();
     std::fs::write(directory.path().join(one.evidence.to_hex()), b"forged too").unwrap();
     assert_eq!((with(&log).replayed, with(&log).pruned_count(), with(&log).not_replayable.len()), (2, 1, 0));
+}
+
+#[test]
+fn a_record_of_a_pruning_excuses_nothing_that_it_cannot_have_taken() {
+    let mut log = Log::with_policy();
+    let ((index, _), outcome) = log.ask(&[log.request("mine")]).remove(0);
+    let decision = outcome.decision().clone();
+    let Verdict::Allow { exp, .. } = decision.verdict else { panic!("{decision:?}") };
+    let leaf = Leaf::parse(&log.leaves[usize::try_from(index).unwrap()]).unwrap();
+    let (reaching, report) = (log.pruning, |log: &Log| replay(log, &log.bundle, &mut |_| {}).unwrap());
+    let whole =
+        Pruning { at_ms: exp * 1_000 + 1, before_ms: leaf.time_ms + 1, upto: leaf.index + 1, ..reaching };
+    let cannot = [
+        Pruning { upto: leaf.index, ..whole },
+        Pruning { before_ms: leaf.time_ms, ..whole },
+        Pruning { at_ms: exp * 1_000, ..whole },
+        Pruning::default(),
+    ];
+    let boot_log = decision.host_state.boot_log.unwrap();
+    for digest in [decision.request, decision.inputs, decision.evidence, boot_log] {
+        let bytes = log.blobs.remove(&digest).unwrap();
+        log.pruned.push(digest);
+        log.pruning = whole;
+        assert_eq!((report(&log).pruned_count(), report(&log).not_replayable.len()), (1, 0));
+        for pruning in cannot {
+            log.pruning = pruning;
+            let found = report(&log);
+            assert_eq!(
+                (found.pruned_count(), found.not_replayable),
+                (0, vec![(index, Missing::Blob(digest))])
+            );
+        }
+        log.pruned.clear();
+        log.blobs.insert(digest, bytes);
+    }
+    // Documents and keys are never pruned, whatever the record says, and also if something else was.
+    log.pruning = whole;
+    let policy = decision.policy.as_ref().unwrap().digest;
+    for also in [None, Some(decision.evidence)] {
+        for digest in [policy, log.host.enrolment.ak_public] {
+            let gone: Vec<_> =
+                also.iter().chain([&digest]).map(|gone| (*gone, log.blobs.remove(gone).unwrap())).collect();
+            log.pruned = gone.iter().map(|(digest, _)| *digest).collect();
+            let found = report(&log);
+            assert_eq!(
+                (found.pruned_count(), found.not_replayable),
+                (0, vec![(index, Missing::Blob(digest))])
+            );
+            log.pruned.clear();
+            log.blobs.extend(gone);
+        }
+    }
+    assert_eq!(report(&log).replayed, 1);
 }
 
 fn tampered(change: impl FnOnce(&mut Log)) -> FindingKind {

@@ -2,6 +2,8 @@
 
 use super::kit::Log;
 use super::{Standing, Start, Step, Walk, WalkFault, walk};
+use crate::outcome::allow;
+use crate::store::Pruning;
 use crate::verify::kit::ed25519;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::control::{PrincipalKind, PrincipalRecord, Subject};
@@ -36,6 +38,17 @@ fn back(log: &Log, index: u64) -> Walk {
 fn decision(log: &Log, name: LeafRef) -> Decision {
     let leaf = Leaf::parse(&log.leaves[usize::try_from(name.0).unwrap()]).unwrap();
     Decision::parse(&leaf.body).unwrap()
+}
+
+/// Prunings that can't have taken anything of an artifact, nor of a later one.
+fn unreaching(log: &Log, name: LeafRef) -> [Pruning; 3] {
+    let leaf = Leaf::parse(&log.leaves[usize::try_from(name.0).unwrap()]).unwrap();
+    let (_, exp) = allow(&leaf).unwrap();
+    [
+        Pruning { upto: leaf.index, ..log.pruning },
+        Pruning { before_ms: leaf.time_ms, ..log.pruning },
+        Pruning { at_ms: exp * 1_000, ..log.pruning },
+    ]
 }
 
 /// The parts that aren't here.
@@ -84,7 +97,15 @@ fn every_part_that_is_taken_away_or_changed_is_a_gap_in_its_place() {
         };
         more(&log, Standing::Missing);
         log.pruned.push(digest);
-        more(&log, Standing::Pruned);
+        let stays = ["policy document", "attestation key"].contains(&what);
+        more(&log, if stays { Standing::Missing } else { Standing::Pruned });
+        // Nor does a record excuse what that pruning can't have taken.
+        let whole = log.pruning;
+        for cannot in unreaching(&log, parent) {
+            log.pruning = cannot;
+            more(&log, Standing::Missing);
+        }
+        log.pruning = whole;
         log.pruned.clear();
         log.blobs.insert(digest, b"something else".to_vec());
         more(&log, Standing::Altered);

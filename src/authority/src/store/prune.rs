@@ -25,7 +25,6 @@ use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::record::EvidenceRecord;
 
 use super::{OpenFault, Pruning, ReadFault, Reader};
-use crate::outcome::allow;
 
 /// Names of members.
 pub(super) type Digests = BTreeSet<Sha256Digest>;
@@ -194,7 +193,7 @@ impl Pass<'_> {
     /// Second pass: removes what old leaves name and nothing living does.
     fn remove(&mut self, paced: bool, progress: &mut dyn FnMut(u64)) -> Result<Pruning, PruneFault> {
         let plan = self.plan;
-        let mut pruned = Pruning { at_ms: plan.now_ms, before_ms: plan.before_ms, ..Pruning::default() };
+        let mut pruned = Pruning { upto: 0, ..self.as_recorded() };
         let mut record = None;
         while pruned.upto < self.size {
             let began = Instant::now();
@@ -210,7 +209,8 @@ impl Pass<'_> {
                 let id = record.map_or_else(|| self.shears.next_id(), Ok)?;
                 let weight = self.shears.remove(&gone, id)?;
                 if weight.blobs > 0 || record.is_some() {
-                    let so_far = added(&pruned, weight);
+                    // A member of this page may be one of an old leaf of a later page, too: the record reaches all of them from the start.
+                    let so_far = Pruning { upto: self.size, ..added(&pruned, weight) };
                     self.shears.record(id, &so_far)?;
                     record = Some(id);
                 }
@@ -225,6 +225,12 @@ impl Pass<'_> {
             }
         }
         Ok(pruned)
+    }
+
+    /// This pruning before it took anything.
+    fn as_recorded(&self) -> Pruning {
+        let PrunePlan { before_ms, now_ms, .. } = *self.plan;
+        Pruning { at_ms: now_ms, before_ms, upto: self.size, ..Pruning::default() }
     }
 
     /// What the old ones of a page of leaves name. Evidence records are read before they go, since they alone name their members.
@@ -284,12 +290,10 @@ impl Pass<'_> {
     /// The members of a leaf; inside, `None` if it has none; outside, if its body doesn't parse.
     #[expect(clippy::option_option, reason = "no members and no body are different answers")]
     fn members(&self, leaf: &Leaf) -> Option<Option<Members>> {
-        let old = leaf.time_ms < self.plan.before_ms && leaf.index < self.size;
+        let old = self.as_recorded().reaches(leaf);
         Some(match leaf.kind {
             Kind::Allow | Kind::Deny => {
                 let decision = Decision::parse(&leaf.body).ok()?;
-                let lives = |(_, exp): (_, u64)| exp.saturating_mul(1_000) >= self.plan.now_ms;
-                let old = old && !allow(leaf).is_some_and(lives);
                 let own = vec![decision.request, decision.inputs];
                 Some(Members { own, evidence: decision.evidence, old })
             }

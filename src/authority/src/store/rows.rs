@@ -16,6 +16,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::fault::{Broken, StoreFault};
 use super::project::Change;
+use crate::outcome::allow;
 
 /// Hashes of one leaf or one node in the three trees (PROTOCOL §5.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -454,10 +455,18 @@ pub struct Pruning {
     pub at_ms: u64,
     /// What was older than this, ms.
     pub before_ms: u64,
-    /// Leaves below this index were looked at.
+    /// Leaves below this index could lose members; a pruning that was cut short has done a part of them.
     pub upto: u64,
     /// Members that went.
     pub blobs: u64,
     /// Their bytes.
     pub bytes: u64,
+}
+
+impl Pruning {
+    /// Whether it can have taken members of this leaf: one that was old then, and no artifact that hadn't ended.
+    pub(crate) fn reaches(&self, leaf: &Leaf) -> bool {
+        let ended = |(_, exp): (_, u64)| exp.saturating_mul(1_000) < self.at_ms;
+        leaf.index < self.upto && leaf.time_ms < self.before_ms && allow(leaf).is_none_or(ended)
+    }
 }

@@ -18,9 +18,9 @@ pub(crate) struct Args {
     /// Configuration of an authority of the log.
     #[arg(long, default_value = "/var/lib/countersign/authority.toml")]
     config: PathBuf,
-    /// Age from which on evidence may go, days; `retention.evidence_days` of the configuration if nothing is said. What anything living rests
-    /// on stays at any age.
-    #[arg(long)]
+    /// Age from which on evidence may go, days, one at least; `retention.evidence_days` of the configuration if nothing is said. What anything
+    /// living rests on stays at any age.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     older_than_days: Option<u32>,
     /// Change nothing; say how much would go, at most.
     #[arg(long)]

@@ -7,10 +7,10 @@ use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::ReferencesDocument;
 use countersign_core::key::VerifyingKey;
-use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::{KeyEvent, Subject};
 use countersign_core::leaf::decision::{Decision, LeafRef, Verdict};
 use countersign_core::leaf::host::Enrolment;
+use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::note::{self, NoteKey, SignedNote};
 use countersign_core::record::{EvidenceRecord, InputsRecord};
 use countersign_core::request::SignedRequest;
@@ -58,7 +58,7 @@ impl Walker<'_> {
         }
         self.leaf(level, what, name, format!("{runtime}: {action} at {audience}, {verdict}"));
         self.revocations(level + 1, name, &decision);
-        self.parts(level + 1, name.0, &decision)?;
+        self.parts(level + 1, &leaf, &decision)?;
         self.head(level + 1, name.0)?;
         Ok(decision.lineage.parents)
     }
@@ -75,9 +75,9 @@ impl Walker<'_> {
         }
     }
 
-    fn parts(&mut self, level: usize, index: u64, decision: &Decision) -> Result<(), WalkFault> {
-        let request = self.member(level, "request", &decision.request)?;
-        let inputs = self.member(level, "inputs record", &decision.inputs)?;
+    fn parts(&mut self, level: usize, leaf: &Leaf, decision: &Decision) -> Result<(), WalkFault> {
+        let request = self.member_of(Some(leaf), level, "request", &decision.request)?;
+        let inputs = self.member_of(Some(leaf), level, "inputs record", &decision.inputs)?;
         let record = inputs.as_deref().map(InputsRecord::parse);
         let record = match record {
             Some(Ok(record)) => Some(record),
@@ -91,8 +91,8 @@ impl Walker<'_> {
             (Some(bytes), Some(record)) => self.holder(level + 1, bytes, record),
             _ => self.gap(level + 1, "holder signature", Standing::Unknown, "it is in the inputs record"),
         }
-        let ak = self.enrolment(level, index, decision, record.as_ref())?;
-        self.evidence(level, index, decision, ak.as_ref())?;
+        let ak = self.enrolment(level, leaf.index, decision, record.as_ref())?;
+        self.evidence(level, leaf, decision, ak.as_ref())?;
         if let Some(state) = record.as_ref().and_then(|record| record.prior.ima) {
             self.member(level, "state of the IMA appraisal", &state)?;
         }
@@ -178,18 +178,18 @@ impl Walker<'_> {
     fn evidence(
         &mut self,
         level: usize,
-        index: u64,
+        leaf: &Leaf,
         decision: &Decision,
         ak: Option<&Public>,
     ) -> Result<(), WalkFault> {
-        let bytes = self.member(level, "evidence record", &decision.evidence)?;
+        let bytes = self.member_of(Some(leaf), level, "evidence record", &decision.evidence)?;
         let inner = level + 1;
         let Some(bytes) = bytes else {
             for what in ["challenge", "quote"] {
                 self.gap(inner, what, Standing::Unknown, "it is in the evidence record");
             }
             match decision.host_state.boot_log {
-                Some(log) => drop(self.member(inner, "boot log of the host's state", &log)?),
+                Some(log) => drop(self.member_of(Some(leaf), inner, "boot log of the host's state", &log)?),
                 None => self.gap(inner, "boot log", Standing::Unknown, "the evidence record names it"),
             }
             return Ok(());
@@ -198,7 +198,7 @@ impl Walker<'_> {
             self.gap(inner, "evidence record", Standing::Contradicted, "it doesn't parse");
             return Ok(());
         };
-        self.challenge(inner, index, &record)?;
+        self.challenge(inner, leaf.index, &record)?;
         let (standing, detail) = match (ak, Signature::parse(&record.signature)) {
             (None, _) => (Standing::Unknown, "the attestation key isn't here".to_owned()),
             (_, Err(error)) => (Standing::Contradicted, error.to_string()),
@@ -211,11 +211,11 @@ impl Walker<'_> {
         };
         self.gap(inner, "quote", standing, detail);
         if let Some(log) = &record.boot_log {
-            self.member(inner, "boot log", log)?;
+            self.member_of(Some(leaf), inner, "boot log", log)?;
         }
         // No new entries of the list are no member.
         if let Some(list) = record.ima.map(|ima| ima.list).filter(|list| *list != sha256(&[])) {
-            self.member(inner, "IMA entries", &list)?;
+            self.member_of(Some(leaf), inner, "IMA entries", &list)?;
         }
         Ok(())
     }

@@ -183,9 +183,20 @@ impl Walker<'_> {
         self.push(Step { level, what, leaf: None, digest: None, standing, detail: detail.into() });
     }
 
-    /// Bytes that are named by digest; shows how they stand and returns them if they are the ones.
+    /// Bytes that are named by digest and that no pruning takes; shows how they stand and returns them if they are the ones.
     fn member(
         &mut self,
+        level: usize,
+        what: &'static str,
+        digest: &Sha256Digest,
+    ) -> Result<Option<Vec<u8>>, WalkFault> {
+        self.member_of(None, level, what, digest)
+    }
+
+    /// The same; of a decision's leaf, a pruning may have taken them.
+    fn member_of(
+        &mut self,
+        decided: Option<&Leaf>,
         level: usize,
         what: &'static str,
         digest: &Sha256Digest,
@@ -195,7 +206,13 @@ impl Walker<'_> {
             Some(bytes) if sha256(bytes) == *digest => (Standing::Here, format!("{} bytes", bytes.len())),
             Some(_) => (Standing::Altered, "other bytes are in its place".to_owned()),
             None => match self.source.pruned(digest)? {
-                Some(pruning) => (Standing::Pruned, format!("pruned at {} ms", pruning.at_ms)),
+                Some(pruning) if decided.is_some_and(|leaf| pruning.reaches(leaf)) => {
+                    (Standing::Pruned, format!("pruned at {} ms", pruning.at_ms))
+                }
+                Some(_) => (
+                    Standing::Missing,
+                    "not in this source; a pruning is said to have taken it, and can't have".to_owned(),
+                ),
                 None => (Standing::Missing, "not in this source, and no pruning tells of it".to_owned()),
             },
         };
