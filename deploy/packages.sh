@@ -11,6 +11,7 @@ packages=(
     postgresql                          # the store that replicas share; tests start servers of their own
     curl jq python3                     # the demo and the tests of documents
     openssl python3-cryptography        # the second implementation and the client written from the protocol's page
+    python3-jwt                         # attestation results are checked with somebody else's library
     tpm2-openssl tpm2-abrmd libtss2-tcti-tabrmd0 dbus-daemon    # the same client's TLS with a key in the TPM
 )
 

@@ -117,6 +117,8 @@ fn a_host_that_booted_something_else() {
     scene.deployment.reboot_host(2);
     scene.deployment.start_agent();
     scene.deployment.ask("denied", &[], &scene.argv()).refused("reference-mismatch");
+    // Nor is it attested to anybody else.
+    scene.deployment.admin(&["attestation-result", &scene.deployment.host()]).refused("result-expired");
     scene.nothing_ran();
     // Back in the known state it is trusted again.
     scene.deployment.stop_agent();

@@ -91,6 +91,56 @@ fn cose_receipt_holds(deployment: &Deployment, artifact: &str, other: &str, feed
     verifier(deployment, "verify-cose", &[&receipt, artifact]).refused("head-unsigned");
 }
 
+/// The host's attestation result, by the published keys: with the second implementation and with PyJWT, which knows nothing of this log. Returns when.
+fn result_holds(deployment: &Deployment) -> String {
+    let host = deployment.host();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis().to_string();
+    let jwt = deployment.admin(&["attestation-result", &host, "--nonce", &"0a".repeat(32)]).expect("result");
+    std::fs::write(deployment.path("result.jwt"), &jwt).unwrap();
+    let url = format!("{}/.well-known/jwks.json", deployment.service_url());
+    fetch(deployment, &url, "gate-1.cert.pem", "gate-1.key.pem", "jwks.json");
+    let (result, jwks) = (deployment.text("result.jwt"), deployment.text("jwks.json"));
+    let check =
+        |more: &[&str]| verifier(deployment, "verify-result", &[&[&result, "--jwks", &jwks], more].concat());
+    let seen = check(&["--nonce", &"0a".repeat(32)]).expect("result by its keys");
+    assert!(
+        seen.starts_with(&format!("verified: host {host} is affirming until "))
+            || seen.starts_with(&format!("verified: host {host} is warning until ")),
+        "{seen}"
+    );
+    check(&["--nonce", &"0b".repeat(32)]).refused("result-mismatch");
+    check(&["--at", "99999999999999"]).refused("expired");
+    let keys: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(deployment.path("jwks.json")).unwrap()).unwrap();
+    let given =
+        serde_json::json!({ "jwt": jwt.trim(), "jwks": keys, "iss": "test.example/log", "sub": host });
+    std::fs::write(deployment.path("given.json"), given.to_string()).unwrap();
+    let script = folder("src/authority/tests/pyjwt.py").display().to_string();
+    let shell = format!("/usr/bin/python3 -B {script} < {}", deployment.text("given.json"));
+    let out = Ran::of(Command::new("bash").args(["-c", &shell])).expect("PyJWT");
+    assert!(out.trim().ends_with("refused"), "{out}");
+    now
+}
+
+/// The same by the log, when nobody gets one any more.
+fn result_renders_its_leaf(deployment: &Deployment, export: &str, at: &str) {
+    let host = deployment.host();
+    deployment.admin(&["attestation-result", &host]).refused("host-revoked");
+    let result = deployment.text("result.jwt");
+    let seen = verifier(deployment, "verify-result", &[&result, "--export", export, "--at", at]);
+    let seen = seen.expect("result by the log");
+    assert!(seen.contains(&host), "{seen}");
+}
+
+/// Every change to the export is found, whatever it is.
+fn hostile_inputs_are_refused(deployment: &Deployment, export: &str, artifact: &str, feed: &str) {
+    let hostile = folder("tests/verifier/hostile.py");
+    let bundle = deployment.text("authority/trust-bundle.json");
+    let out = Ran::of(python().arg(hostile).args([&bundle, export, artifact, feed])).expect("hostile inputs");
+    assert!(out.contains("every one refused"), "{out}");
+}
+
 fn both_agree(kind: SignerKind) {
     let deployment = Deployment::ready(kind);
     let program = Program::new();
@@ -120,6 +170,8 @@ fn both_agree(kind: SignerKind) {
         ["--certificate", &deployment.text("gate-1.cert.pem"), "--key", &deployment.text("gate-1.key.pem")];
     check("follow", &[&["--authority", &service], &client[..]].concat()).expect("follow the feed");
 
+    let at = result_holds(&deployment);
+
     // What is revoked later is refused by who has seen it.
     let name =
         |what: &str| check("verify-receipt", &[what, "--feed", &feed]).expect("receipt").trim().to_owned();
@@ -144,22 +196,14 @@ fn both_agree(kind: SignerKind) {
     let export = deployment.text("export.jsonl");
     check("export-log", &[&["--authority", &url, &export], &admin[..]].concat()).expect("export");
     check("verify-log", &["--export", &export]).expect("exported log");
+    result_renders_its_leaf(&deployment, &export, &at);
     let consistency = format!("{service}/v1/log/consistency?from=1&to=2");
     fetch(&deployment, &consistency, "gate-1.cert.pem", "gate-1.key.pem", "proof.json");
 
     cose_receipt_holds(&deployment, &after, &parent, &deployment.text("later.json"));
     tiles_give_all(&deployment, &[&parent, &after], [&admin, &client]);
 
-    // Every change to the export is found, whatever it is.
-    let hostile = folder("tests/verifier/hostile.py");
-    let out = Ran::of(
-        python()
-            .arg(hostile)
-            .arg(deployment.text("authority/trust-bundle.json"))
-            .args([&export, &after, &feed]),
-    );
-    let out = out.expect("hostile inputs");
-    assert!(out.contains("every one refused"), "{out}");
+    hostile_inputs_are_refused(&deployment, &export, &after, &feed);
 }
 
 #[test]

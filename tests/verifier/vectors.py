@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "verifier"))
 
-from countersign_verifier import bundle, cbor, hashing, head, judge, leaf, receipt, sources  # noqa: E402
+from countersign_verifier import bundle, cbor, hashing, head, judge, leaf, receipt, result, sources, strictjson  # noqa: E402
 from countersign_verifier.follow import Follower  # noqa: E402
 from countersign_verifier.hashing import sha256, tuple_bytes, tuple_hash  # noqa: E402
 from countersign_verifier.keys import Key  # noqa: E402
@@ -148,6 +148,7 @@ def formats():
     equal("activation data", tuple_hash("countersign-v1:activation", origin, bytes.fromhex(vectors["enrolment"]),
                                         bytes.fromhex(vectors["secret"])), vectors["activation_data"])
     challenges()
+    results()
     statements()
     control = bytes(32)
     for vector in load("formats/leaf.json")["leaves"]:
@@ -162,6 +163,33 @@ def formats():
         counts["accepted"] += 1
     for name in ("evidence", "policy", "references"):
         equal(name, sha256(bytes.fromhex(vectors[name])), vectors[name + "_digest"])
+
+
+def results():
+    """§17: what a leaf says of a host, and that nothing of it may be otherwise."""
+    vectors = load("formats/ear.json")
+    keys = result.parse_jwks(json.dumps({"keys": [vectors["jwk"]]}).encode())
+    origin, now_ms = vectors["origin"], 1_700_000_000_123
+    leaves = [leaf.parse_leaf(bytes.fromhex(vector["leaf"])) for vector in vectors["results"]]
+    for vector, found in zip(vectors["results"], leaves):
+        if vector["jwt"] is None:
+            assert result.rendered(found, origin) is None, "a leaf that tells of nobody"
+            continue
+        data = vector["jwt"].encode()
+        claims = result.check_result(data, keys, origin, now_ms, found)
+        nonce = None if vector["nonce"] is None else strictjson.to_base64url(bytes.fromhex(vector["nonce"]))
+        equal("nonce", claims.get("eat_nonce"), nonce)
+        for other in leaves:
+            if other.index != found.index:
+                refuse("another leaf", lambda: result.check_result(data, keys, origin, now_ms, other), "result-mismatch")
+        refuse("another log", lambda: result.check_result(data, keys, "other/log", now_ms, found), "origin-mismatch")
+        refuse("too late", lambda: result.check_result(data, keys, origin, claims["exp"] * 1000, found), "expired")
+        refuse("too early", lambda: result.check_result(data, keys, origin, 1, found), "not-yet-valid")
+        refuse("no key", lambda: result.check_result(data, [], origin, now_ms, found), "result-unsigned")
+        for at in range(0, len(data), 3):
+            for bit in (1, 2, 32):
+                bad = data[:at] + bytes([data[at] ^ bit]) + data[at + 1:]
+                refuse("a changed result", lambda: result.check_result(bad, keys, origin, now_ms, found))
 
 
 def statements():

@@ -14,10 +14,13 @@ from .follow import Follower
 from .hashing import consistent, hash_list, sha256, tuple_hash
 from .head import MAX_NOTE, parse_head
 from .judge import MAX_REQUEST, check_artifact, check_evidence, check_head, check_inputs, check_receipt, check_request
+from .leaf import parse_leaf
 from .log import check_log
 from .receipt import MAX_RECEIPT, parse_proof
 from .refusal import Refused, demand
+from .result import MAX_RESULT, check_result, parse_jwks, parse_result
 from .sources import MAX_PAGE, Authority, Export, read_file
+from .strictjson import hexadecimal, to_base64url
 from .tiles import Tiles, check_receipt_path
 
 MAX_PROGRAM = 1 << 30
@@ -161,6 +164,26 @@ def follow(options):
     print(f"verified: head of size {follower.head.size} control {follower.head.control_number}")
 
 
+def verify_result(options):
+    bundle = bundle_of(options)
+    data = read_file(options.result, MAX_RESULT)
+    if options.export is None:
+        claims = check_result(data, parse_jwks(read_file(options.jwks, MAX_PAGE)), bundle.origin, now_ms(options))
+    else:
+        export = Export(options.export)
+        log = check_log(bundle, export.leaves(), export.heads())
+        keys = log.chain.jwt_keys()
+        index = parse_result(data, keys)["countersign_record"]["index"]
+        demand(type(index) is int and 0 <= index < log.signed.size, "result-mismatch", "it names no leaf under a signed head")
+        leaf = next(parse_leaf(found) for at, found in enumerate(export.leaves()) if at == index)
+        claims = check_result(data, keys, bundle.origin, now_ms(options), leaf)
+    if options.nonce is not None:
+        expected = to_base64url(hexadecimal(options.nonce, what="--nonce"))
+        demand(claims.get("eat_nonce") == expected, "result-mismatch", "another nonce")
+    status = claims["submods"]["host"]["ear_status"]
+    print(f"verified: host {claims['sub']} is {status} until {claims['exp']} by leaf {claims['countersign_record']['index']}")
+
+
 def verify_tiles(options):
     bundle = bundle_of(options)
     chain = chain_of(options, bundle)
@@ -216,6 +239,13 @@ def arguments():
     for name in ("old", "new", "proof"):
         one.add_argument(name)
     command(verify_feed, "a feed, from the trust bundle to its head", feed=False).add_argument("pages", nargs="+")
+    one = command(verify_result, "an attestation result: signed, in time, and with the log that it says what its leaf says", feed=False)
+    one.add_argument("result")
+    source = one.add_mutually_exclusive_group(required=True)
+    source.add_argument("--export", metavar="FILE", help="the log")
+    source.add_argument("--jwks", metavar="FILE", help="the keys of GET /.well-known/jwks.json, over TLS, where there is no log")
+    one.add_argument("--at", default="now", help="the time to judge by, `now` or ms since the epoch")
+    one.add_argument("--nonce", metavar="HEX", help="the nonce that it was asked with")
     one = command(verify_bundle, "an evidence bundle: an artifact with all that bears it out", feed=False)
     one.add_argument("bundle")
     one = command(verify_log, "a whole log", feed=False)

@@ -9,7 +9,7 @@ from .hashing import tuple_bytes
 from .leaf import next_control
 from .refusal import demand
 
-HEAD, CA = 1, 2
+HEAD, CA, JWT = 1, 2, 3
 ADDED, OPERATOR_KIND, OFFICER = 1, 1, 3
 INTRODUCED, ACTIVATED, DEACTIVATED, DESTROYED = 1, 2, 3, 5
 
@@ -23,6 +23,7 @@ class KeyState:
     activated: Optional[int] = None
     ended: Optional[int] = None
     destroyed: Optional[int] = None
+    withdrawn: bool = False
 
     def active_at(self, number):
         """§8.5: activated at or before the number and not ended at or before it."""
@@ -96,6 +97,7 @@ class Chain:
             good = event == DEACTIVATED and state.destroyed is None and state.ended is None
             demand(good, "key-state-invalid", "a key ended twice, or in a way that isn't the log's to say")
             state.ended = self.number
+            state.withdrawn = state.purpose == JWT and body["principal"] is not None
 
     def _is_first_of_the_bundle(self, key, purpose):
         """§13.1: the bundle's head keys are the first introduced, and all activated before any other is."""
@@ -188,6 +190,15 @@ class Chain:
         demand(number <= self.number, "control-behind", f"control number {number} is beyond the {self.number} known")
         return [key for key, state in self.keys.items()
                 if state.purpose == HEAD and state.active_at(number) and not self.is_compromised(key)]
+
+    def signing(self, purpose):
+        """How many keys for this purpose are active now."""
+        return sum(1 for state in self.keys.values() if state.purpose == purpose and state.active_at(self.number))
+
+    def jwt_keys(self):
+        """Every key that was ever activated for attestation results (§17) and not withdrawn: what it signed holds until it expires."""
+        return [key for key, state in self.keys.items()
+                if state.purpose == JWT and state.activated is not None and not state.withdrawn]
 
     def known(self):
         """Every head key that was ever introduced."""

@@ -101,7 +101,7 @@ approval = nullable(row(cose_key, data()))
 
 def _key(value):
     shape = record({
-        1: ("event", one_of(1, 2, 3, 4, 5)), 2: ("purpose", one_of(1, 2)), 3: ("key", cose_key),
+        1: ("event", one_of(1, 2, 3, 4, 5)), 2: ("purpose", one_of(1, 2, 3)), 3: ("key", cose_key),
         4: ("possession", nullable(data(64))), 5: ("custody", nullable(row(text(1), digest))),
         6: ("principal", nullable(digest)), 7: ("approval", approval),
     })

@@ -91,7 +91,7 @@ class Log:
         if body["principal"] is None:
             # §8.5: at initialisation, which ends with the first principal, and when a successor is active.
             initial = not self.principals and (body["purpose"] != HEAD or body["key"] in self.bundle.head_keys)
-            succeeded = body["event"] == DEACTIVATED and len(self.chain.active(self.chain.number)) > 1
+            succeeded = body["event"] == DEACTIVATED and self.chain.signing(body["purpose"]) > 1
             demand(initial or succeeded, "unauthorised", f"leaf {leaf.index}: nobody asked for this")
         else:
             self._by(body["principal"], OFFICER, leaf)

@@ -10,6 +10,7 @@
 mod counter;
 mod names;
 mod retention;
+mod signer;
 mod store;
 mod values;
 mod witnesses;
@@ -17,6 +18,7 @@ mod witnesses;
 #[cfg(feature = "tpm")]
 pub use counter::RollbackCounter;
 pub use retention::Retention;
+pub use signer::Signer;
 pub use store::Postgres;
 pub use values::firmware_version;
 pub use witnesses::Witnesses;
@@ -27,7 +29,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use values::{ca_key, digests, head_key, origin, text, trust_domain, versions};
+use values::{digests, origin, text, trust_domain, versions};
 
 /// Largest file that is read.
 const MAX_CONFIG_BYTES: u64 = 256 * 1024;
@@ -156,50 +158,6 @@ pub enum Store {
     Postgres(Postgres),
 }
 
-/// `[signer]`
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", tag = "kind")]
-pub enum Signer {
-    /// `kind = "pkcs11"`: a token of a PKCS#11 module. Head key Ed25519, CA key P-256.
-    Pkcs11 {
-        /// The module, a shared library.
-        module: PathBuf,
-        /// Label of the token.
-        token: String,
-        /// File with the user PIN, not readable by everyone.
-        pin_file: PathBuf,
-        /// Label of the first head key. Later ones are found through the log.
-        #[serde(default = "head_key")]
-        head_key: String,
-        /// Label of the CA key.
-        #[serde(default = "ca_key")]
-        ca_key: String,
-    },
-    /// `kind = "tpm"`: this machine's TPM. Head key and CA key P-256.
-    #[cfg(feature = "tpm")]
-    Tpm {
-        /// Address for the TPM software stack, such as `device:/dev/tpmrm0`.
-        tcti: String,
-        /// Directory of the key blobs, which only this TPM can load.
-        keys_dir: PathBuf,
-        /// Label of the first head key: lower case letters, digits and hyphens.
-        #[serde(default = "head_key")]
-        head_key: String,
-        /// Label of the CA key.
-        #[serde(default = "ca_key")]
-        ca_key: String,
-    },
-    /// `kind = "danger-software"`: private keys in files and in memory. Only in builds with the feature `danger-software-key`.
-    #[cfg(feature = "danger-software-key")]
-    DangerSoftware {
-        /// Directory of the keys.
-        keys_dir: PathBuf,
-        /// How long each signature of a head key is made to take, ms.
-        #[serde(default)]
-        delay_ms: u64,
-    },
-}
-
 /// Which kind of endorsement key hosts may present without being allow-listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -321,6 +279,12 @@ pub struct Limits {
     pub source_tiles_burst: u32,
     /// How often the head key may sign a root for COSE receipts at most, seconds. One signature serves every leaf under its head.
     pub cose_signature_secs: u64,
+    /// Attestation results that may be signed as JWTs each second, for all callers together. Keep it well below what the token signs: heads come first.
+    pub jwt_signatures_per_sec: u32,
+    /// Of these, how many may be signed one after the other before the rate holds.
+    pub jwt_signatures_burst: u32,
+    /// Attestation results that may be signed an hour for one caller, who gets an unchanged one without a signature.
+    pub caller_jwt_signatures_per_hour: u32,
     /// Enrolments that may be begun and not finished.
     pub pending_enrolments: usize,
     /// How long a begun enrolment can be finished, seconds. A slow TPM needs about two.
@@ -370,6 +334,9 @@ impl Default for Limits {
             source_tiles_per_sec: 500,
             source_tiles_burst: 2_000,
             cose_signature_secs: 5,
+            jwt_signatures_per_sec: 2,
+            jwt_signatures_burst: 8,
+            caller_jwt_signatures_per_hour: 720,
             pending_enrolments: 1_024,
             enrolment_secs: 60,
             challenge_secs: 60,

@@ -122,6 +122,7 @@ fn head_and_ca_keys_can_live_in_a_tpm() {
             keys_dir: hsm.directory().join("tpm-keys"),
             head_key: "head-1".to_owned(),
             ca_key: "ca".to_owned(),
+            jwt_key: "jwt".to_owned(),
         };
         let made = init(&wanted).unwrap();
         let config = Config::load(&made.config).unwrap();

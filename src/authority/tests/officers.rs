@@ -159,7 +159,7 @@ fn a_head_key_is_introduced_with_an_officers_own_signature_only() {
         |_| (),
         async |house| {
             let admin = house.admin();
-            let label = || PrepareKeyCall { label: "head-2".to_owned() };
+            let label = || PrepareKeyCall { label: "head-2".to_owned(), purpose: None };
             let prepared = admin.prepare_key(&label()).await.unwrap();
             let (thumbprint, act) = introduction(&prepared);
             assert_eq!(admin.keys().await.unwrap().head.len(), 1, "nothing is in the log yet");
@@ -256,6 +256,7 @@ fn the_recovery_keys_word_against_a_head_key_is_held_against_the_log_and_recorde
                 pin_file: house.scratch.join("pin"),
                 head_key: "recovery".to_owned(),
                 ca_key: "recovery".to_owned(),
+                jwt_key: "recovery".to_owned(),
             };
             let mut recovery = KeyStore::new(&place).0.signer("recovery").unwrap();
             let mut stated =

@@ -54,11 +54,20 @@ fn section(page: &mut String, title: &str, shape: &Shape, defaults: &toml::Table
     }
 }
 
+/// Where the configuration's shapes are.
+#[cfg(test)]
+const PARTS: [&str; 6] = [
+    "config.rs",
+    "config/store.rs",
+    "config/counter.rs",
+    "config/retention.rs",
+    "config/signer.rs",
+    "config/witnesses.rs",
+];
+
 #[test]
 fn the_configuration_page_says_what_the_code_says() {
-    let parts =
-        ["config.rs", "config/store.rs", "config/counter.rs", "config/retention.rs", "config/witnesses.rs"];
-    let text: String = parts.iter().map(|part| source(&format!("src/authority/src/{part}"))).collect();
+    let text: String = PARTS.iter().map(|part| source(&format!("src/authority/src/{part}"))).collect();
     let items = shapes(&text);
     let find = |name: &str| {
         items
@@ -100,6 +109,7 @@ fn the_configuration_page_says_what_the_code_says() {
     let labels: toml::Table = [
         ("head_key".to_owned(), toml::Value::from("countersign-head")),
         ("ca_key".to_owned(), toml::Value::from("countersign-ca")),
+        ("jwt_key".to_owned(), toml::Value::from("countersign-jwt")),
         ("delay_ms".to_owned(), toml::Value::from(0)),
     ]
     .into_iter()

@@ -306,6 +306,7 @@ fn signer(args: &InitArgs, dir: &Path, module: Option<PathBuf>) -> anyhow::Resul
             keys_dir: dir.join("keys"),
             head_key: "countersign-head".to_owned(),
             ca_key: "countersign-ca".to_owned(),
+            jwt_key: "countersign-jwt".to_owned(),
         }),
         #[cfg(feature = "bench")]
         SignerKind::DangerSoftware => {
@@ -321,6 +322,7 @@ fn pkcs11(module: Option<PathBuf>, token: &str, pin_file: &Path) -> anyhow::Resu
         pin_file: pin_file.to_owned(),
         head_key: "countersign-head".to_owned(),
         ca_key: "countersign-ca".to_owned(),
+        jwt_key: "countersign-jwt".to_owned(),
     })
 }
 

@@ -6,9 +6,9 @@ use countersign_core::api::admin::{
     ActiveDocument, CaptureCall, CompromiseCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall,
     JoinTokenMade, KeyPrepared, Keys, Leaves, LineagePage, OperatorCall, PolicyCall, PolicyCheckCall,
     PolicyChecked, PolicyValidateCall, PolicyValidated, PrepareKeyCall, Principals, ReferencesCall,
-    ReferencesCaptured, RevocationCall, RotateCall, WitnessCall, Witnesses,
+    ReferencesCaptured, RevocationCall, RotateCall, WithdrawKeyCall, WitnessCall, Witnesses,
 };
-use countersign_core::api::{CertificateIssued, Recorded};
+use countersign_core::api::{AttestationResultAnswer, AttestationResultCall, CertificateIssued, Recorded};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::name::HostId;
 use http::Method;
@@ -55,6 +55,20 @@ impl Client {
     /// `GET /v1/admin/principals`.
     pub async fn principals(&self) -> Result<Principals, ClientError> {
         self.get("/v1/admin/principals").await
+    }
+
+    /// `POST /v1/admin/keys/withdraw`.
+    pub async fn withdraw_key(&self, call: &WithdrawKeyCall) -> Result<Keys, ClientError> {
+        self.post("/v1/admin/keys/withdraw", call).await
+    }
+
+    /// `POST /v1/admin/hosts/{id}/attestation-result`.
+    pub async fn attestation_result_of(
+        &self,
+        host: &HostId,
+        call: &AttestationResultCall,
+    ) -> Result<AttestationResultAnswer, ClientError> {
+        self.post(&format!("/v1/admin/hosts/{host}/attestation-result"), call).await
     }
 
     /// `GET /v1/admin/witnesses`.

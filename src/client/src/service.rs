@@ -3,9 +3,9 @@
 use crate::transport::Answer;
 use crate::{Client, ClientError};
 use countersign_core::api::{
-    Acknowledgement, ArtifactsAnswer, ArtifactsCall, AttestationAnswer, AttestationCall, ChallengeOffer,
-    ConsistencyProof, Enrolled, EnrolmentBegin, EnrolmentFinish, EnrolmentOffer, Feed, OutcomesCall, Problem,
-    Readiness,
+    Acknowledgement, ArtifactsAnswer, ArtifactsCall, AttestationAnswer, AttestationCall,
+    AttestationResultAnswer, AttestationResultCall, ChallengeOffer, ConsistencyProof, Enrolled,
+    EnrolmentBegin, EnrolmentFinish, EnrolmentOffer, Feed, JwkSet, OutcomesCall, Problem, Readiness,
 };
 use http::{Method, StatusCode};
 use serde::Serialize;
@@ -63,6 +63,19 @@ impl Client {
     /// `POST /v1/attestations`.
     pub async fn attest(&self, call: &AttestationCall) -> Result<AttestationAnswer, ClientError> {
         self.post("/v1/attestations", call).await
+    }
+
+    /// `POST /v1/attestation-results`: the calling host's newest result.
+    pub async fn attestation_result(
+        &self,
+        call: &AttestationResultCall,
+    ) -> Result<AttestationResultAnswer, ClientError> {
+        self.post("/v1/attestation-results", call).await
+    }
+
+    /// `GET /.well-known/jwks.json`.
+    pub async fn jwks(&self) -> Result<JwkSet, ClientError> {
+        self.get("/.well-known/jwks.json").await
     }
 
     /// `POST /v1/artifacts`.

@@ -69,7 +69,7 @@ pub fn control_digest(previous: &Sha256Digest, number: u64, leaf_hash: &Sha256Di
     )
 }
 
-/// From which to which control number a head key signs.
+/// From which to which control number a head key signs, or a JWT key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadKey {
     /// The key.
@@ -80,7 +80,7 @@ pub struct HeadKey {
     pub activated: Option<u64>,
     /// Control number of its deactivation or compromise.
     pub ended: Option<u64>,
-    /// Whether it ended as compromised.
+    /// Whether the recovery key called it compromised, or, of a JWT key, an officer withdrew it.
     pub compromised: bool,
 }
 
@@ -109,6 +109,7 @@ pub struct ControlState {
     number: u64,
     digest: Sha256Digest,
     head_keys: Vec<HeadKey>,
+    jwt_keys: Vec<HeadKey>,
     epoch: u64,
     policy: Option<Sha256Digest>,
     references: Option<Sha256Digest>,
@@ -163,6 +164,7 @@ impl ControlState {
             number: 0,
             digest: Sha256Digest::ZERO,
             head_keys: Vec::new(),
+            jwt_keys: Vec::new(),
             epoch: 0,
             policy: None,
             references: None,
@@ -315,8 +317,8 @@ impl ControlState {
         key.verify(&preimage, &introduction.possession).map_err(|_| ControlError::Possession)?;
         let named = match purpose {
             KeyPurpose::Head => self.recovery.head_keys.contains(key),
-            // The first CA key comes before the first officer; relying parties pin its certificate, not this leaf.
-            KeyPurpose::Ca => self.principals.is_empty() && self.barred.is_empty(),
+            // The first keys for these purposes come before the first officer; relying parties pin the CA's certificate, not this leaf.
+            KeyPurpose::Ca | KeyPurpose::Jwt => self.principals.is_empty() && self.barred.is_empty(),
         };
         if named {
             return Ok(());
@@ -327,12 +329,18 @@ impl ControlState {
 
     fn apply_key(&mut self, record: &KeyRecord, number: u64) -> Result<(), ControlError> {
         self.require_introduction(record)?;
-        if record.purpose != KeyPurpose::Head {
-            return Ok(());
+        let (keys, others) = match record.purpose {
+            KeyPurpose::Head => (&mut self.head_keys, &self.jwt_keys),
+            KeyPurpose::Jwt => (&mut self.jwt_keys, &self.head_keys),
+            KeyPurpose::Ca => return Ok(()),
+        };
+        // PROTOCOL §8.5: purposes never share a key.
+        if others.iter().any(|other| other.key == record.key) {
+            return Err(ControlError::KeyOrder);
         }
-        let known = self.head_keys.iter_mut().find(|known| known.key == record.key);
+        let known = keys.iter_mut().find(|known| known.key == record.key);
         match (record.event, known) {
-            (KeyEvent::Introduced, None) => self.head_keys.push(HeadKey {
+            (KeyEvent::Introduced, None) => keys.push(HeadKey {
                 key: record.key.clone(),
                 introduced: number,
                 activated: None,
@@ -342,7 +350,11 @@ impl ControlState {
             (KeyEvent::Activated, Some(key)) if key.activated.is_none() && key.ended.is_none() => {
                 key.activated = Some(number);
             }
-            (KeyEvent::Deactivated, Some(key)) if key.ended.is_none() => key.ended = Some(number),
+            (KeyEvent::Deactivated, Some(key)) if key.ended.is_none() => {
+                key.ended = Some(number);
+                // PROTOCOL §8.5: with a successor nobody asks for it; whoever asks withdraws the key.
+                key.compromised |= record.purpose == KeyPurpose::Jwt && record.by.is_some();
+            }
             // PROTOCOL §8.5: only the recovery key says so (`KeyEvent::Compromised` has no place in a chain).
             (KeyEvent::Destroyed, Some(key)) if key.ended.is_some() => {}
             _ => return Err(ControlError::KeyOrder),
@@ -366,6 +378,27 @@ impl ControlState {
     #[must_use]
     pub fn head_keys(&self) -> &[HeadKey] {
         &self.head_keys
+    }
+
+    /// Every JWT key ever introduced.
+    #[must_use]
+    pub fn jwt_keys(&self) -> &[HeadKey] {
+        &self.jwt_keys
+    }
+
+    /// The key that signs JWTs now: of several active ones the newest.
+    #[must_use]
+    pub fn jwt_key(&self) -> Option<&HeadKey> {
+        let active = self.jwt_keys.iter().filter(|key| key.active_at(self.number));
+        active.max_by_key(|key| key.activated)
+    }
+
+    /// JWT keys whose signatures may be met (PROTOCOL §17.2): those that sign or are about to, and the one that ended last.
+    pub fn jwt_keys_published(&self) -> impl Iterator<Item = &VerifyingKey> {
+        let good = |key: &&HeadKey| !key.compromised;
+        let last = self.jwt_keys.iter().filter(good).filter_map(|key| key.ended).max();
+        let published = move |key: &&HeadKey| good(key) && (key.ended.is_none() || key.ended == last);
+        self.jwt_keys.iter().filter(published).map(|key| &key.key)
     }
 
     /// Keys that may sign a head with this control number. A compromised key signs nothing any more.

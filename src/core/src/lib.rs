@@ -14,6 +14,8 @@ pub mod corim;
 pub mod cose_receipt;
 pub mod digest;
 pub mod document;
+pub mod ear;
+pub mod jws;
 pub mod key;
 pub mod leaf;
 pub mod merkle;

@@ -96,6 +96,10 @@ codes! {
     LineageTooLarge = "lineage-too-large", Misuse, 422, "The requests of one call have more ancestors than a call may have looked up; send fewer at once.";
     HostUnknown = "host-unknown", Refusal, 403, "The caller's key belongs to no enrolled host.";
     HostRevoked = "host-revoked", Refusal, 403, "The host was revoked.";
+    // Attestation results as JWTs.
+    JwtKeyAbsent = "jwt-key-absent", Misuse, 409, "The log has no active key for JWTs; an officer can introduce one.";
+    ResultAbsent = "result-absent", Refusal, 403, "The host gave no good evidence since its last enrolment, so there is no attestation result.";
+    ResultExpired = "result-expired", Refusal, 403, "Trust in the host has ended; its newest attestation result isn't given out any more.";
     // Quote.
     QuoteMalformed = "quote-malformed", Misuse, 400, "The quote's bytes aren't well-formed TPM structures.";
     QuoteSignatureInvalid = "quote-signature-invalid", Refusal, 403, "The quote isn't signed by the enrolled AK.";

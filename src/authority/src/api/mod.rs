@@ -23,6 +23,7 @@ pub mod health;
 pub mod outcomes;
 pub mod problem;
 mod receipts;
+mod results;
 pub mod route;
 pub mod routes;
 mod tiles;

@@ -2,7 +2,7 @@
 
 use super::{
     acknowledgements, admin, artifacts, attestations, challenges, enrol, feed, guard, head, health, outcomes,
-    problem::Refused, receipts, tiles,
+    problem::Refused, receipts, results, tiles,
 };
 use crate::serve::Authority;
 use axum::Router;
@@ -46,6 +46,8 @@ routes! {
     Post "/v1/challenges", Service, Needs::Host, [], None => Answer::Json("ChallengeOffer"), challenges::mint, "A challenge, and what to quote.";
     Post "/v1/attestations", Service, Needs::Host, [], Some("AttestationCall") => Answer::Json("AttestationAnswer"), attestations::attest, "Evidence without requests.";
     Post "/v1/artifacts", Service, Needs::Host, [], Some("ArtifactsCall") => Answer::Json("ArtifactsAnswer"), artifacts::issue, "Evidence and 1 to 256 requests.";
+    Post "/v1/attestation-results", Service, Needs::Host, [], Some("AttestationResultCall") => Answer::Json("AttestationResultAnswer"), results::own, "The calling host's newest attestation result as an EAR, a JWT.";
+    Get "/.well-known/jwks.json", Service, Needs::Anyone, [], None => Answer::Json("JwkSet"), results::keys, "Keys that verify attestation results.";
     Get "/v1/feed", Service, Needs::GatewayOrHost, ["size!", "control!", "witnessed"], None => Answer::Json("Feed"), feed::feed, "What is new after a size and a control number.";
     Get "/v1/log/consistency", Service, Needs::GatewayOrHost, ["from!", "to!"], None => Answer::Json("ConsistencyProof"), feed::consistency, "Proof between two sizes.";
     Get "/v1/log/checkpoint", Service, Needs::Anyone, [], None => NOTE, tiles::checkpoint, "Newest signed head, as C2SP tlog-tiles names it.";
@@ -60,7 +62,8 @@ routes! {
     Get "/metrics", Admin, VIEWER, [], None => Answer::Text("application/openmetrics-text"), health::metrics, "Counters and gauges.";
     Get "/v1/admin/hosts", Admin, VIEWER, ["after"], None => Answer::Json("Hosts"), admin::hosts::list, "Hosts by identifier, page by page.";
     Get "/v1/admin/hosts/{id}", Admin, VIEWER, [], None => Answer::Json("HostDocument"), admin::hosts::one, "One host.";
-    Get "/v1/admin/keys", Admin, VIEWER, [], None => Answer::Json("Keys"), admin::keys::list, "Head keys and their states.";
+    Post "/v1/admin/hosts/{id}/attestation-result", Admin, VIEWER, [], Some("AttestationResultCall") => Answer::Json("AttestationResultAnswer"), results::any, "A host's newest attestation result as an EAR, a JWT.";
+    Get "/v1/admin/keys", Admin, VIEWER, [], None => Answer::Json("Keys"), admin::keys::list, "Head and JWT keys and their states.";
     Get "/v1/admin/policy", Admin, VIEWER, [], None => Answer::Json("ActiveDocument"), admin::policies::active, "The active policy.";
     Get "/v1/admin/references", Admin, VIEWER, [], None => Answer::Json("ActiveDocument"), admin::references::active, "The active references.";
     Get "/v1/admin/principals", Admin, VIEWER, [], None => Answer::Json("Principals"), admin::principals::list, "Operators and gateways.";
@@ -81,8 +84,9 @@ routes! {
     Post "/v1/admin/revocations", Admin, OPERATOR, [], Some("RevocationCall") => Answer::Json("Recorded"), admin::revocations::revoke, "Revoke; reinstating needs a security officer.";
     Post "/v1/admin/gateways", Admin, OFFICER, [], Some("GatewayCall") => Answer::Json("CertificateIssued"), admin::principals::add_gateway, "Certificate for a gateway's key.";
     Post "/v1/admin/operators", Admin, OFFICER, [], Some("OperatorCall") => Answer::Json("CertificateIssued"), admin::principals::add_operator, "Certificate for an operator's key.";
-    Post "/v1/admin/keys/prepare", Admin, OFFICER, [], Some("PrepareKeyCall") => Answer::Json("KeyPrepared"), admin::keys::prepare, "Make a new head key in its token, for an officer to approve.";
-    Post "/v1/admin/keys/rotate", Admin, OFFICER, [], Some("RotateCall") => Answer::Json("Keys"), admin::keys::rotate, "Introduce the approved head key; activation follows by itself.";
+    Post "/v1/admin/keys/prepare", Admin, OFFICER, [], Some("PrepareKeyCall") => Answer::Json("KeyPrepared"), admin::keys::prepare, "Make a new head or JWT key in its token, for an officer to approve.";
+    Post "/v1/admin/keys/rotate", Admin, OFFICER, [], Some("RotateCall") => Answer::Json("Keys"), admin::keys::rotate, "Introduce the approved key; activation follows by itself.";
+    Post "/v1/admin/keys/withdraw", Admin, OFFICER, [], Some("WithdrawKeyCall") => Answer::Json("Keys"), admin::keys::withdraw, "End a JWT key at once, without a successor.";
     Post "/v1/admin/keys/compromise", Admin, OFFICER, [], Some("CompromiseCall") => Answer::Json("Keys"), admin::keys::compromise, "Record the recovery key's word that a head key is compromised.";
 }
 

@@ -105,6 +105,14 @@ pub struct FirstLabels {
     pub head: String,
     /// CA key.
     pub ca: String,
+    /// JWT key.
+    pub jwt: String,
+}
+
+impl FirstLabels {
+    fn of(head: &str, ca: &str, jwt: &str) -> Self {
+        Self { head: head.to_owned(), ca: ca.to_owned(), jwt: jwt.to_owned() }
+    }
 }
 
 impl KeyStore {
@@ -112,20 +120,20 @@ impl KeyStore {
     #[must_use]
     pub fn new(signer: &config::Signer) -> (Self, FirstLabels) {
         match signer {
-            config::Signer::Pkcs11 { module, token, pin_file, head_key, ca_key } => {
+            config::Signer::Pkcs11 { module, token, pin_file, head_key, ca_key, jwt_key } => {
                 let place = Place::Pkcs11(Pkcs11Config::new(module, token, pin_file));
-                (Self { place }, FirstLabels { head: head_key.clone(), ca: ca_key.clone() })
+                (Self { place }, FirstLabels::of(head_key, ca_key, jwt_key))
             }
             #[cfg(feature = "tpm")]
-            config::Signer::Tpm { tcti, keys_dir, head_key, ca_key } => {
+            config::Signer::Tpm { tcti, keys_dir, head_key, ca_key, jwt_key } => {
                 let place = Place::Tpm(tpm::TpmConfig { tcti: tcti.clone(), state_dir: keys_dir.clone() });
-                (Self { place }, FirstLabels { head: head_key.clone(), ca: ca_key.clone() })
+                (Self { place }, FirstLabels::of(head_key, ca_key, jwt_key))
             }
             #[cfg(feature = "danger-software-key")]
             config::Signer::DangerSoftware { keys_dir, delay_ms } => {
                 let delay = std::time::Duration::from_millis(*delay_ms);
                 let place = Place::DangerSoftware { directory: keys_dir.clone(), delay };
-                (Self { place }, FirstLabels { head: "head".to_owned(), ca: DANGER_CA.to_owned() })
+                (Self { place }, FirstLabels::of("head", DANGER_CA, "jwt"))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The first leaves of a log: recovery statement, head key, CA key, first operator; and the first signed head over them.
+//! The first leaves of a log: recovery statement, head key, CA key, JWT key, first operator; and the first signed head over them.
 
 use super::files::Undo;
 use super::{ADMIN_NAME, InitError, NewKey};
@@ -25,6 +25,7 @@ pub(super) struct Beginning {
     pub(super) statement: RecoveryRecord,
     pub(super) head: NewKey,
     pub(super) ca: (KeyRecord, CustodyRecord),
+    pub(super) jwt: (KeyRecord, CustodyRecord),
     pub(super) admin_key: VerifyingKey,
 }
 
@@ -46,8 +47,9 @@ pub(super) fn begin_log(
     let memory = config.signer_memory_path();
     undo.file(&memory);
     SignerMemory::create(&memory)?;
-    let Beginning { statement, head, ca, admin_key } = beginning;
-    let append = first_leaves(&statement, (&head.record, &head.custody), (&ca.0, &ca.1), &admin_key);
+    let Beginning { statement, head, ca, jwt, admin_key } = beginning;
+    let keys = [(&head.record, &head.custody), (&ca.0, &ca.1), (&jwt.0, &jwt.1)];
+    let append = first_leaves(&statement, keys, &admin_key);
     let handle = SignerHandle::start("head-signer", head.signer, WorkerLimits::default());
     let key: Arc<dyn HeadKey> = Arc::new(CustodyKey::new(handle.map_err(InitError::Thread)?));
     let Opened { writer, reader } = place.open()?;
@@ -79,8 +81,7 @@ fn store_files(path: &Path) -> [PathBuf; 4] {
 
 fn first_leaves(
     statement: &RecoveryRecord,
-    head: (&KeyRecord, &CustodyRecord),
-    ca: (&KeyRecord, &CustodyRecord),
+    keys: [(&KeyRecord, &CustodyRecord); 3],
     admin_key: &VerifyingKey,
 ) -> Append {
     let activated =
@@ -94,15 +95,15 @@ fn first_leaves(
         // The recovery statement names the first officer.
         approval: None,
     };
-    let mut append = Append::of(vec![
-        Entry::plain(Kind::Recovery, statement.encode()),
-        Entry::plain(Kind::Key, head.0.encode()),
-        Entry::plain(Kind::Key, activated(head.0).encode()),
-        Entry::plain(Kind::Key, ca.0.encode()),
-        Entry::plain(Kind::Key, activated(ca.0).encode()),
-        Entry::plain(Kind::Principal, admin.encode()),
-    ]);
+    let mut entries = vec![Entry::plain(Kind::Recovery, statement.encode())];
+    for (record, _) in keys {
+        entries.push(Entry::plain(Kind::Key, record.encode()));
+        entries.push(Entry::plain(Kind::Key, activated(record).encode()));
+    }
+    // Last: from here on new keys need an officer's approval.
+    entries.push(Entry::plain(Kind::Principal, admin.encode()));
+    let mut append = Append::of(entries);
     append.blobs =
-        [head.1, ca.1].map(|custody| (custody.digest(), Arc::from(custody.bytes()))).into_iter().collect();
+        keys.map(|(_, custody)| (custody.digest(), Arc::from(custody.bytes()))).into_iter().collect();
     append
 }

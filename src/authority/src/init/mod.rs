@@ -222,12 +222,13 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
     let mut undo = Undo::new();
     let config = configuration(options, &directory);
     let text = check(options, &config, &directory.join(CONFIG_FILE))?;
-    let (keys, FirstLabels { head, ca }) = KeyStore::new(&options.signer);
+    let (keys, FirstLabels { head, ca, jwt }) = KeyStore::new(&options.signer);
     let (recovery_keys, _) = KeyStore::new(&options.recovery.place);
     let now_ms = now_ms();
     let mut recovery = recovery_signer(&recovery_keys, &options.recovery.label, &mut undo)?;
     let head = new_key(&keys, &head, keys.head_algorithm(), KeyPurpose::Head, &options.origin, &mut undo)?;
     let mut ca = new_key(&keys, &ca, keys.ca_algorithm(), KeyPurpose::Ca, &options.origin, &mut undo)?;
+    let jwt = new_key(&keys, &jwt, keys.head_algorithm(), KeyPurpose::Jwt, &options.origin, &mut undo)?;
     let ca_certificate = self_signed(&mut ca, now_ms / 1_000)?;
     let (admin_pem, admin_key) = tls_key()?;
     let initial = Initial {
@@ -263,8 +264,9 @@ pub fn init(options: &InitOptions) -> Result<Initialised, InitError> {
     write(&made.admin_certificate, chain.as_bytes(), 0o600, &mut undo)?;
     let bundle = TrustBundle::verify(&bundle)?;
     tracing::info!(label = ca_label, "CA key made");
-    let ca = (ca.record, ca.custody);
-    genesis::begin_log(&config, &bundle, genesis::Beginning { statement, head, ca, admin_key }, &mut undo)?;
+    let (ca, jwt) = ((ca.record, ca.custody), (jwt.record, jwt.custody));
+    let beginning = genesis::Beginning { statement, head, ca, jwt, admin_key };
+    genesis::begin_log(&config, &bundle, beginning, &mut undo)?;
     // The commit point. A crash before: no configuration, nothing serves. After: all of it is on the disk.
     write(&made.config, text.as_bytes(), 0o600, &mut undo)?;
     Config::load(&made.config)?;

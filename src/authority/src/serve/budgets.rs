@@ -30,7 +30,14 @@ pub struct Budgets {
     pub finished: Shared,
     /// Tiles read by all together, and by one source.
     pub tiles: Shared,
+    /// Attestation results signed for one caller's key.
+    pub caller_jwts: Rates<Sha256Digest>,
+    /// Attestation results signed for all together.
+    pub jwts: Rates<()>,
 }
+
+/// Signatures over attestation results that one caller gets at once: a few nonces in a row.
+const CALLER_JWT_BURST: u32 = 4;
 
 /// What nobody has to show a key for: a bucket for each source beside one for all.
 pub struct Shared {
@@ -73,6 +80,11 @@ impl Budgets {
             begun: Shared::enrolments(limits),
             finished: Shared::enrolments(limits),
             tiles: Shared::tiles(limits),
+            caller_jwts: Rates::per_hour(
+                limits.caller_jwt_signatures_per_hour,
+                limits.caller_jwt_signatures_per_hour.min(CALLER_JWT_BURST),
+            ),
+            jwts: Rates::new(limits.jwt_signatures_per_sec, limits.jwt_signatures_burst),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod cose;
 mod counter;
 mod deadline;
 pub mod documents;
+pub mod ear;
 pub mod endorsement;
 mod enrolments;
 mod ima;
@@ -99,6 +100,7 @@ pub struct Authority {
     prepared: Mutex<Option<rotation::PreparedKey>>,
     witnesses: Witnesses,
     cose_roots: cose::SignedRoots,
+    jwts: ear::JwtDesk,
     connections: Mutex<Vec<Arc<AtomicUsize>>>,
 }
 

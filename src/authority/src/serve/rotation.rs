@@ -1,5 +1,8 @@
 //! A new head key: made in its token, introduced when an officer has approved it, activated when every gateway knows it, the old one retired after both have signed one head.
 //!
+//! JWT keys go the same way, but that nobody acknowledges them: a new one is published for as long as a lease before it signs, the first one signs at
+//! once, and nothing is signed twice.
+//!
 //! The state of a rotation is the control chain alone: a head key that is introduced and neither activated nor ended waits; two active ones
 //! mean that the older is to go. So a restart at any point goes on where the chain stands (PROTOCOL §8.5, DESIGN "Keys").
 
@@ -25,8 +28,16 @@ use std::sync::Arc;
 /// On top of the lease: what gateways' clocks may be off (PROTOCOL §13.1).
 const SKEW_MS: u64 = 2_000;
 
-fn waiting(control: &ControlState) -> Option<&HeadKey> {
-    control.head_keys().iter().find(|key| key.activated.is_none() && key.ended.is_none())
+fn keys(control: &ControlState, purpose: KeyPurpose) -> &[HeadKey] {
+    match purpose {
+        KeyPurpose::Head => control.head_keys(),
+        KeyPurpose::Jwt => control.jwt_keys(),
+        KeyPurpose::Ca => &[],
+    }
+}
+
+fn waiting(control: &ControlState, purpose: KeyPurpose) -> Option<&HeadKey> {
+    keys(control, purpose).iter().find(|key| key.activated.is_none() && key.ended.is_none())
 }
 
 fn refused(detail: impl Into<std::borrow::Cow<'static, str>>) -> Refused {
@@ -48,14 +59,16 @@ pub(super) struct PreparedKey {
 pub async fn prepare(
     authority: &Arc<Authority>,
     label: String,
+    purpose: KeyPurpose,
     by: Sha256Digest,
 ) -> Result<KeyPrepared, Refused> {
     let Ok(_one) = authority.rotating.try_lock() else {
         return Err(refused("another rotation is under way"));
     };
-    idle(&authority.control())?;
+    idle(&authority.control(), purpose)?;
     let worker = Arc::clone(authority);
-    let made = authority.run(move || make(&worker, &label, by).map_err(|fault| refused(fault.to_string())));
+    let made =
+        authority.run(move || make(&worker, &label, purpose, by).map_err(|fault| refused(fault.to_string())));
     let prepared = made.await?;
     let document = KeyPrepared {
         key: JsonKey::from(prepared.record.key.clone()),
@@ -95,26 +108,49 @@ pub async fn introduce(
         (Arc::clone(&found.key), record, found.custody.clone())
     };
     let admissible = |control: &ControlState| {
-        idle(control)?;
+        idle(control, record.purpose)?;
         control.require_introduction(&record).map_err(|_| Refused::from(RefusalCode::ApprovalInvalid))
     };
     admissible(&authority.control())?;
     // On the ring before anything can make it active: the sequencer must never miss a key that has to sign.
-    let handle: Arc<dyn crate::sign::HeadKey> = Arc::clone(&key) as _;
-    authority.ring.add(&handle);
-    lock(&authority.head_keys).push(key);
+    if record.purpose == KeyPurpose::Head {
+        let handle: Arc<dyn crate::sign::HeadKey> = Arc::clone(&key) as _;
+        authority.ring.add(&handle);
+        lock(&authority.head_keys).push(key);
+    }
     act(authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
         admissible(control)?;
         Ok(Draft::of(Entry::plain(Kind::Key, record.encode())).with_blob(custody.bytes()))
     })
     .await?;
     *lock(&authority.prepared) = None;
-    tracing::info!(key = %record.key.thumbprint(), "head key introduced");
+    tracing::info!(key = %record.key.thumbprint(), purpose = ?record.purpose, "key introduced");
     Ok(())
 }
 
-fn idle(control: &ControlState) -> Result<(), Refused> {
-    if waiting(control).is_some() || active(control).count() > 1 {
+/// Ends a JWT key at once: nobody needs it to read the log, and who doesn't trust its token any more wants it gone.
+///
+/// # Errors
+/// `not-found` if no such key waits or signs; faults of the log.
+pub async fn withdraw(
+    authority: &Arc<Authority>,
+    thumbprint: &Sha256Digest,
+    by: Sha256Digest,
+) -> Result<(), Refused> {
+    act(authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
+        let held = |key: &&HeadKey| key.ended.is_none() && key.key.thumbprint() == *thumbprint;
+        let key = control.jwt_keys().iter().find(held).ok_or(RefusalCode::NotFound)?;
+        let (event, purpose) = (KeyEvent::Deactivated, KeyPurpose::Jwt);
+        let record = KeyRecord { event, purpose, key: key.key.clone(), introduction: None, by: Some(by) };
+        Ok(Draft::of(Entry::plain(Kind::Key, record.encode())))
+    })
+    .await?;
+    tracing::warn!(key = %thumbprint, "JWT key withdrawn");
+    Ok(())
+}
+
+fn idle(control: &ControlState, purpose: KeyPurpose) -> Result<(), Refused> {
+    if waiting(control, purpose).is_some() || active(control, purpose).count() > 1 {
         return Err(refused("another rotation is under way"));
     }
     Ok(())
@@ -130,7 +166,12 @@ enum MakeFault {
     Thread(#[from] std::io::Error),
 }
 
-fn make(authority: &Authority, label: &str, by: Sha256Digest) -> Result<PreparedKey, MakeFault> {
+fn make(
+    authority: &Authority,
+    label: &str,
+    purpose: KeyPurpose,
+    by: Sha256Digest,
+) -> Result<PreparedKey, MakeFault> {
     let keys = &authority.key_store;
     match keys.generate(label, keys.head_algorithm()) {
         Ok(_) => {}
@@ -138,38 +179,51 @@ fn make(authority: &Authority, label: &str, by: Sha256Digest) -> Result<Prepared
         Err(fault) => return Err(fault.into()),
     }
     let mut signer = keys.signer(label)?;
-    let known = authority.control().head_keys().iter().any(|known| known.key == *signer.public_key());
+    let control = authority.control();
+    let mut logged = control.head_keys().iter().chain(control.jwt_keys());
+    let known = logged.any(|known| known.key == *signer.public_key());
     if known || signer.public_key() == authority.ca.signer().public_key() {
         return Err(MakeFault::Known);
     }
     let origin = authority.origin().as_str();
-    let (record, custody) = custody::introduce(signer.as_mut(), label, KeyPurpose::Head, origin, Some(by))?;
-    let handle = SignerHandle::start("head-signer", signer, WorkerLimits::default())?;
+    let (record, custody) = custody::introduce(signer.as_mut(), label, purpose, origin, Some(by))?;
+    let handle = SignerHandle::start("new-signer", signer, WorkerLimits::default())?;
     Ok(PreparedKey { key: Arc::new(CustodyKey::new(handle)), record, custody })
 }
 
-fn active(control: &ControlState) -> impl Iterator<Item = &HeadKey> {
-    control.head_keys().iter().filter(|key| key.activated.is_some() && key.ended.is_none())
+fn active(control: &ControlState, purpose: KeyPurpose) -> impl Iterator<Item = &HeadKey> {
+    keys(control, purpose).iter().filter(|key| key.activated.is_some() && key.ended.is_none())
 }
 
 /// Takes the next step of a rotation, if one is due. Called again and again.
 pub(super) async fn step(authority: &Arc<Authority>) -> Result<(), Refused> {
+    for purpose in [KeyPurpose::Head, KeyPurpose::Jwt] {
+        step_of(authority, purpose).await?;
+    }
+    Ok(())
+}
+
+async fn step_of(authority: &Arc<Authority>, purpose: KeyPurpose) -> Result<(), Refused> {
     let control = authority.control();
-    if waiting(&control).is_none() && active(&control).count() < 2 {
+    if waiting(&control, purpose).is_none() && active(&control, purpose).count() < 2 {
         return Ok(());
     }
     let Ok(_one) = authority.rotating.try_lock() else { return Ok(()) };
     let control = authority.control();
-    if let Some(key) = waiting(&control) {
+    if let Some(key) = waiting(&control, purpose) {
         let (worker, introduced) = (Arc::clone(authority), key.introduced);
-        let Some(by) = authority.run(move || due(&worker, introduced)).await? else { return Ok(()) };
-        append(authority, &key.key, KeyEvent::Activated, by).await?;
+        let Some(by) = authority.run(move || due(&worker, introduced, purpose)).await? else { return Ok(()) };
+        append(authority, (purpose, &key.key), KeyEvent::Activated, by).await?;
     }
-    retire_older(authority).await
+    retire_older(authority, purpose).await
 }
 
-/// Who asked for the key, if every gateway knows it by now, or has stopped admitting.
-fn due(authority: &Authority, introduced: u64) -> Result<Option<Option<Sha256Digest>>, Refused> {
+/// Who asked for the key, if every gateway knows it by now, or has stopped admitting; a JWT key, if its readers had that time or none before it signs.
+fn due(
+    authority: &Authority,
+    introduced: u64,
+    purpose: KeyPurpose,
+) -> Result<Option<Option<Sha256Digest>>, Refused> {
     let internal = || Refused::from(RefusalCode::LogUnavailable);
     let leaves =
         authority.reader().control_leaves(introduced.saturating_sub(1), 1).map_err(super::read_fault)?;
@@ -180,8 +234,11 @@ fn due(authority: &Authority, introduced: u64) -> Result<Option<Option<Sha256Dig
     if authority.decision_time_ms() >= leaf.time_ms.saturating_add(wait_ms) {
         return Ok(Some(by));
     }
-    let acknowledged = authority.reader().acknowledgements().map_err(super::read_fault)?;
     let control = authority.control();
+    if purpose != KeyPurpose::Head {
+        return Ok(control.jwt_key().is_none().then_some(by));
+    }
+    let acknowledged = authority.reader().acknowledgements().map_err(super::read_fault)?;
     let mut gateways = control.principals().filter(|(thumbprint, principal)| {
         principal.kind == PrincipalKind::Gateway && control.principal(thumbprint).is_some()
     });
@@ -192,25 +249,27 @@ fn due(authority: &Authority, introduced: u64) -> Result<Option<Option<Sha256Dig
 }
 
 /// A crash before this: two keys are active, both sign, and the next step comes here again.
-async fn retire_older(authority: &Arc<Authority>) -> Result<(), Refused> {
+async fn retire_older(authority: &Arc<Authority>, purpose: KeyPurpose) -> Result<(), Refused> {
     let control = authority.control();
-    let newest = active(&control).filter_map(|key| key.activated).max();
-    for key in active(&control).filter(|key| key.activated != newest) {
-        append(authority, &key.key, KeyEvent::Deactivated, None).await?;
-        authority.ring.remove(&key.key);
-        lock(&authority.head_keys).retain(|held| *held.verifying_key() != key.key);
+    let newest = active(&control, purpose).filter_map(|key| key.activated).max();
+    for key in active(&control, purpose).filter(|key| key.activated != newest) {
+        append(authority, (purpose, &key.key), KeyEvent::Deactivated, None).await?;
+        if purpose == KeyPurpose::Head {
+            authority.ring.remove(&key.key);
+            lock(&authority.head_keys).retain(|held| *held.verifying_key() != key.key);
+        }
     }
     Ok(())
 }
 
 async fn append(
     authority: &Arc<Authority>,
-    key: &VerifyingKey,
+    (purpose, key): (KeyPurpose, &VerifyingKey),
     event: KeyEvent,
     by: Option<Sha256Digest>,
 ) -> Result<(), Refused> {
-    let record = KeyRecord { event, purpose: KeyPurpose::Head, key: key.clone(), introduction: None, by };
+    let record = KeyRecord { event, purpose, key: key.clone(), introduction: None, by };
     act(authority, Mandate::Authority, |_| Ok(Draft::of(Entry::plain(Kind::Key, record.encode())))).await?;
-    tracing::info!(key = %key.thumbprint(), ?event, "head key changed state");
+    tracing::info!(key = %key.thumbprint(), ?purpose, ?event, "key changed state");
     Ok(())
 }

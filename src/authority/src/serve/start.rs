@@ -7,6 +7,7 @@ use super::budgets::Budgets;
 use super::challenge_keys::challenge_key;
 use super::cose::SignedRoots;
 use super::documents::{Documents, DocumentsFault};
+use super::ear::JwtDesk;
 use super::endorsement::{Endorsements, RootsError};
 use super::enrolments::OpenEnrolments;
 use super::metrics::Metrics;
@@ -99,8 +100,8 @@ pub enum StartError {
     /// A record in the store isn't well-formed.
     #[error("the store holds a malformed record: {0}")]
     Record(#[from] LeafError),
-    /// No custody record says where an active head key lives.
-    #[error("nothing says where head key {0} lives")]
+    /// No custody record says where an active key lives.
+    #[error("nothing says where key {0} lives")]
     Unlocated(Sha256Digest),
     /// The log is empty: `init` did not end.
     #[error("the log is empty: initialise the authority first")]
@@ -162,7 +163,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     let limits = &config.limits;
     let verifier =
         Verifier::new(config.origin.clone(), config.trust_domain.clone(), BootLogCache::new(BOOT_LOGS));
-    Ok(Authority {
+    let authority = Authority {
         pool: Pool::start(limits.worker_count(), limits.queue)?,
         budgets: Budgets::of(limits),
         lineage: Lineage::start(&config.lineage_path(), &config.origin, Arc::clone(&reader))?,
@@ -188,10 +189,13 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         prepared: Mutex::new(None),
         witnesses,
         cose_roots: SignedRoots::new(limits),
+        jwts: JwtDesk::default(),
         connections: Mutex::default(),
         bundle,
         config,
-    })
+    };
+    authority.open_jwt_key();
+    Ok(authority)
 }
 
 #[cfg(feature = "tpm")]

@@ -127,6 +127,11 @@ fn check_custody(authority: &Authority) {
         }
     }
     in_custody(authority, authority.ca.signer());
+    if let Some(key) = authority.jwts.key()
+        && !in_custody(authority, &key)
+    {
+        authority.jwts.forget();
+    }
 }
 
 /// `false` if the device says that the key isn't in custody; a device that doesn't answer says nothing.

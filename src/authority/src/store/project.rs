@@ -139,8 +139,7 @@ pub fn project_decision(kind: Kind, decision: &Decision) -> Result<Vec<Change>, 
 /// Any other state in a body is the one that was read when it was decided, and by now may be older than the table's.
 #[must_use]
 pub fn tells_of_host(code: Option<RefusalCode>, evidence: &Sha256Digest, state: &HostState) -> bool {
-    let fresh = !matches!(code, Some(RefusalCode::ChallengeExpired | RefusalCode::ChallengeSpent));
-    fresh && state.evidence.as_ref() == Some(evidence)
+    state.is_told_by(code, evidence)
 }
 
 /// The same of a decision.

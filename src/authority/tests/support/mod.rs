@@ -133,6 +133,7 @@ pub(crate) fn options(hsm: &SoftHsm, maker: &Manufacturer) -> InitOptions {
         pin_file: pin_file.clone(),
         head_key: "head-1".to_owned(),
         ca_key: "ca".to_owned(),
+        jwt_key: "jwt".to_owned(),
     };
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     InitOptions {
@@ -280,7 +281,7 @@ impl House {
     /// A new head key, made and approved by the first operator.
     pub(crate) async fn rotate(&self, label: &str) -> Result<Keys, ClientError> {
         let admin = self.admin();
-        let prepared = admin.prepare_key(&PrepareKeyCall { label: label.to_owned() }).await?;
+        let prepared = admin.prepare_key(&PrepareKeyCall { label: label.to_owned(), purpose: None }).await?;
         let (thumbprint, act) = introduction(&prepared);
         let approval = approved(&self.admin_key(), &act);
         admin.rotate_key(&RotateCall { thumbprint, approval }).await

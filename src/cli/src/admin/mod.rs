@@ -11,6 +11,7 @@ mod migrate;
 mod policy;
 mod principals;
 mod references;
+mod results;
 mod revocation;
 mod tokens;
 mod witnesses;
@@ -40,6 +41,8 @@ enum Command {
     JoinToken(tokens::Args),
     /// List hosts, or show one.
     Hosts(hosts::Args),
+    /// Print a host's newest attestation result as a JWT (EAR).
+    AttestationResult(results::Args),
     /// List the certificates of TPM manufacturers that are part of this build.
     EkRoots(ek_roots::Args),
     /// Reference values: capture, activate, show.
@@ -66,7 +69,7 @@ enum Command {
     /// Families of artifacts, and artifacts by host, key, policy, boot.
     #[command(subcommand)]
     Lineage(lineage::Command),
-    /// Head keys: list, rotate.
+    /// Head and JWT keys: list, rotate.
     #[command(subcommand)]
     Keys(keys::Command),
     /// Move the log to another kind of store. Works on this machine, without the admin listener.
@@ -100,6 +103,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         match args.command {
             Command::JoinToken(args) => tokens::run(&context, &args).await,
             Command::Hosts(args) => hosts::run(&context, &args).await,
+            Command::AttestationResult(args) => results::run(&context, &args).await,
             Command::EkRoots(args) => ek_roots::run(&args, context.json),
             Command::References(command) => references::run(&context, command).await,
             Command::ImaPolicy(command) => ima_policy::run(&context, command).await,

@@ -218,10 +218,13 @@ pub struct GatewayCall {
 pub struct PrepareKeyCall {
     /// Label of the key to make in the token.
     pub label: String,
+    /// `head` or `jwt`; a head key when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<String>,
 }
 
 /// Answer to [`PrepareKeyCall`]: a key that is in its token and not in the log. An officer signs `tuple("countersign-v1:key-introduction", origin,
-/// purpose 1, COSE_Key, backend, SHA-256 of the custody record)`.
+/// purpose, COSE_Key, backend, SHA-256 of the custody record)`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyPrepared {
@@ -231,6 +234,14 @@ pub struct KeyPrepared {
     pub backend: String,
     /// Custody record, as the device gave it.
     pub custody: B64,
+}
+
+/// `POST /v1/admin/keys/withdraw`: ends a JWT key without a successor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WithdrawKeyCall {
+    /// Thumbprint of the key, hex.
+    pub thumbprint: String,
 }
 
 /// `POST /v1/admin/keys/rotate`: introduces the key that was prepared.
@@ -253,7 +264,7 @@ pub struct CompromiseCall {
     pub signature: B64,
 }
 
-/// A head key in `GET /v1/admin/keys`.
+/// A head or JWT key in `GET /v1/admin/keys`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyDocument {
@@ -263,7 +274,7 @@ pub struct KeyDocument {
     pub key: JsonKey,
     /// `EdDSA` or `ES256`.
     pub alg: String,
-    /// State word of NIST SP 800-57: pre-activation, active, deactivated, compromised.
+    /// State word of NIST SP 800-57: pre-activation, active, deactivated, compromised; a JWT key may be withdrawn.
     pub state: String,
     /// Control number of the introduction.
     pub introduced: u64,
@@ -281,6 +292,8 @@ pub struct KeyDocument {
 pub struct Keys {
     /// Head keys in order of introduction.
     pub head: Vec<KeyDocument>,
+    /// Keys that sign attestation results, in order of introduction.
+    pub jwt: Vec<KeyDocument>,
     /// Number of the newest recovery statement.
     pub statements: u64,
 }

@@ -271,6 +271,57 @@ pub struct AttestationAnswer {
     pub receipt: String,
 }
 
+/// `POST /v1/attestation-results` about the calling host, and the same of an operator about any.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationResultCall {
+    /// 8 to 64 bytes that stand in the answer as `eat_nonce`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<B64>,
+}
+
+/// A host's newest attestation result as an EAR (PROTOCOL section 17).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttestationResultAnswer {
+    /// A compact JWS of type `eat+jwt`.
+    pub jwt: String,
+    /// Index of the leaf that it renders.
+    pub index: u64,
+    /// When it expires, ms: with the trust in the host.
+    pub expires_ms: u64,
+}
+
+/// A public key as RFC 7517 writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwk {
+    /// `OKP` or `EC`.
+    pub kty: String,
+    /// `Ed25519` or `P-256`.
+    pub crv: String,
+    /// The key, or its first coordinate, base64url.
+    pub x: String,
+    /// The second coordinate of a P-256 key, base64url.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub y: Option<String>,
+    /// `EdDSA` or `ES256`.
+    pub alg: String,
+    /// Always `sig`.
+    #[serde(rename = "use")]
+    pub usage: String,
+    /// The key's thumbprint, hex.
+    pub kid: String,
+}
+
+/// Answer to `GET /.well-known/jwks.json` (RFC 7517 §5).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JwkSet {
+    /// The keys.
+    pub keys: Vec<Jwk>,
+}
+
 /// Answer to `GET /v1/feed`: what a gateway needs to move from (size, control) to now.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -30,6 +30,8 @@ pub enum KeyPurpose {
     Head,
     /// Signs certificates.
     Ca,
+    /// Signs attestation results as JWTs.
+    Jwt,
 }
 
 impl KeyPurpose {
@@ -39,6 +41,7 @@ impl KeyPurpose {
         match self {
             Self::Head => 1,
             Self::Ca => 2,
+            Self::Jwt => 3,
         }
     }
 }
@@ -52,7 +55,8 @@ pub struct Introduction {
     pub backend: String,
     /// SHA-256 of the custody record; the bytes are a blob.
     pub custody: Sha256Digest,
-    /// An officer's word for this very introduction; `None` only for keys that a recovery statement names, and for the first CA key.
+    /// An officer's word for this very introduction; `None` only for keys that a recovery statement names, and for CA and JWT keys from before the
+    /// first principal.
     pub approval: Option<Approval>,
 }
 
@@ -191,6 +195,7 @@ impl KeyRecord {
         let purpose = match decoder.uint()? {
             1 => KeyPurpose::Head,
             2 => KeyPurpose::Ca,
+            3 => KeyPurpose::Jwt,
             _ => return Err(LeafError::Value("key purpose")),
         };
         decoder.expect_key(3)?;

@@ -102,6 +102,14 @@ impl HostState {
         }
     }
 
+    /// Whether a body with this state, evidence and code says something new of its host (PROTOCOL §8.4): the state follows from this very
+    /// evidence, and the evidence was fresh. Any other state in a body is the one that was read when it was decided.
+    #[must_use]
+    pub fn is_told_by(&self, code: Option<RefusalCode>, evidence: &Sha256Digest) -> bool {
+        let fresh = !matches!(code, Some(RefusalCode::ChallengeExpired | RefusalCode::ChallengeSpent));
+        fresh && self.evidence.as_ref() == Some(evidence)
+    }
+
     /// Writes the map.
     pub fn write(&self, slot: Slot<'_>) {
         slot.map(|map| {

@@ -131,6 +131,59 @@ fn a_key_is_introduced_with_an_officers_word_only() {
     apply(&mut state, Kind::Key, introduction(NEXT, KeyPurpose::Ca, approval)).unwrap();
 }
 
+fn jwt_event(seed: u8, event: KeyEvent) -> Vec<u8> {
+    KeyRecord { event, purpose: KeyPurpose::Jwt, key: public(seed), introduction: None, by: None }.encode()
+}
+
+#[test]
+fn a_key_for_jwts_is_one_of_its_own_and_signs_no_heads() {
+    let mut state = begun();
+    assert!(state.jwt_key().is_none() && state.jwt_keys_published().next().is_none());
+    assert_eq!(
+        apply(&mut state, Kind::Key, introduction(NEXT, KeyPurpose::Jwt, None)),
+        Err(ControlError::Approval)
+    );
+    // An approval for one purpose is none for another, and neither is a head key's own word.
+    for bad in [approved(OFFICER, NEXT, KeyPurpose::Head), approved(HEAD, NEXT, KeyPurpose::Jwt)] {
+        let refused = apply(&mut state, Kind::Key, introduction(NEXT, KeyPurpose::Jwt, bad));
+        assert_eq!(refused, Err(ControlError::Approval));
+    }
+    let shared = approved(OFFICER, HEAD, KeyPurpose::Jwt);
+    let shared = apply(&mut state, Kind::Key, introduction(HEAD, KeyPurpose::Jwt, shared));
+    assert_eq!(shared, Err(ControlError::KeyOrder), "purposes never share a key");
+    let approval = approved(OFFICER, NEXT, KeyPurpose::Jwt);
+    apply(&mut state, Kind::Key, introduction(NEXT, KeyPurpose::Jwt, approval)).unwrap();
+    let other_way = approved(OFFICER, NEXT, KeyPurpose::Head);
+    let other_way = apply(&mut state, Kind::Key, introduction(NEXT, KeyPurpose::Head, other_way));
+    assert_eq!(other_way, Err(ControlError::KeyOrder));
+    assert!(state.jwt_key().is_none(), "published, not yet signing");
+    assert_eq!(state.jwt_keys_published().collect::<Vec<_>>(), [&public(NEXT)]);
+    // An event for another purpose is about another key.
+    assert_eq!(apply(&mut state, Kind::Key, event(NEXT, KeyEvent::Activated)), Err(ControlError::KeyOrder));
+    apply(&mut state, Kind::Key, jwt_event(NEXT, KeyEvent::Activated)).unwrap();
+    assert_eq!(state.jwt_key().map(|key| &key.key), Some(&public(NEXT)));
+    assert!(state.head_keys_at(state.number()).all(|key| *key == public(HEAD)));
+    // Its successors take its place; of those that ended the last one stays published.
+    let mut before = NEXT;
+    for seed in [STRANGER, OPERATOR] {
+        let approval = approved(OFFICER, seed, KeyPurpose::Jwt);
+        apply(&mut state, Kind::Key, introduction(seed, KeyPurpose::Jwt, approval)).unwrap();
+        apply(&mut state, Kind::Key, jwt_event(seed, KeyEvent::Activated)).unwrap();
+        assert_eq!(state.jwt_key().map(|key| &key.key), Some(&public(seed)), "the newest signs");
+        apply(&mut state, Kind::Key, jwt_event(before, KeyEvent::Deactivated)).unwrap();
+        let published: Vec<_> = state.jwt_keys_published().cloned().collect();
+        assert_eq!(published, [public(before), public(seed)]);
+        before = seed;
+    }
+    // Whoever asks for an end withdraws the key: it is published no more.
+    let (event, purpose) = (KeyEvent::Deactivated, KeyPurpose::Jwt);
+    let by = Some(public(OFFICER).thumbprint());
+    let withdrawn = KeyRecord { event, purpose, key: public(before), introduction: None, by }.encode();
+    apply(&mut state, Kind::Key, withdrawn).unwrap();
+    assert!(state.jwt_key().is_none());
+    assert_eq!(state.jwt_keys_published().collect::<Vec<_>>(), [&public(STRANGER)]);
+}
+
 #[test]
 fn an_officer_is_added_with_an_officers_word_only() {
     let mut state = begun();

@@ -42,6 +42,8 @@ pub(crate) const OFFICER: u8 = 20;
 pub(crate) const GATEWAY: u8 = 21;
 const RECOVERY: u8 = 22;
 pub(crate) const HEADS: [u8; 2] = [23, 24];
+/// Keys for attestation results.
+const JWTS: [u8; 2] = [61, 62];
 const HOST_KEY: u8 = 25;
 pub(crate) const HOLDER: u8 = 7;
 
@@ -233,20 +235,21 @@ fn subproof<H: TreeHash>(old: usize, hashes: &[H::Digest], whole: bool) -> Vec<H
 }
 
 fn key_leaf(seed: u8, event: KeyEvent, by: Option<Sha256Digest>) -> (Kind, Vec<u8>) {
+    key_leaf_for(KeyPurpose::Head, seed, event, by)
+}
+
+fn key_leaf_for(purpose: KeyPurpose, seed: u8, event: KeyEvent, by: Option<Sha256Digest>) -> (Kind, Vec<u8>) {
     let introduction = (event == KeyEvent::Introduced).then(|| Introduction {
-        possession: secret(seed)
-            .sign(&key_possession(ORIGIN, KeyPurpose::Head, &public(seed)))
-            .to_bytes()
-            .to_vec(),
+        possession: secret(seed).sign(&key_possession(ORIGIN, purpose, &public(seed))).to_bytes().to_vec(),
         backend: "test".to_owned(),
         custody: digest(1),
         // The recovery statement names the first key.
         approval: (seed != HEADS[0]).then(|| {
-            let act = key_introduction(ORIGIN, KeyPurpose::Head, &public(seed), "test", &digest(1));
+            let act = key_introduction(ORIGIN, purpose, &public(seed), "test", &digest(1));
             Approval { key: public(OFFICER), signature: secret(OFFICER).sign(&act).to_bytes().to_vec() }
         }),
     });
-    let record = KeyRecord { event, purpose: KeyPurpose::Head, key: public(seed), introduction, by };
+    let record = KeyRecord { event, purpose, key: public(seed), introduction, by };
     (Kind::Key, record.encode())
 }
 
@@ -383,6 +386,17 @@ fn decide(log: &mut Made, first: u8, second: u8) {
     let subject = Subject::Artifact(names[0].0, names[0].1);
     let revocation = Revocation { subject, revoke: true, reason: "a test".to_owned(), by };
     log.append(vec![(Kind::Revocation, revocation.encode())], &[second]);
+    // A key for attestation results, and its successor.
+    let jwt = |seed, event, by| key_leaf_for(KeyPurpose::Jwt, seed, event, by);
+    let [old, new] = JWTS;
+    let steps = vec![
+        jwt(old, KeyEvent::Introduced, Some(by)),
+        jwt(old, KeyEvent::Activated, Some(by)),
+        jwt(new, KeyEvent::Introduced, Some(by)),
+        jwt(new, KeyEvent::Activated, Some(by)),
+        jwt(old, KeyEvent::Deactivated, None),
+    ];
+    log.append(steps, &[second]);
     log.append(vec![(Kind::Heartbeat, Heartbeat(HeartbeatReason::Idle).encode())], &[second]);
 }
 

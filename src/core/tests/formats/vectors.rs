@@ -5,11 +5,16 @@
 use crate::samples::{
     decision, digest, evidence, host, inputs, other_key, policy, references, state, statements,
 };
+use countersign_core::api::Jwk;
 use countersign_core::bundle::{Statement, statement_preimage};
 use countersign_core::challenge::{ChallengeBody, OpenedChallenge};
 use countersign_core::control::control_digest;
+use countersign_core::ear::{AttestationResult, EarClaims, TYP};
+use countersign_core::jws::Unsigned;
+use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::control::{KeyPurpose, key_introduction, officer_addition};
 use countersign_core::leaf::decision::{Decision, Verdict};
+use countersign_core::leaf::host::{HostState, HostStateRecord};
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::name::Origin;
 use countersign_core::refusal::RefusalCode;
@@ -136,6 +141,43 @@ fn leaves_and_decisions() {
         })
         .collect();
     published("leaf.json", json!({ "leaves": leaves }));
+}
+
+/// Leaves that tell of a host, each with its rendering by an Ed25519 key; the nonce beside every second one.
+#[test]
+fn attestation_results() {
+    let signer = ed25519_dalek::SigningKey::from_bytes(&[5; 32]);
+    let key = VerifyingKey::ed25519(signer.verifying_key().as_bytes()).unwrap();
+    let told = HostState { evidence: Some(digest(9)), ..state() };
+    let decided = |verdict| Decision { host_state: told, ..decision(verdict) }.encode();
+    let attested = |code| HostStateRecord { host: host(), state: told, evidence: digest(9), code }.encode();
+    let bodies = [
+        (Kind::Allow, decided(Verdict::Allow { nbf: 1_700_000_000, exp: 1_700_000_060 })),
+        (Kind::Deny, decided(Verdict::Deny(RefusalCode::PolicyDenied))),
+        (Kind::HostState, attested(None)),
+        // These tell of nobody.
+        (Kind::Deny, decided(Verdict::Deny(RefusalCode::ChallengeSpent))),
+        (Kind::HostState, attested(Some(RefusalCode::ChallengeExpired))),
+        (Kind::Deny, decision(Verdict::Deny(RefusalCode::PolicyDenied)).encode()),
+    ];
+    let vectors = (7_u64..).zip(bodies).map(|(index, (kind, body))| {
+        let leaf = Leaf { kind, index, time_ms: 1_700_000_000_123, salt: [9; 16], body }.encode().unwrap();
+        let nonce = (index % 2 == 0).then_some(&[6_u8; 16][..]);
+        let jwt = AttestationResult::of_leaf(&leaf).unwrap().map(|result| {
+            let claims = result.claims("test.example/log", "1", nonce).unwrap();
+            let unsigned = Unsigned::new(TYP, &key, &claims).unwrap();
+            let signature = signer.sign(unsigned.message()).to_bytes();
+            let jwt = unsigned.signed(&signature).unwrap();
+            let payload = countersign_core::jws::verify(&jwt, TYP, std::slice::from_ref(&key)).unwrap();
+            assert_eq!(serde_json::from_slice::<EarClaims>(&payload).unwrap(), claims);
+            jwt
+        });
+        json!({ "leaf": hex(&leaf), "nonce": nonce.map(hex), "jwt": jwt })
+    });
+    published(
+        "ear.json",
+        json!({ "jwk": Jwk::from(&key), "origin": "test.example/log", "results": vectors.collect::<Vec<_>>() }),
+    );
 }
 
 #[test]

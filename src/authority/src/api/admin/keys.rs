@@ -1,15 +1,17 @@
-//! Head keys: their states, rotation, and the recovery key's word against one of them.
+//! Head and JWT keys: their states, rotation, and the recovery key's word against one of them.
 
 use super::{approval, malformed};
 use crate::api::problem::Refused;
 use crate::api::{Call, json};
 use crate::serve::{Authority, compromise, rotation};
 use axum::response::Response;
-use countersign_core::api::admin::{CompromiseCall, KeyDocument, Keys, PrepareKeyCall, RotateCall};
+use countersign_core::api::admin::{
+    CompromiseCall, KeyDocument, Keys, PrepareKeyCall, RotateCall, WithdrawKeyCall,
+};
 use countersign_core::control::{ControlState, HeadKey};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::key::JsonKey;
-use countersign_core::leaf::control::RecoveryRecord;
+use countersign_core::leaf::control::{KeyPurpose, RecoveryRecord};
 use std::sync::Arc;
 
 /// Longest label: PKCS#11 tokens take far longer ones, people don't.
@@ -23,12 +25,17 @@ pub(in crate::api) async fn list(authority: Arc<Authority>, _call: Call) -> Resu
 /// `POST /v1/admin/keys/prepare`.
 pub(in crate::api) async fn prepare(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
     let by = call.caller.principal()?;
-    let PrepareKeyCall { label } = call.document()?;
+    let PrepareKeyCall { label, purpose } = call.document()?;
+    let purpose = match purpose.as_deref() {
+        None | Some("head") => KeyPurpose::Head,
+        Some("jwt") => KeyPurpose::Jwt,
+        Some(_) => return Err(malformed("purpose is head or jwt")),
+    };
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if label.is_empty() || label.len() > MAX_LABEL_LEN || !label.bytes().all(plain) {
         return Err(malformed("label has 1 to 64 characters of [A-Za-z0-9._-]"));
     }
-    json(&rotation::prepare(&authority, label, by).await?)
+    json(&rotation::prepare(&authority, label, purpose, by).await?)
 }
 
 /// `POST /v1/admin/keys/rotate`.
@@ -41,6 +48,16 @@ pub(in crate::api) async fn rotate(authority: Arc<Authority>, call: Call) -> Res
     json(&self::document(&authority.control()))
 }
 
+/// `POST /v1/admin/keys/withdraw`.
+pub(in crate::api) async fn withdraw(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    let by = call.caller.principal()?;
+    let WithdrawKeyCall { thumbprint } = call.document()?;
+    let thumbprint =
+        Sha256Digest::from_hex(&thumbprint).map_err(|_| malformed("thumbprint isn't a key thumbprint"))?;
+    rotation::withdraw(&authority, &thumbprint, by).await?;
+    json(&document(&authority.control()))
+}
+
 /// `POST /v1/admin/keys/compromise`.
 pub(in crate::api) async fn compromise(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
     let by = call.caller.principal()?;
@@ -51,7 +68,15 @@ pub(in crate::api) async fn compromise(authority: Arc<Authority>, call: Call) ->
 }
 
 fn document(control: &ControlState) -> Keys {
-    Keys { head: control.head_keys().iter().map(key).collect(), statements: control.statements() }
+    let jwt = |known: &HeadKey| match key(known) {
+        withdrawn if known.compromised => KeyDocument { state: "withdrawn".to_owned(), ..withdrawn },
+        other => other,
+    };
+    Keys {
+        head: control.head_keys().iter().map(key).collect(),
+        jwt: control.jwt_keys().iter().map(jwt).collect(),
+        statements: control.statements(),
+    }
 }
 
 /// The state word of NIST SP 800-57 Part 1 §7.

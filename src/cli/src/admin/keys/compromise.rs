@@ -52,6 +52,7 @@ pub(super) async fn run(context: &Context, args: &Args) -> Result<Keys, Failure>
         pin_file: args.recovery_pin_file.clone(),
         head_key: args.recovery_label.clone(),
         ca_key: args.recovery_label.clone(),
+        jwt_key: args.recovery_label.clone(),
     };
     let (store, _) = KeyStore::new(&place);
     let mut recovery = store.signer(&args.recovery_label).context("recovery key")?;
