@@ -141,6 +141,11 @@ impl SimulatedTpm {
         self.clock.clock_ms = self.clock.clock_ms.saturating_add(ms);
     }
 
+    /// TPM resume, as after hibernation: registers stay, restartCount is one higher (TPM 2.0 Part 1, 12.2.3).
+    pub fn resume(&mut self) {
+        self.clock.restart_count = self.clock.restart_count.wrapping_add(1);
+    }
+
     /// TPM reset: registers as after power-on, resetCount one higher, restartCount zero.
     pub fn reset(&mut self) {
         self.registers = BANKS.map(fresh_registers);

@@ -15,11 +15,13 @@ use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{qualifying_data, request_root};
 use countersign_tpm::algorithm::HashAlg;
+use countersign_tpm::attest::Attest;
 use countersign_tpm::eventlog::MAX_LOG_BYTES;
 use countersign_tpm::quote::PcrSelectionSpec;
 use data_encoding::HEXLOWER;
 
-use crate::ima::{ImaFile, ImaPart};
+use crate::device::Quoted;
+use crate::ima::{Boot, ImaFile, ImaPart};
 use crate::refused::Refused;
 use crate::tpm::{TpmError, TpmWorker};
 
@@ -137,7 +139,8 @@ impl Evidence {
             .call(move |device| {
                 let boot_log = logs.boot_log.current();
                 let quoted = device.quote(&qualifying, &selection)?;
-                Ok((quoted, boot_log, wanted.and_then(|known| logs.ima.since(known))))
+                let boot = boot_of(&quoted);
+                Ok((quoted, boot_log, wanted.and_then(|known| logs.ima.since(known, boot))))
             })
             .await?;
         let (quoted, boot_log, ima) = made;
@@ -169,6 +172,12 @@ impl Evidence {
     }
 }
 
+/// The boot that the quote is of.
+fn boot_of(quoted: &Quoted) -> Option<Boot> {
+    let attest = Attest::parse(&quoted.attested.attest).ok()?;
+    Some((attest.clock.reset_count, attest.clock.restart_count))
+}
+
 fn selection(offer: &ChallengeOffer) -> Result<PcrSelectionSpec, EvidenceError> {
     let refuse = |error: &dyn std::fmt::Display| EvidenceError::Offer(error.to_string());
     if offer.challenge.0.len() > MAX_CHALLENGE_LEN {
@@ -181,6 +190,8 @@ fn selection(offer: &ChallengeOffer) -> Result<PcrSelectionSpec, EvidenceError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{SimulatedHost, SimulatedOpener};
+    use countersign_tpm::simulated::ima::SimulatedIma;
 
     #[test]
     fn the_boot_log_is_read_again_only_when_its_file_changed() {
@@ -206,6 +217,35 @@ mod tests {
         let path = root.path().join("log");
         std::fs::write(&path, vec![0; MAX_LOG_BYTES + 1]).unwrap();
         assert!(BootLogFile::new(path).current().is_none());
+    }
+
+    #[tokio::test]
+    async fn after_a_resume_the_whole_ima_list_goes_beside_the_first_quote() {
+        let root = tempfile::tempdir().unwrap();
+        let list = root.path().join("list");
+        let mut measured = SimulatedIma::after_boot(HashAlg::Sha256, &[]);
+        measured.measure(HashAlg::Sha256, b"/a", &[1; 32]);
+        std::fs::write(&list, measured.bytes()).unwrap();
+        let host = SimulatedHost::new();
+        let worker = TpmWorker::start(SimulatedOpener(Arc::clone(&host))).unwrap();
+        let logs = Logs {
+            boot_log: Arc::new(BootLogFile::new(root.path().join("none"))),
+            ima: Arc::new(ImaFile::new(list)),
+        };
+        let offer = ChallengeOffer {
+            challenge: B64(vec![1; 40]),
+            expires_ms: 0,
+            bank: 11,
+            pcrs: vec![0, 1],
+            ima_entries: Some(2),
+        };
+        let from = async || {
+            let made = Evidence::collect(&worker, logs.clone(), "log.example", &offer, &[]).await.unwrap();
+            made.document.ima.unwrap().from
+        };
+        assert_eq!([from().await, from().await], [0, 2]);
+        host.tpm.lock().unwrap().resume();
+        assert_eq!([from().await, from().await], [0, 2]);
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! only grows: what was measured in between stands behind the quoted moment, and the authority takes nothing from it.
 //!
 //! The first evidence of a process carries the whole list: entries that the authority knows may be of the boot before. So does the first one
-//! after a refusal that has to do with the list.
+//! after the TPM was reset or restarted (a resume from hibernation is one), which the quote just taken shows, since the authority goes on from
+//! what it knows under the same boot only; and the first one after a refusal that has to do with the list.
 
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use countersign_core::api::{B64, ImaEntriesDocument};
 use countersign_core::digest::{Sha256Digest, sha256};
@@ -40,20 +41,23 @@ impl ImaPart {
     }
 }
 
+/// What tells one boot of a TPM from another: resetCount and restartCount (TPM 2.0 Part 2, 10.11.1).
+pub(crate) type Boot = (u32, u32);
+
 /// The list's file.
 pub(crate) struct ImaFile {
     path: PathBuf,
-    /// Whether this process has sent the whole list.
-    stepwise: AtomicBool,
+    /// Under which boot this process has sent the whole list.
+    sent: Mutex<Option<Boot>>,
 }
 
 impl ImaFile {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, stepwise: AtomicBool::new(false) }
+        Self { path, sent: Mutex::new(None) }
     }
 
-    /// Entries that an authority lacks which knows `known` of them; `None` if there is no list to read. Blocks.
-    pub(crate) fn since(&self, known: u64) -> Option<ImaPart> {
+    /// Entries that an authority lacks which knows `known` of them, beside a quote of this boot; `None` if there is no list to read. Blocks.
+    pub(crate) fn since(&self, known: u64, boot: Option<Boot>) -> Option<ImaPart> {
         let mut bytes = match self.read() {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -61,7 +65,8 @@ impl ImaFile {
                 return None;
             }
         };
-        let known = if self.stepwise.swap(true, Ordering::Relaxed) { known } else { 0 };
+        let before = std::mem::replace(&mut *self.sent.lock().unwrap_or_else(PoisonError::into_inner), boot);
+        let known = if boot.is_some() && before == boot { known } else { 0 };
         // A list shorter than what is known is of another boot.
         let from = match start_of(&bytes, known) {
             Some(start) => {
@@ -78,7 +83,7 @@ impl ImaFile {
     pub(crate) fn learn(&self, code: &str) {
         let of_the_list = RefusalCode::parse(code).is_some() && code.starts_with("ima-");
         if of_the_list {
-            self.stepwise.store(false, Ordering::Relaxed);
+            *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 
@@ -112,12 +117,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("list");
         let file = ImaFile::new(path.clone());
-        assert!(file.since(0).is_none());
+        let boot = Some((7, 0));
+        assert!(file.since(0, boot).is_none());
         let mut list = SimulatedIma::after_boot(HashAlg::Sha256, &[]);
         list.measure(HashAlg::Sha256, b"/a", &[1; 32]);
         std::fs::write(&path, list.bytes()).unwrap();
         let sent = |known| {
-            let part = file.since(known).unwrap();
+            let part = file.since(known, boot).unwrap();
             assert_eq!(part.digest, sha256(&part.bytes));
             (part.from, part.bytes)
         };
@@ -125,11 +131,17 @@ mod tests {
         assert_eq!(sent(1), (0, list.bytes().to_vec()));
         assert_eq!(sent(1), (1, list.bytes_from(1).to_vec()));
         assert_eq!(sent(2), (2, Vec::new()));
-        assert!(file.since(2).unwrap().member().is_none());
+        assert!(file.since(2, boot).unwrap().member().is_none());
         assert_eq!(sent(3), (0, list.bytes().to_vec()));
         file.learn("policy-denied");
         assert_eq!(sent(2).0, 2);
         file.learn("ima-base-moved");
+        assert_eq!(sent(2).0, 0);
+        assert_eq!(sent(2).0, 2);
+        // Hibernation raises restartCount, and what wasn't a quote proves no boot.
+        for other in [Some((7, 1)), Some((8, 0)), None, None] {
+            assert_eq!(file.since(2, other).unwrap().from, 0, "{other:?}");
+        }
         assert_eq!(sent(2).0, 0);
         assert_eq!(sent(2).0, 2);
     }
@@ -139,6 +151,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("list");
         File::create(&path).unwrap().set_len(u64::try_from(MAX_LIST_BYTES).unwrap() + 1).unwrap();
-        assert!(ImaFile::new(path).since(0).is_none());
+        assert!(ImaFile::new(path).since(0, Some((1, 0))).is_none());
     }
 }

@@ -173,6 +173,20 @@ fn refusals_have_their_codes_and_leave_the_earlier_good_state_alone() {
 }
 
 #[test]
+fn after_a_resume_the_whole_list_is_wanted_once_and_taken_at_once() {
+    let mut host = Measured::new();
+    host.run("/a");
+    let good = host.whole();
+    host.take(&good);
+    host.world.host.tpm.resume();
+    assert_eq!(code(&host.ask(2, &[])), Some(RefusalCode::ImaListNeeded));
+    let whole = host.whole();
+    assert_eq!(code(&whole), None);
+    host.take(&whole);
+    assert_eq!(code(&host.ask(2, &[])), None);
+}
+
+#[test]
 fn an_exclude_that_was_needed_warns_and_policies_see_it() {
     let mut host = Measured::new();
     host.run("/tmp/x");
