@@ -94,10 +94,12 @@ class Chain:
             state.destroyed = self.number
         else:
             # §8.5: that a key is compromised is for the recovery key to say.
-            good = event == DEACTIVATED and state.destroyed is None and state.ended is None
+            withdraws = state.purpose == JWT and body["principal"] is not None
+            withdraws = withdraws and not state.withdrawn and not self.is_compromised(key)
+            good = event == DEACTIVATED and state.destroyed is None and (state.ended is None or withdraws)
             demand(good, "key-state-invalid", "a key ended twice, or in a way that isn't the log's to say")
-            state.ended = self.number
-            state.withdrawn = state.purpose == JWT and body["principal"] is not None
+            state.ended = self.number if state.ended is None else state.ended
+            state.withdrawn |= withdraws
 
     def _is_first_of_the_bundle(self, key, purpose):
         """§13.1: the bundle's head keys are the first introduced, and all activated before any other is."""
@@ -197,8 +199,9 @@ class Chain:
 
     def jwt_keys(self):
         """Every key that was ever activated for attestation results (§17) and not withdrawn: what it signed holds until it expires."""
-        return [key for key, state in self.keys.items()
+        good = [key for key, state in self.keys.items()
                 if state.purpose == JWT and state.activated is not None and not state.withdrawn]
+        return [key for key in good if not self.is_compromised(key)]
 
     def known(self):
         """Every head key that was ever introduced."""

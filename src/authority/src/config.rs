@@ -447,6 +447,8 @@ impl Config {
             usize::try_from(limits.enrolments_per_sec.min(limits.certificate_days)).unwrap_or(0),
             usize::try_from(limits.host_certificate_days.min(limits.tiles_per_sec)).unwrap_or(0),
             usize::try_from(limits.source_tiles_per_sec.min(limits.source_tiles_burst)).unwrap_or(0),
+            usize::try_from(limits.jwt_signatures_per_sec.min(limits.jwt_signatures_burst)).unwrap_or(0),
+            usize::try_from(limits.caller_jwt_signatures_per_hour).unwrap_or(0),
         ];
         let times = [
             limits.handshake_secs,

@@ -110,6 +110,8 @@ pub struct ControlState {
     digest: Sha256Digest,
     head_keys: Vec<HeadKey>,
     jwt_keys: Vec<HeadKey>,
+    /// The JWT key that a successor has replaced last, unless it was withdrawn since.
+    jwt_retired: Option<VerifyingKey>,
     epoch: u64,
     policy: Option<Sha256Digest>,
     references: Option<Sha256Digest>,
@@ -165,6 +167,7 @@ impl ControlState {
             digest: Sha256Digest::ZERO,
             head_keys: Vec::new(),
             jwt_keys: Vec::new(),
+            jwt_retired: None,
             epoch: 0,
             policy: None,
             references: None,
@@ -301,7 +304,8 @@ impl ControlState {
         }
         self.recovery.number = next;
         if let Says::Compromise(compromise) = &statement.says
-            && let Some(key) = self.head_keys.iter_mut().find(|known| known.key == compromise.key)
+            && let Some(key) =
+                self.head_keys.iter_mut().chain(&mut self.jwt_keys).find(|known| known.key == compromise.key)
         {
             key.ended = Some(key.ended.unwrap_or(number));
             key.compromised = true;
@@ -338,6 +342,7 @@ impl ControlState {
         if others.iter().any(|other| other.key == record.key) {
             return Err(ControlError::KeyOrder);
         }
+        let withdraws = record.purpose == KeyPurpose::Jwt && record.by.is_some();
         let known = keys.iter_mut().find(|known| known.key == record.key);
         match (record.event, known) {
             (KeyEvent::Introduced, None) => keys.push(HeadKey {
@@ -350,10 +355,13 @@ impl ControlState {
             (KeyEvent::Activated, Some(key)) if key.activated.is_none() && key.ended.is_none() => {
                 key.activated = Some(number);
             }
-            (KeyEvent::Deactivated, Some(key)) if key.ended.is_none() => {
-                key.ended = Some(number);
-                // PROTOCOL §8.5: with a successor nobody asks for it; whoever asks withdraws the key.
-                key.compromised |= record.purpose == KeyPurpose::Jwt && record.by.is_some();
+            // PROTOCOL §8.5: with a successor nobody asks for it; whoever asks withdraws the key, also one that a successor has replaced.
+            (KeyEvent::Deactivated, Some(key)) if key.ended.is_none() || (withdraws && !key.compromised) => {
+                key.ended = Some(key.ended.unwrap_or(number));
+                key.compromised |= withdraws;
+                if !withdraws && record.purpose == KeyPurpose::Jwt {
+                    self.jwt_retired = Some(record.key.clone());
+                }
             }
             // PROTOCOL §8.5: only the recovery key says so (`KeyEvent::Compromised` has no place in a chain).
             (KeyEvent::Destroyed, Some(key)) if key.ended.is_some() => {}
@@ -389,16 +397,14 @@ impl ControlState {
     /// The key that signs JWTs now: of several active ones the newest.
     #[must_use]
     pub fn jwt_key(&self) -> Option<&HeadKey> {
-        let active = self.jwt_keys.iter().filter(|key| key.active_at(self.number));
+        let active = self.jwt_keys.iter().filter(|key| key.active_at(self.number) && !key.compromised);
         active.max_by_key(|key| key.activated)
     }
 
-    /// JWT keys whose signatures may be met (PROTOCOL §17.2): those that sign or are about to, and the one that ended last.
+    /// JWT keys whose signatures may be met (PROTOCOL §17.2): those that sign or are about to, and the one that a successor has replaced last.
     pub fn jwt_keys_published(&self) -> impl Iterator<Item = &VerifyingKey> {
-        let good = |key: &&HeadKey| !key.compromised;
-        let last = self.jwt_keys.iter().filter(good).filter_map(|key| key.ended).max();
-        let published = move |key: &&HeadKey| good(key) && (key.ended.is_none() || key.ended == last);
-        self.jwt_keys.iter().filter(published).map(|key| &key.key)
+        let met = |key: &&HeadKey| key.ended.is_none() || self.jwt_retired.as_ref() == Some(&key.key);
+        self.jwt_keys.iter().filter(|key| !key.compromised).filter(met).map(|key| &key.key)
     }
 
     /// Keys that may sign a head with this control number. A compromised key signs nothing any more.

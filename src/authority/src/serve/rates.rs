@@ -51,6 +51,10 @@ impl<K: Eq + Hash> Rates<K> {
 
     /// Takes so many from this caller's bucket, all or none. More than fit into a bucket cost a full one, so that nothing is refused for ever.
     pub fn take_many(&self, caller: K, amount: u64, now: Instant) -> bool {
+        // A bucket of nothing would cost nothing.
+        if self.burst == 0 {
+            return false;
+        }
         let cost = amount.saturating_mul(UNIT).min(self.burst);
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         if buckets.len() >= MAX_BUCKETS && !buckets.contains_key(&caller) {
@@ -97,6 +101,11 @@ mod tests {
         assert_eq!(taken(300), 3, "what was refused cost nothing");
         assert_eq!(taken(100_000), 3);
         assert!(rates.take("b", start), "another caller has a bucket of its own");
+        let none = Rates::new(10, 0);
+        assert!(
+            !none.take("a", start) && !none.take("a", start + Duration::from_secs(100)),
+            "no burst is no call"
+        );
     }
 
     #[test]

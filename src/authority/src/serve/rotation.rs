@@ -128,17 +128,18 @@ pub async fn introduce(
     Ok(())
 }
 
-/// Ends a JWT key at once: nobody needs it to read the log, and who doesn't trust its token any more wants it gone.
+/// Withdraws a JWT key at once, also one that a successor has replaced: nobody needs it to read the log, and who doesn't trust its token any
+/// more wants it gone.
 ///
 /// # Errors
-/// `not-found` if no such key waits or signs; faults of the log.
+/// `not-found` if there is no such key, or it is withdrawn; faults of the log.
 pub async fn withdraw(
     authority: &Arc<Authority>,
     thumbprint: &Sha256Digest,
     by: Sha256Digest,
 ) -> Result<(), Refused> {
     act(authority, Mandate::Operator(by, Role::SecurityOfficer), |control| {
-        let held = |key: &&HeadKey| key.ended.is_none() && key.key.thumbprint() == *thumbprint;
+        let held = |key: &&HeadKey| !key.compromised && key.key.thumbprint() == *thumbprint;
         let key = control.jwt_keys().iter().find(held).ok_or(RefusalCode::NotFound)?;
         let (event, purpose) = (KeyEvent::Deactivated, KeyPurpose::Jwt);
         let record = KeyRecord { event, purpose, key: key.key.clone(), introduction: None, by: Some(by) };

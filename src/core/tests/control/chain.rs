@@ -178,10 +178,19 @@ fn a_key_for_jwts_is_one_of_its_own_and_signs_no_heads() {
     // Whoever asks for an end withdraws the key: it is published no more.
     let (event, purpose) = (KeyEvent::Deactivated, KeyPurpose::Jwt);
     let by = Some(public(OFFICER).thumbprint());
-    let withdrawn = KeyRecord { event, purpose, key: public(before), introduction: None, by }.encode();
-    apply(&mut state, Kind::Key, withdrawn).unwrap();
+    let withdrawn =
+        |seed: u8| KeyRecord { event, purpose, key: public(seed), introduction: None, by }.encode();
+    apply(&mut state, Kind::Key, withdrawn(before)).unwrap();
     assert!(state.jwt_key().is_none());
     assert_eq!(state.jwt_keys_published().collect::<Vec<_>>(), [&public(STRANGER)]);
+    // Also the key that a successor has replaced: rotating away from a thief leaves what he signs believed. Once is enough, and a head key isn't one.
+    apply(&mut state, Kind::Key, withdrawn(STRANGER)).unwrap();
+    assert_eq!(state.jwt_keys_published().next(), None);
+    assert_eq!(apply(&mut state, Kind::Key, withdrawn(STRANGER)), Err(ControlError::KeyOrder));
+    assert_eq!(
+        apply(&mut state, Kind::Key, jwt_event(NEXT, KeyEvent::Deactivated)),
+        Err(ControlError::KeyOrder)
+    );
 }
 
 #[test]
