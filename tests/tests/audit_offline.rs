@@ -183,7 +183,7 @@ fn from_a_checkpoint_on_and_neither_back_nor_aside() {
 
     let good = std::fs::read_to_string(&second).unwrap();
     let changed = deployment.text("changed.checkpoint");
-    std::fs::write(&changed, good.replacen("\"v\":2", "\"v\":3", 1)).unwrap();
+    std::fs::write(&changed, good.replacen("\"v\":3", "\"v\":2", 1)).unwrap();
     assert_eq!(verify(&deployment, &["--checkpoint", &changed]).refusal(), Some("checkpoint-invalid"));
 
     // The whole machine as it was: good by itself, and not what was seen.

@@ -9,7 +9,7 @@
 
 use super::follow::{Follow, FollowFault, FollowState};
 use super::outcomes::OutcomeFault;
-use super::verify::{FindingKind, Report};
+use super::verify::{FindingKind, Report, Walk};
 use super::{Finding, Leaves, LogSource};
 use crate::outcome::Unfounded;
 use countersign_core::bundle::TrustBundle;
@@ -47,7 +47,8 @@ pub fn verify_from(
     let (from, root) = (follow.size(), follow.walk.sha256.root());
     joined(&follow, source)?;
     follow.walk.run(source, progress)?;
-    below(&follow, source, (from, &root))?;
+    below(&follow.walk, source, (from, &root))?;
+    follow.walk.below.clear();
     reported(&follow, from)
 }
 
@@ -76,14 +77,14 @@ fn joined(follow: &Follow<'_>, source: &dyn LogSource) -> Result<(), FollowFault
 }
 
 /// Every leaf below the checkpoint that an outcome names is in the checkpoint's tree, at its place.
-fn below(
-    follow: &Follow<'_>,
+pub(super) fn below(
+    walk: &Walk<'_>,
     source: &dyn LogSource,
     (size, root): (u64, &Sha256Digest),
 ) -> Result<(), FollowFault> {
-    let mut open = follow.walk.below.clone();
+    let mut open = walk.below.clone();
     let mut failed = None;
-    for (name, outcome) in &follow.walk.below {
+    for (name, outcome) in &walk.below {
         let Some(path) = source.inclusion(name.0, size)? else { break };
         if verify_inclusion::<Sha256Tree>(&name.1, name.0, size, &path, root).is_err() {
             failed.get_or_insert(*outcome);

@@ -4,12 +4,13 @@ use super::kit::{HEAD, Log, NEXT_HEAD, extended, key_leaf, officer_leaf};
 use super::outcomes::OutcomeFault;
 use super::tests::compromised;
 use super::{
-    CheckpointReport, Finding, FindingKind, FollowFault, FollowState, HeadExport, LogSource, Unreadable,
-    verify, verify_from,
+    CheckpointReport, Finding, FindingKind, Follow, FollowFault, FollowState, HeadExport, LogSource,
+    Unreadable, verify, verify_from,
 };
 use crate::outcome::Unfounded;
 use crate::verify::kit::ed25519;
 use countersign_core::bundle::TrustBundle;
+use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::control::{KeyEvent, PrincipalKind, PrincipalRecord, Subject};
 use countersign_core::leaf::decision::LeafRef;
@@ -287,21 +288,79 @@ fn an_outcome_of_a_leaf_below_the_checkpoint_is_taken_with_and_without_paths() {
 }
 
 #[test]
-fn a_last_good_head_below_the_checkpoint_takes_the_whole_log_once() {
+fn a_last_good_head_below_the_checkpoint_has_to_lead_to_it() {
     let (mut log, record) = compromised(|_| ());
     let state = saved(&log);
     log.append(vec![(Kind::Recovery, record.encode())]);
-    let below = |found: Result<CheckpointReport, FollowFault>| match found.unwrap_err() {
-        FollowFault::Wrong(finding) => assert_eq!(finding.kind, FindingKind::BelowCheckpoint),
-        other => panic!("{other}"),
-    };
-    below(from(&log, &log.bundle, Some(&state)));
-    let whole = saved(&log);
+    let state = from(&log, &log.bundle, Some(&state)).unwrap().state;
+    assert_eq!(state.sha256, saved(&log).sha256);
     beat(&mut log);
-    from(&log, &log.bundle, Some(&whole)).unwrap();
-    // Who learns of it from the bundle first is in the same place.
+    from(&log, &log.bundle, Some(&state)).unwrap();
+    // Who learns of it from the bundle first.
     let knowing = extended(&log.bundle, &record);
     let state = from(&log, &knowing, None).unwrap().state;
     beat(&mut log);
     from(&log, &knowing, Some(&state)).unwrap();
+
+    let (mut log, record) = compromised(|head| head.time_ms += 1);
+    let state = saved(&log);
+    log.append(vec![(Kind::Recovery, record.encode())]);
+    let another = |log: &Log| match from(log, &log.bundle, Some(&state)).unwrap_err() {
+        FollowFault::Wrong(finding) => assert_eq!(finding.kind, FindingKind::LastGood),
+        other => panic!("{other}"),
+    };
+    another(&log);
+    // The source shows the very head that is asked for: nothing leads on from it.
+    let mut other = HeadBody::parse(&log.heads[2].text).unwrap();
+    other.time_ms += 1;
+    log.heads[2] = log.sign(other.encode());
+    another(&log);
+    log.heads.remove(2);
+    another(&log);
+}
+
+#[test]
+fn what_a_tail_did_not_check_below_its_beginning_is_left_to_the_next_verification() {
+    fn lying(log: &Log, name: LeafRef, paths: bool) -> Lying<'_> {
+        let place = name.0;
+        let mut other = Leaf::parse(&log.leaves[usize::try_from(place).unwrap()]).unwrap();
+        other.salt = [9; 16];
+        Lying { log, place, leaf: other.encode().unwrap(), paths }
+    }
+    let mut log = Log::with_policy();
+    gateway(&mut log);
+    let names: Vec<LeafRef> =
+        ["one", "two", "three"].iter().map(|id| log.ask(&[log.request(id)])[0].0).collect();
+    let state = saved(&log);
+    let leaf = lying(&log, names[0], true).leaf;
+    tell(&mut log, (names[0].0, leaf_hash(&leaf)), 5);
+    let told = log.last();
+    let no_such = |fault: FollowFault| match fault {
+        FollowFault::Wrong(finding) => {
+            let kind = FindingKind::Outcome(OutcomeFault::Unfounded(Unfounded::NoSuchLeaf));
+            assert_eq!(finding, Finding { leaf: Some(told), head: None, kind });
+        }
+        other => panic!("{other}"),
+    };
+    let bundle = log.bundle.clone();
+    let mut follow = Follow::resume(&bundle, &state).unwrap();
+    while follow.look(&lying(&log, names[0], false), &mut |_, _| ()).unwrap() {}
+    let tailed = follow.state().unwrap();
+    assert_eq!(tailed.open.len(), 1);
+    no_such(from(&lying(&log, names[0], true), &bundle, Some(&tailed)).unwrap_err());
+    assert_eq!(
+        code(from(&lying(&log, names[0], false), &bundle, Some(&tailed))),
+        Some(RefusalCode::HeadForked)
+    );
+    // A run doesn't gather them without end.
+    tell(&mut log, names[1], 5);
+    tell(&mut log, names[2], 5);
+    let mut follow = Follow::resume(&bundle, &tailed).unwrap();
+    let fault = loop {
+        match follow.look(&lying(&log, names[0], true), &mut |_, _| ()) {
+            Ok(more) => assert!(more, "the lie was passed over"),
+            Err(fault) => break fault,
+        }
+    };
+    no_such(fault);
 }

@@ -5,6 +5,7 @@
 //! it was, or has another head of a size that was seen. Since the trees are grown here from the leaves themselves, no proof has to be believed.
 
 use super::ahead::ReadAhead;
+use super::checkpoint::below;
 use super::verify::{FindingKind, Walk};
 use super::{Finding, HeadExport, LogSource, PAGE, Unreadable};
 use countersign_core::api::B64;
@@ -23,12 +24,16 @@ use serde::{Deserialize, Serialize};
 /// Largest memory of a run, bytes: some hundred thousand control leaves, and a million outcomes in a day.
 pub const MAX_FOLLOW_STATE: u64 = 256 * 1024 * 1024;
 
+/// Leaves below its beginning that outcomes name, before a run that follows a log holds them against its tree: that may take reading all of it.
+/// A verification from a checkpoint does it at once.
+const MAX_OPEN: usize = if cfg!(test) { 2 } else { 4_096 };
+
 /// What a run leaves for the next: a checkpoint. The head's signature, by a key that these control leaves introduced, speaks for trees and
 /// control leaves; the rest is the reader's own memory, and its digest shows that it is whole.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FollowState {
-    /// 2.
+    /// 3.
     pub v: u64,
     /// The newest head, a signed note.
     pub head: String,
@@ -38,8 +43,8 @@ pub struct FollowState {
     pub control: Vec<B64>,
     /// Marks of outcomes that were told within the last day: the hour until which one could come again, and SHA-256 digests in a row.
     pub told: Vec<(u64, B64)>,
-    /// Last good heads of compromised keys that were found in the log.
-    pub settled: Vec<String>,
+    /// Leaves that outcomes name and that weren't held against a tree yet: index and leaf hash, and the outcome's index.
+    pub open: Vec<(u64, B64, u64)>,
     /// SHA-256 over all of this, hex.
     pub sha256: String,
 }
@@ -55,14 +60,18 @@ impl FollowState {
             |parts: &[B64]| tuple_digest(SEAL, &parts.iter().map(|part| &part.0[..]).collect::<Vec<_>>());
         let told: Vec<u8> = self.told.iter().flat_map(|(hour, _)| hour.to_be_bytes()).collect();
         let marks: Vec<B64> = self.told.iter().map(|(_, marks)| marks.clone()).collect();
-        let settled: Vec<&[u8]> = self.settled.iter().map(String::as_bytes).collect();
+        let places =
+            self.open.iter().flat_map(|(leaf, _, outcome)| [leaf.to_be_bytes(), outcome.to_be_bytes()]);
+        let places: Vec<u8> = places.flatten().collect();
+        let names: Vec<B64> = self.open.iter().map(|(_, hash, _)| hash.clone()).collect();
         let fields = [
             sha256(self.head.as_bytes()),
             parts(&self.frontiers),
             parts(&self.control),
             sha256(&told),
             parts(&marks),
-            tuple_digest(SEAL, &settled),
+            sha256(&places),
+            parts(&names),
         ];
         tuple_digest(SEAL, &fields.iter().map(|field| &field.as_bytes()[..]).collect::<Vec<_>>())
     }
@@ -144,7 +153,7 @@ impl<'a> Follow<'a> {
     /// [`FollowFault::State`].
     pub fn resume(bundle: &'a TrustBundle, state: &FollowState) -> Result<Self, FollowFault> {
         let wrong = FollowFault::State;
-        if state.v != 2 {
+        if state.v != 3 {
             return Err(wrong("its version"));
         }
         if state.digest().to_hex() != state.sha256 {
@@ -180,7 +189,9 @@ impl<'a> Follow<'a> {
         }
         // Its keys: whoever holds the next head has to be vouched for by one of these.
         walk.vouched = walk.control.head_keys_at(head.control_seq).cloned().collect();
-        verify_note_with(&note, &head.origin, &walk.vouched).map_err(|_| wrong("its signature"))?;
+        let pinned = walk.control.compromised_at(head.control_seq).filter(|(_, good)| **good == head);
+        let signers: Vec<_> = walk.vouched.iter().chain(pinned.map(|(key, _)| key)).cloned().collect();
+        verify_note_with(&note, &head.origin, &signers).map_err(|_| wrong("its signature"))?;
         for (hour, B64(marks)) in &state.told {
             let (digests, rest) = marks.as_chunks::<32>();
             if !rest.is_empty() {
@@ -188,7 +199,13 @@ impl<'a> Follow<'a> {
             }
             walk.outcomes.remember(*hour, digests.iter().map(|digest| Sha256Digest::new(*digest)));
         }
-        walk.settled.clone_from(&state.settled);
+        for (index, B64(hash), outcome) in &state.open {
+            let hash = <[u8; 32]>::try_from(hash.as_slice()).map_err(|_| wrong("its open outcomes"))?;
+            if *index >= head.size {
+                return Err(wrong("its open outcomes"));
+            }
+            walk.below.insert((*index, Sha256Digest::new(hash)), *outcome);
+        }
         (walk.size, walk.base, walk.time_ms) = (head.size, head.size, head.time_ms);
         walk.previous = sha256(note.text().as_bytes());
         walk.newest_note = Some(state.head.clone());
@@ -197,11 +214,11 @@ impl<'a> Follow<'a> {
         Ok(this)
     }
 
-    /// What the next run needs; `None` before the first head.
+    /// What the next run needs; `None` before the first head, and while the newest head isn't signed by a key that is believed.
     #[must_use]
     pub fn state(&self) -> Option<FollowState> {
         let walk = &self.walk;
-        let head = walk.newest_note.clone()?;
+        let head = walk.newest_note.clone().filter(|_| walk.newest_signed)?;
         let edges = [walk.sha256.to_bytes(), walk.sha3.to_bytes(), walk.blake2.to_bytes()];
         let told = walk.outcomes.told().map(|(hour, marks)| {
             let mut marks: Vec<&Sha256Digest> = marks.collect();
@@ -209,12 +226,16 @@ impl<'a> Follow<'a> {
             (hour, B64(marks.iter().flat_map(|mark| *mark.as_bytes()).collect()))
         });
         let state = FollowState {
-            v: 2,
+            v: 3,
             head,
             frontiers: edges.into_iter().map(B64).collect(),
             control: walk.kept_control.iter().flatten().cloned().map(B64).collect(),
             told: told.collect(),
-            settled: walk.control.compromises().iter().map(|found| found.last_good.encode()).collect(),
+            open: walk
+                .below
+                .iter()
+                .map(|((index, hash), outcome)| (*index, B64(hash.as_bytes().to_vec()), *outcome))
+                .collect(),
             sha256: String::new(),
         };
         Some(state.sealed())
@@ -270,7 +291,12 @@ impl<'a> Follow<'a> {
             for head in page.iter().take(last + 1) {
                 self.walk.take_head(source, &mut leaves, head)?;
                 self.head = Some(head.text.clone());
-                if head.note.is_some() {
+                if self.walk.newest_signed {
+                    self.walk.check_last_good(source, false)?;
+                    if self.walk.below.len() > MAX_OPEN {
+                        below(&self.walk, source, (self.walk.size, &self.walk.sha256.root()))?;
+                        self.walk.below.clear();
+                    }
                     self.hand_out(taken);
                 }
             }

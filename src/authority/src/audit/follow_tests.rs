@@ -1,9 +1,11 @@
 //! Following a log that grows, stops, goes back or turns into another.
 
 use super::follow::{Follow, FollowFault, FollowState};
-use super::kit::{HEAD, Log, NEXT_HEAD, key_leaf};
+use super::kit::{HEAD, Log, NEXT_HEAD, extended, key_leaf};
+use super::tests::compromised;
 use super::{FindingKind, HeadExport, LogSource, Unreadable};
 use countersign_core::api::B64;
+use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::KeyEvent;
@@ -197,8 +199,8 @@ fn what_was_kept_is_checked() {
     all(&mut follow, &log).unwrap();
     let good = kept(&follow);
     assert!(Follow::resume(&bundle, &good).is_ok());
-    let changes: [&dyn Fn(&mut FollowState); 12] = [
-        &|state| state.v = 1,
+    let changes: [&dyn Fn(&mut FollowState); 14] = [
+        &|state| state.v = 2,
         &|state| state.head = state.head.replacen("\ntime 1", "\ntime x", 1),
         &|state| state.head = state.head.replacen(bundle.origin().as_str(), "other.example/log", 1),
         &|state| drop(state.frontiers.pop()),
@@ -207,6 +209,8 @@ fn what_was_kept_is_checked() {
         &|state| drop(state.control.pop()),
         &|state| state.control.push(B64(vec![1, 2, 3])),
         &|state| state.told.push((7, B64(vec![1; 31]))),
+        &|state| state.open.push((0, B64(vec![1; 31]), 1)),
+        &|state| state.open.push((log.leaves.len() as u64, B64(vec![1; 32]), 1)),
         &|state| state.head = state.head.replacen("time 179", "time 178", 1),
         &|state| state.head.truncate(state.head.find("\n\n").unwrap() + 1),
         &|state| {
@@ -226,12 +230,50 @@ fn what_was_kept_is_checked() {
         assert_eq!(fault.unwrap().code(), Some(RefusalCode::CheckpointInvalid));
     }
     for change in [&(|state: &mut FollowState| state.told.clear()) as &dyn Fn(&mut FollowState), &|state| {
-        state.settled.push(String::new());
+        state.open.push((0, B64(vec![1; 32]), 1));
     }] {
         let mut state = FollowState { told: vec![(7, B64(vec![1; 32]))], ..good.clone() }.sealed();
         assert!(Follow::resume(&bundle, &state).is_ok());
         change(&mut state);
         assert_eq!(Follow::resume(&bundle, &state).err(), Some(FollowFault::State("its digest")));
+    }
+}
+
+#[test]
+fn a_last_good_head_of_another_log_is_found_and_never_kept() {
+    let (mut log, record) = compromised(|head| head.time_ms += 1);
+    let bundle = log.bundle.clone();
+    let mut follow = Follow::new(&bundle);
+    all(&mut follow, &log).unwrap();
+    let state = kept(&follow);
+    log.append(vec![(Kind::Recovery, record.encode())]);
+    let last_good = |fault: FollowFault| matches!(fault, FollowFault::Wrong(finding) if finding.kind == FindingKind::LastGood);
+    assert!(last_good(all(&mut follow, &log).unwrap_err()));
+    assert!(last_good(all(&mut Follow::resume(&bundle, &state).unwrap(), &log).unwrap_err()));
+    // A source that shows the head that is asked for has no chain from there.
+    let mut other = HeadBody::parse(&log.heads[2].text).unwrap();
+    other.time_ms += 1;
+    log.heads[2] = log.sign(other.encode());
+    assert!(last_good(all(&mut Follow::resume(&bundle, &state).unwrap(), &log).unwrap_err()));
+    let (mut honest, record) = compromised(|_| ());
+    honest.append(vec![(Kind::Recovery, record.encode())]);
+    all(&mut Follow::resume(&bundle, &state).unwrap(), &honest).unwrap();
+}
+
+#[test]
+fn what_only_a_compromised_key_signed_is_neither_handed_out_nor_kept() {
+    let (mut log, record) = compromised(|_| ());
+    let knowing = extended(&log.bundle, &record);
+    beat(&mut log);
+    let mut follow = Follow::new(&knowing);
+    let (mut seen, mut states) = (Vec::new(), Vec::new());
+    while follow.look(&log, &mut |leaf, _| seen.push(leaf.index)).unwrap() {
+        states.extend(follow.state());
+    }
+    assert_eq!(seen, (0..log.leaves.len() as u64).collect::<Vec<_>>());
+    assert!(!states.is_empty());
+    for state in states {
+        Follow::resume(&knowing, &state).unwrap();
     }
 }
 

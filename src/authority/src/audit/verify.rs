@@ -111,9 +111,6 @@ pub enum FindingKind {
     /// A recovery statement names a last good head that this log doesn't have.
     #[error("the last good head of a compromised key isn't a head of this log")]
     LastGood,
-    /// A recovery statement from after the checkpoint names a head below it, which only a verification of the whole log reaches.
-    #[error("a recovery statement names a head below the checkpoint: verify the whole log once")]
-    BelowCheckpoint,
     /// The newest head has no signature.
     #[error("the newest head isn't signed")]
     NewestUnsigned,
@@ -174,8 +171,8 @@ pub(super) struct Walk<'a> {
     pub(super) base: u64,
     /// Leaves below the checkpoint that outcomes name, each with the outcome's index.
     pub(super) below: BTreeMap<LeafRef, u64>,
-    /// Last good heads of compromised keys that were found in the log before the checkpoint.
-    pub(super) settled: Vec<String>,
+    /// Last good heads of compromised keys that were found to be this log's.
+    last_good: Vec<Sha256Digest>,
 }
 
 impl<'a> Walk<'a> {
@@ -200,7 +197,7 @@ impl<'a> Walk<'a> {
             newest_note: None,
             base: 0,
             below: BTreeMap::new(),
-            settled: Vec::new(),
+            last_good: Vec::new(),
         }
     }
 
@@ -223,7 +220,7 @@ impl<'a> Walk<'a> {
                 }
                 progress(self.size);
             }
-            self.check_last_good(source)?;
+            self.check_last_good(source, true)?;
             match leaves.next().map_err(Finding::log)? {
                 Some(leaf) => Err(Finding::leaf(leaf.index, FindingKind::Uncovered)),
                 None => Ok(()),
@@ -387,23 +384,53 @@ impl<'a> Walk<'a> {
         Ok(true)
     }
 
-    /// PROTOCOL §8.5: the head that a compromise pins is one of this log's.
-    fn check_last_good(&self, source: &dyn LogSource) -> Result<(), Finding> {
-        for compromise in self.control.compromises() {
-            let (size, text) = (compromise.last_good.size, compromise.last_good.encode());
-            if size <= self.base {
-                if self.settled.contains(&text) {
-                    continue;
-                }
-                // Heads below the checkpoint aren't recomputed, so the source's word for one is worth nothing.
-                return Err(Finding::head(size, FindingKind::BelowCheckpoint));
-            }
-            let found = source.heads(size, 1).map_err(Finding::log)?;
-            if found.first().is_none_or(|head| head.text != text) {
+    /// PROTOCOL §8.5: the head that a compromise pins is one of this log's: the bodies from there on lead to the one that was walked last. What the
+    /// source shows of heads that were walked before, or lie below a checkpoint, is worth nothing otherwise. Not `ended`: a larger one than
+    /// what was walked may still come.
+    pub(super) fn check_last_good(&mut self, source: &dyn LogSource, ended: bool) -> Result<(), Finding> {
+        let pinned = self.control.compromises().iter().map(|compromise| {
+            let head = &compromise.last_good;
+            (head.size, sha256(head.encode().as_bytes()))
+        });
+        let open: Vec<_> = pinned
+            .filter(|(size, digest)| !self.last_good.contains(digest) && (ended || *size <= self.size))
+            .collect();
+        for (size, digest) in open {
+            if !self.leads_here(source, size, digest).map_err(Finding::log)? {
                 return Err(Finding::head(size, FindingKind::LastGood));
             }
+            self.last_good.push(digest);
         }
         Ok(())
+    }
+
+    /// Whether the source has a chain of heads from the one of this size and digest to the one that was walked last (PROTOCOL §6.2, `prev`).
+    fn leads_here(
+        &self,
+        source: &dyn LogSource,
+        from: u64,
+        digest: Sha256Digest,
+    ) -> Result<bool, Unreadable> {
+        let (mut next, mut before) = (from, None);
+        while next <= self.size {
+            let page = source.heads(next, PAGE)?;
+            if page.is_empty() {
+                return Ok(false);
+            }
+            for head in page {
+                let Ok(body) = HeadBody::parse(&head.text) else { return Ok(false) };
+                let own = sha256(head.text.as_bytes());
+                let follows = before.map_or(own == digest, |before| body.prev == before);
+                if !follows || body.size < next || body.size > self.size {
+                    return Ok(false);
+                }
+                if own == self.previous {
+                    return Ok(true);
+                }
+                (next, before) = (body.size.saturating_add(1), Some(own));
+            }
+        }
+        Ok(false)
     }
 
     pub(super) fn report(&self) -> Result<Report, Finding> {

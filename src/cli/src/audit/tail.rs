@@ -130,9 +130,12 @@ pub(super) fn run(args: &Args) -> Outcome {
         printed?;
         let pause = match looked {
             Ok(more) => {
-                kept = follow.state();
-                if let (true, Some(path), Some(state)) = (more, &args.state, &kept) {
-                    write_state(path, state)?;
+                // Without one, the run goes on from an earlier head, and hands out again what came after it.
+                if let Some(state) = follow.state() {
+                    if let (true, Some(path)) = (more, &args.state) {
+                        write_state(path, &state)?;
+                    }
+                    kept = Some(state);
                 }
                 if more { Duration::ZERO } else { Duration::from_millis(args.every_ms) }
             }
