@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// States of a host that a decision under way may have read: as many calls of one host can be decided side by side.
 const RECENT_STATES: usize = 64;
+/// How long a spent challenge is remembered after its end: long after nobody could use it.
+const MEMORY_MS: u64 = 600_000;
 
 /// A host as the log shows it.
 pub(super) struct HostFold {
@@ -45,6 +47,8 @@ pub(super) struct Group {
     priors: Vec<HostState>,
     budgets: HashMap<u64, u64>,
     spent: bool,
+    /// That it was spent is only possible: by a decision whose challenge was pruned.
+    assumed: bool,
 }
 
 impl Group {
@@ -55,7 +59,12 @@ impl Group {
 
     /// Whether an earlier append spent its challenge.
     pub(super) const fn spent(&self) -> bool {
-        self.spent
+        self.spent || self.assumed
+    }
+
+    /// Whether the log shows only that an earlier append may have spent it.
+    pub(super) const fn assumes_spent(&self) -> bool {
+        self.assumed
     }
 }
 
@@ -68,6 +77,8 @@ pub(super) struct Fold {
     answered: HashMap<(HostId, RequestId), Sha256Digest>,
     spent: HashMap<Sha256Digest, u64>,
     spent_by_expiry: BTreeMap<(u64, Sha256Digest), ()>,
+    /// When a host last spent a challenge that was pruned, ms.
+    spent_unseen: HashMap<HostId, u64>,
 }
 
 impl Fold {
@@ -80,6 +91,7 @@ impl Fold {
             answered: HashMap::new(),
             spent: HashMap::new(),
             spent_by_expiry: BTreeMap::new(),
+            spent_unseen: HashMap::new(),
         }
     }
 
@@ -96,7 +108,7 @@ impl Fold {
             .and_then(|(host, ..)| self.hosts.get(&host))
             .map_or_else(Vec::new, |host| host.recent.iter().rev().copied().collect());
         let spent = challenge.is_some_and(|digest| self.spent.contains_key(digest));
-        self.group = Group { key, priors, budgets: HashMap::new(), spent };
+        self.group = Group { key, priors, budgets: HashMap::new(), spent, assumed: false };
     }
 
     /// What was left of a budget when the append was made.
@@ -130,7 +142,6 @@ impl Fold {
 
     /// A challenge that was fresh is spent from here on, and forgotten long after nobody could use it.
     pub(super) fn spend(&mut self, challenge: Sha256Digest, expires_ms: u64, now_ms: u64) {
-        const MEMORY_MS: u64 = 600_000;
         self.spent.insert(challenge, expires_ms);
         self.spent_by_expiry.insert((expires_ms, challenge), ());
         while let Some(((expires, digest), ())) =
@@ -142,6 +153,17 @@ impl Fold {
             self.spent_by_expiry.pop_first();
             self.spent.remove(&digest);
         }
+    }
+
+    /// A fresh challenge was spent, and what it was has been pruned.
+    pub(super) fn spend_unseen(&mut self, host: HostId, now_ms: u64) {
+        self.spent_unseen.insert(host, now_ms);
+    }
+
+    /// The append that was entered says that its challenge was spent: so it may be, if the host spent one lately that was pruned.
+    pub(super) fn assume_spent(&mut self, host: &HostId, now_ms: u64) {
+        let lately = |at: &u64| at.saturating_add(MEMORY_MS) >= now_ms;
+        self.group.assumed = !self.group.spent && self.spent_unseen.get(host).is_some_and(lately);
     }
 
     /// Applies a decision leaf. `false`: a parent's budget is overdrawn.

@@ -11,6 +11,7 @@ mod ahead;
 mod bundle;
 mod canonical;
 mod checkpoint;
+mod committed;
 mod dual_chain;
 mod events;
 mod export;
@@ -128,6 +129,8 @@ mod follow_tests;
 mod kit;
 #[cfg(test)]
 mod outcome_vector_tests;
+#[cfg(test)]
+mod pruned_tests;
 #[cfg(test)]
 mod reconcile_tests;
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! the host was read. All else (policy, epoch, references, control, parents, budgets, revocations, spent challenges, reused identifiers) is
 //! folded from the leaves before, put into the same functions that decided, and compared with the leaf byte for byte.
 
+use super::committed::Heads;
 use super::fold::Fold;
 use super::replayed::{Mismatch, MismatchKind, Missing, ReplayReport};
 use super::{Leaves, LogSource, PAGE, Unreadable};
@@ -27,7 +28,6 @@ use countersign_core::refusal::RefusalCode;
 use countersign_core::request::SignedRequest;
 use countersign_tpm::ima::state::ImaState;
 use countersign_tpm::public::Public;
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Boot log replays kept.
@@ -68,7 +68,7 @@ pub fn replay(
         boot_logs: BootLogCache::new(BOOT_LOGS),
         judged: None,
         in_run: false,
-        heads: Heads { source, known: HashSet::new(), next: 0, page: Vec::new().into_iter(), ahead: None },
+        heads: Heads::new(source),
         report: ReplayReport::default(),
     };
     let mut leaves = Leaves::new(source);
@@ -162,7 +162,9 @@ impl Replay<'_> {
             Err(Stop::Missing(Missing::Blob(digest))) => Some(self.excuse(leaf, digest, members)),
             _ => None,
         };
-        match excused.unwrap_or(verdict.map(|()| Standing::Repeated)) {
+        // What follows only if a pruned decision used the challenge isn't repeated.
+        let follows = if self.fold.group.assumes_spent() { Standing::Pruned } else { Standing::Repeated };
+        match excused.unwrap_or(verdict.map(|()| follows)) {
             Ok(Standing::Repeated) => {
                 self.report.replayed += 1;
                 self.report.denied += u64::from(members.denies);
@@ -208,7 +210,8 @@ impl Replay<'_> {
         };
         let code = code_of(&decision);
         let evidence = self.evidence(&decision.evidence);
-        let challenge = self.enter(decision.host, &decision.evidence, code, evidence.as_ref().ok());
+        let challenge =
+            self.enter((decision.host, leaf.time_ms), &decision.evidence, code, evidence.as_ref().ok());
         let members = Members {
             own: own_members(
                 &[decision.request, decision.inputs, decision.evidence],
@@ -221,7 +224,7 @@ impl Replay<'_> {
         };
         let verdict = evidence.and_then(|evidence| self.repeat_decision(leaf, &decision, evidence));
         self.settle(leaf, &members, verdict)?;
-        self.spend(challenge, code, leaf.time_ms);
+        self.spend(decision.host, challenge, code, leaf.time_ms);
         if !self.fold.apply_decision(index, &decision) {
             self.mismatch(index, MismatchKind::Budget);
         }
@@ -234,7 +237,8 @@ impl Replay<'_> {
             return Ok(());
         };
         let evidence = self.evidence(&record.evidence);
-        let challenge = self.enter(record.host, &record.evidence, record.code, evidence.as_ref().ok());
+        let challenge =
+            self.enter((record.host, leaf.time_ms), &record.evidence, record.code, evidence.as_ref().ok());
         let members = Members {
             own: own_members(&[record.evidence], &record.state, evidence.as_ref().ok()),
             host: record.host,
@@ -243,7 +247,7 @@ impl Replay<'_> {
         };
         let verdict = evidence.and_then(|evidence| self.repeat_attestation(leaf, &record, evidence));
         self.settle(leaf, &members, verdict)?;
-        self.spend(challenge, record.code, leaf.time_ms);
+        self.spend(record.host, challenge, record.code, leaf.time_ms);
         if tells_of_host(record.code, &record.evidence, &record.state) {
             self.fold.show(&record.host, &record.state);
         }
@@ -253,7 +257,7 @@ impl Replay<'_> {
     /// Enters the append that the leaf is of. The code tells the standing: it is checked before everything else.
     fn enter(
         &mut self,
-        host: HostId,
+        (host, time_ms): (HostId, u64),
         evidence: &Sha256Digest,
         code: Option<RefusalCode>,
         record: Option<&EvidenceRecord>,
@@ -264,12 +268,24 @@ impl Replay<'_> {
         });
         let digest = challenge.as_ref().map(|(digest, _)| digest);
         self.fold.enter(Some((host, *evidence, is_fresh(code))), digest);
+        if code == Some(RefusalCode::ChallengeSpent) && digest.is_some() {
+            self.fold.assume_spent(&host, time_ms);
+        }
         challenge
     }
 
-    fn spend(&mut self, challenge: Option<(Sha256Digest, u64)>, code: Option<RefusalCode>, time_ms: u64) {
-        if let Some((digest, expires_ms)) = challenge.filter(|_| is_fresh(code)) {
-            self.fold.spend(digest, expires_ms, time_ms);
+    fn spend(
+        &mut self,
+        host: HostId,
+        challenge: Option<(Sha256Digest, u64)>,
+        code: Option<RefusalCode>,
+        time_ms: u64,
+    ) {
+        match challenge.filter(|_| is_fresh(code)) {
+            Some((digest, expires_ms)) => self.fold.spend(digest, expires_ms, time_ms),
+            // The evidence named the challenge, and was pruned.
+            None if is_fresh(code) && self.in_run => self.fold.spend_unseen(host, time_ms),
+            None => {}
         }
     }
 
@@ -555,44 +571,5 @@ impl BootLogSource for Blobs<'_> {
 
     fn keeps(&self) -> bool {
         self.fresh
-    }
-}
-
-/// Digests of the head bodies up to a leaf.
-struct Heads<'a> {
-    source: &'a dyn LogSource,
-    known: HashSet<Sha256Digest>,
-    /// Size from which the next page is asked for.
-    next: u64,
-    page: std::vec::IntoIter<super::HeadExport>,
-    ahead: Option<(u64, Sha256Digest)>,
-}
-
-impl Heads<'_> {
-    /// Learns every head whose size is at most `index`: those that were committed before this leaf.
-    fn up_to(&mut self, index: u64) -> Result<(), Unreadable> {
-        loop {
-            if self.ahead.is_none() {
-                self.ahead = self.read()?;
-            }
-            match self.ahead {
-                Some((size, digest)) if size <= index => {
-                    self.known.insert(digest);
-                    self.ahead = None;
-                }
-                _ => return Ok(()),
-            }
-        }
-    }
-
-    fn read(&mut self) -> Result<Option<(u64, Sha256Digest)>, Unreadable> {
-        if self.page.len() == 0 {
-            self.page = self.source.heads(self.next, PAGE)?.into_iter();
-        }
-        let Some(head) = self.page.next() else { return Ok(None) };
-        let malformed = |_| Unreadable("a head body doesn't parse".to_owned());
-        let size = countersign_core::checkpoint::HeadBody::parse(&head.text).map_err(malformed)?.size;
-        self.next = size.saturating_add(1);
-        Ok(Some((size, sha256(head.text.as_bytes()))))
     }
 }
