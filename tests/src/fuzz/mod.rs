@@ -48,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "records", body: targets::records },
     Target { name: "documents", body: targets::documents },
     Target { name: "artifact", body: targets::artifact },
+    Target { name: "result", body: targets::result },
     Target { name: "keys", body: targets::keys },
 ];
 

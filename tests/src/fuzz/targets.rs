@@ -7,6 +7,7 @@ use countersign_core::challenge::ChallengeBody;
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
 use countersign_core::document::{PolicyDocument, ReferencesDocument};
+use countersign_core::ear::AttestationResult;
 use countersign_core::key::{Algorithm, VerifyingKey};
 use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
 use countersign_core::leaf::decision::Decision;
@@ -267,6 +268,16 @@ pub(super) fn artifact(bytes: &[u8]) {
     if let Ok(head) = HeadBody::parse(text) {
         assert_eq!(head.encode(), text, "another encoding was taken");
     }
+}
+
+/// An attestation result: as the JWT that somebody shows, and out of the leaf that it renders.
+pub(super) fn result(bytes: &[u8]) {
+    if let Ok(Some(result)) = AttestationResult::of_leaf(bytes) {
+        let _ = result.claims("https://fuzz.example", "1", None);
+    }
+    let Ok(key) = VerifyingKey::from_raw(Algorithm::EdDsa, &ED25519_BASE) else { return };
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let _ = countersign_core::jws::verify(text, "eat+jwt", &[key]);
 }
 
 /// Public keys in their forms.
