@@ -26,6 +26,9 @@ mod prune_tests;
 mod receipt;
 mod rows;
 pub mod sqlite;
+mod tiles;
+#[cfg(test)]
+mod tiles_tests;
 mod tree;
 
 #[cfg(test)]
@@ -45,6 +48,7 @@ pub use rows::{
     Acknowledgement, Additions, ChallengeKey, Frontiers, HostNow, HostRow, JoinTokenRow, KnownOutcome,
     NewLeaf, NewNode, PendingEnrolment, Prior, Pruning, SpentId, StoredHead, Tip, TripleHash, Wanted,
 };
+pub use tiles::TileCache;
 pub use tree::StoredTree;
 
 /// Nodes are stored at level 0 (leaf hashes) and at every multiple of this; those between are hashed from at most 128 of them.
@@ -156,6 +160,9 @@ pub trait LogReader: Send + Sync {
     /// # Errors
     /// [`ReadFault`].
     fn nodes(&self, level: u8, first: u64, count: u64) -> Result<Vec<TripleHash>, ReadFault>;
+
+    /// The upper nodes that were read through this reader already.
+    fn tiles(&self) -> &TileCache;
 
     /// The head of exactly this size, signed or not.
     ///

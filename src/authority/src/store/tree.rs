@@ -6,7 +6,7 @@ use countersign_core::merkle::{
 
 use super::{LogReader, NODE_LEVELS, ReadFault, TripleHash};
 
-/// The three trees of a store as node sources. Reads at most 128 stored nodes for one node.
+/// The three trees of a store as node sources. Reads at most 256 stored nodes for one node.
 #[derive(Clone, Copy)]
 pub struct StoredTree<'a, R: LogReader + ?Sized>(pub &'a R);
 
@@ -31,7 +31,10 @@ impl<R: LogReader + ?Sized> NodeSource<Sha256Tree> for StoredTree<'_, R> {
     type Error = ReadFault;
 
     fn node(&self, level: u8, index: u64) -> Result<<Sha256Tree as TreeHash>::Digest, ReadFault> {
-        self.subtree::<Sha256Tree>(level, index, |hashes| hashes.sha256)
+        if level < NODE_LEVELS {
+            return self.subtree::<Sha256Tree>(level, index, |hashes| hashes.sha256);
+        }
+        self.0.tiles().node(level, index, |stored, first, count| self.0.nodes(stored, first, count))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio_postgres::types::ToSql;
 use super::super::ints::{int, uint};
 use super::super::{
     Acknowledgement, ChallengeKey, HostNow, HostRow, JoinTokenRow, KnownOutcome, LogReader, MAX_PAGE,
-    OpenFault, Pruning, ReadFault, SpentId, StoredHead, TableReader, Tip, TripleHash,
+    OpenFault, Pruning, ReadFault, SpentId, StoredHead, TableReader, TileCache, Tip, TripleHash,
 };
 use super::link::{Link, LinkFault, RowFault, RowResult, Session, Side, bytes, column};
 use super::{PostgresOptions, facts, prune, schema};
@@ -31,6 +31,7 @@ pub struct PostgresReader {
     free: Receiver<Option<Link>>,
     put_back: Sender<Option<Link>>,
     options: PostgresOptions,
+    tiles: TileCache,
 }
 
 /// A connection on loan, or the right to make one; goes back when dropped, by a panic too.
@@ -54,7 +55,7 @@ impl PostgresReader {
         links.for_each(|link| {
             let _ = put_back.try_send(link);
         });
-        Self { free, put_back, options }
+        Self { free, put_back, options, tiles: TileCache::default() }
     }
 
     /// Reads on a connection that is free. One that turns out to be lost is made again, once: a read may be repeated.
@@ -178,6 +179,10 @@ impl LogReader for PostgresReader {
                 TripleHash::from_bytes(column(row, 1)?).ok_or(RowFault::Corrupt("a tree node"))
             })
         })
+    }
+
+    fn tiles(&self) -> &TileCache {
+        &self.tiles
     }
 
     fn head(&self, size: u64) -> Result<Option<StoredHead>, ReadFault> {

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use super::super::{
     Acknowledgement, ChallengeKey, HostNow, HostRow, JoinTokenRow, KnownOutcome, LogReader, MAX_PAGE,
-    PendingEnrolment, Pruning, ReadFault, SpentId, StoredHead, TableReader, Tip, TripleHash,
+    PendingEnrolment, Pruning, ReadFault, SpentId, StoredHead, TableReader, TileCache, Tip, TripleHash,
 };
 use super::facts::{self, RowFault, RowResult};
 use super::{int, prune, uint};
@@ -30,6 +30,7 @@ pub struct SqliteReader {
     free: Receiver<Connection>,
     put_back: Sender<Connection>,
     origin: Origin,
+    tiles: TileCache,
 }
 
 /// A connection on loan; goes back when dropped, by a panic too.
@@ -53,7 +54,7 @@ impl SqliteReader {
         for connection in connections {
             let _ = put_back.try_send(connection);
         }
-        Self { free, put_back, origin }
+        Self { free, put_back, origin, tiles: TileCache::default() }
     }
 
     fn read<T>(
@@ -205,6 +206,10 @@ impl LogReader for SqliteReader {
             };
             hashes.into_iter().collect::<Option<_>>().ok_or(RowFault::Corrupt("a tree node"))
         })
+    }
+
+    fn tiles(&self) -> &TileCache {
+        &self.tiles
     }
 
     fn head(&self, size: u64) -> Result<Option<StoredHead>, ReadFault> {
