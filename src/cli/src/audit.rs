@@ -12,8 +12,8 @@ use crate::{output, profile};
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use countersign_authority::audit::{
-    ExportLog, Kept, LogSource, MAX_EVIDENCE_BUNDLE, StoreLog, Unreadable, WithKept, make_bundle, replay,
-    verify_bundle,
+    AuditCode, ExportLog, Kept, LogSource, MAX_EVIDENCE_BUNDLE, StoreLog, Unreadable, WithKept, make_bundle,
+    replay, verify_bundle,
 };
 use countersign_authority::config::Config;
 use countersign_authority::store::sqlite::SqliteOptions;
@@ -288,15 +288,15 @@ fn run_replay(args: &ReplayArgs) -> Outcome {
             "denied": report.denied,
             "pruned": report.pruned_count(),
             "pruned_runs": report.pruned.iter().map(|run| (run.first, run.last, run.count)).collect::<Vec<_>>(),
-            "not_replayable": report.not_replayable.iter().map(|(index, why)| (index, why.to_string())).collect::<Vec<_>>(),
-            "mismatches": report.mismatches.iter().map(|one| (one.index, one.to_string())).collect::<Vec<_>>(),
+            "not_replayable": report.not_replayable.iter().map(|(index, why)| at(*index, why.code(), &why.to_string())).collect::<Vec<_>>(),
+            "mismatches": report.mismatches.iter().map(|one| at(one.index, one.kind.code(), &one.kind.to_string())).collect::<Vec<_>>(),
         }))?;
     } else {
         for (index, missing) in &report.not_replayable {
-            anstream::eprintln!("leaf {index} can't be replayed: {missing}");
+            anstream::eprintln!("{}: leaf {index} can't be replayed: {missing}", missing.code());
         }
         for mismatch in &report.mismatches {
-            anstream::eprintln!("{mismatch}");
+            anstream::eprintln!("{}: {mismatch}", mismatch.kind.code());
         }
         anstream::println!(
             "replayed: {} decisions and host states byte for byte, {} of them denials; {} not replayable, {} that don't follow",
@@ -313,6 +313,10 @@ fn run_replay(args: &ReplayArgs) -> Outcome {
     let told = args.pruned_ok || report.pruned.is_empty();
     let good = told && report.mismatches.is_empty() && report.not_replayable.is_empty();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn at(leaf: u64, code: AuditCode, detail: &str) -> serde_json::Value {
+    serde_json::json!({"leaf": leaf, "code": code.as_str(), "detail": detail})
 }
 
 fn run_leaves(source: &Log) -> Outcome {

@@ -10,9 +10,8 @@ fn page() -> String {
     let mut page = String::from(
         "# Refusals\n\nEvery reason for which this system says no. A code never changes its meaning and is never reused. Answers over HTTP are\n\
          `application/problem+json` with the code in `code`; a logged denial carries it in its decision; command-line tools print it\n\
-         as `refused: CODE: detail` and exit with status 1 (a refusal), 2 (misuse) or 3 (a fault that may pass). `countersign audit` says of a log or a\n\
-         document that doesn't hold what is wrong with it, in words where there is no code, and exits with 1. Wrong usage, files and configurations are\n\
-         `error: ..`, with status 2.\n\nThis page is written from `src/core/src/refusal.rs` and `hsm/src/fault.rs`.\n",
+         as `refused: CODE: detail` and exit with status 1 (a refusal), 2 (misuse) or 3 (a fault that may pass). Wrong usage, files and\n\
+         configurations are `error: ..`, with status 2.\n\nThis page is written from `src/core/src/refusal.rs`, `src/authority/src/audit/codes.rs` and `hsm/src/fault.rs`.\n",
     );
     for (blame, title, text) in [
         (Blame::Refusal, "Refusals", "Evidence, policy or state says no."),
@@ -24,8 +23,25 @@ fn page() -> String {
             writeln!(page, "| `{code}` | {} | {} |", code.status(), code.meaning()).unwrap();
         }
     }
+    audit_codes(&mut page);
     signer_faults(&mut page);
     page
+}
+
+/// What audits find: a crate above this one has the table, so it is read from its source.
+fn audit_codes(page: &mut String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../authority/src/audit/codes.rs");
+    let source = std::fs::read_to_string(path).unwrap();
+    let table = source.split("\ncodes! {\n").nth(1).unwrap().split("\n}\n").next().unwrap();
+    page.push_str(
+        "\n## What audits find\n\n`countersign audit` says with them what is wrong with a log, a decision in it, or a document made from it, and exits with 1; \
+         `refused: CODE: detail`\nif there is nothing more to say after it. With `--json` they stand in `code`.\n\n| Code | Meaning |\n|---|---|\n",
+    );
+    for line in table.lines() {
+        let mut texts = line.split('"').skip(1).step_by(2);
+        let (code, meaning) = (texts.next().unwrap(), texts.next().unwrap());
+        writeln!(page, "| `{code}` | {meaning} |").unwrap();
+    }
 }
 
 /// Classes of faults of the devices that hold keys: a crate above this one has them, so they are read from its source.

@@ -11,6 +11,7 @@ mod ahead;
 mod bundle;
 mod canonical;
 mod checkpoint;
+mod codes;
 mod committed;
 mod dual_chain;
 mod events;
@@ -33,6 +34,7 @@ pub use bundle::{
     BundleFault, EvidenceBundle, LinkedHead, MAX_EVIDENCE_BUNDLE, ProvenLeaf, TreePaths, make_bundle,
 };
 pub use checkpoint::{CheckpointReport, verify_from};
+pub use codes::AuditCode;
 pub use dual_chain::{ChainEnd, ChainFault, ExportFault, MAX_CHAIN, export_chain, verify_chain};
 pub use export::ExportLog;
 pub use follow::{Follow, FollowFault, FollowState, MAX_FOLLOW_STATE};

@@ -115,7 +115,7 @@ pub(super) fn run_chain(args: &ChainArgs) -> Outcome {
         }
         Ok(end) => anstream::println!("verified: {} events\n{}\n{}", end.events, end.hash, end.hash_b),
         Err(fault) => {
-            anstream::eprintln!("refused: {fault}");
+            anstream::eprintln!("refused: {}: {fault}", fault.code());
             return Ok(ExitCode::from(1));
         }
     }

@@ -72,10 +72,11 @@ fn print(found: &Reconciliation) {
                 one.artifact.map_or_else(|| "-".to_owned(), |(index, _)| index.to_string()),
                 gateway(one),
                 output::time(one.time_ms),
+                one.kind.code().to_string(),
                 one.kind.to_string(),
             ]
         });
-        output::table(&["LEAF", "WEIGHT", "ARTIFACT", "GATEWAY", "TIME", "WHAT"], rows.collect());
+        output::table(&["LEAF", "WEIGHT", "ARTIFACT", "GATEWAY", "TIME", "CODE", "WHAT"], rows.collect());
     }
     let all: u64 = found.counts.values().sum();
     let unlisted = all.saturating_sub(found.listed.len() as u64);
@@ -105,6 +106,7 @@ fn document(found: &Reconciliation) -> serde_json::Value {
         serde_json::json!({
             "leaf": one.leaf,
             "weight": one.kind.weight().name(),
+            "code": one.kind.code().as_str(),
             "what": one.kind.to_string(),
             "artifact": one.artifact.map(|(index, leaf)| serde_json::json!({ "index": index, "leaf": leaf.to_hex() })),
             "gateway": one.gateway.as_ref().map(|(key, name)| serde_json::json!({ "thumbprint": key.to_hex(), "name": name })),

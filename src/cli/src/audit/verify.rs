@@ -4,7 +4,7 @@ use super::{Log, bar, tail, witnessed};
 use crate::failure::Outcome;
 use crate::output;
 use anyhow::Context as _;
-use countersign_authority::audit::{CheckpointReport, FollowFault, verify_from};
+use countersign_authority::audit::{CheckpointReport, Finding, FollowFault, verify_from};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -39,10 +39,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     })?;
     let found = match result {
         Ok(found) => found,
-        Err(FollowFault::Wrong(finding)) => {
-            anstream::eprintln!("the log does not verify: {finding}");
-            return Ok(ExitCode::from(1));
-        }
+        Err(FollowFault::Wrong(finding)) => return wrong(&finding, source.json),
         Err(fault) => return Err(tail::failure(&fault)),
     };
     let witnessed = witnessed.transpose()?.flatten();
@@ -79,6 +76,19 @@ pub(super) fn run(args: &Args) -> Outcome {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells what is wrong with the log.
+pub(super) fn wrong(finding: &Finding, json: bool) -> Outcome {
+    let code = finding.kind.code();
+    if json {
+        let (leaf, head, detail) = (finding.leaf, finding.head, finding.kind.to_string());
+        let finding =
+            serde_json::json!({"code": code.as_str(), "leaf": leaf, "head": head, "detail": detail});
+        output::json(&serde_json::json!({ "finding": finding }))?;
+    }
+    anstream::eprintln!("refused: {code}: {finding}");
+    Ok(ExitCode::from(1))
 }
 
 fn print(found: &CheckpointReport, joined: bool) {

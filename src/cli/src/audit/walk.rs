@@ -46,10 +46,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     })?;
     let report = match verified {
         Ok(report) => report,
-        Err(finding) => {
-            anstream::eprintln!("the log does not verify: {finding}");
-            return Ok(ExitCode::from(1));
-        }
+        Err(finding) => return super::verify::wrong(&finding, args.log.json),
     };
     let walked = walked.transpose().map_err(|fault| match fault.code() {
         Some(code) => Failure::refused(code, fault.to_string()),
