@@ -59,7 +59,10 @@ impl Connection {
             match &result {
                 Err(fault) if cure.helps(fault.class()) => {
                     tracing::debug!(code = fault.code(), "curing a token fault: {fault}");
-                    self.apply(cure)?;
+                    if self.apply(cure)? {
+                        let token = &self.config.token_label;
+                        tracing::warn!(token, code = fault.code(), "started the PKCS#11 module over");
+                    }
                     result = self.attempt(&mut work);
                 }
                 _ => {}
@@ -100,11 +103,12 @@ impl Connection {
         work(&Live { session: &open.session, number: self.opened })
     }
 
-    fn apply(&mut self, cure: Cure) -> Result<(), SignFault> {
+    /// Whether the module was started over.
+    fn apply(&mut self, cure: Cure) -> Result<bool, SignFault> {
         let era = self.open.as_ref().map_or_else(|| self.module.era(), |open| open.era);
         self.close();
         match cure {
-            Cure::Session => Ok(()),
+            Cure::Session => Ok(false),
             Cure::Module => self.module.start_over(&self.config, era),
         }
     }

@@ -83,11 +83,11 @@ impl Pkcs11Module {
         self.gate.enter(GATE_PATIENCE).ok_or_else(|| hung("another call does not let the module start over"))
     }
 
-    /// Starts the module, or starts it over if it is still in the era `seen`, and logs in to the configured token.
-    pub(super) fn start_over(&self, config: &Pkcs11Config, seen: u64) -> Result<(), SignFault> {
+    /// Starts the module, or starts it over if it is still in the era `seen`, and logs in to the configured token. Whether anything was done.
+    pub(super) fn start_over(&self, config: &Pkcs11Config, seen: u64) -> Result<bool, SignFault> {
         let _alone = self.gate.alone(GATE_PATIENCE).ok_or_else(|| hung("a call does not return"))?;
         if self.era() != seen {
-            return Ok(());
+            return Ok(false);
         }
         let lock = OpeningLock::take(config)?;
         let mut tokens = self.tokens();
@@ -97,7 +97,7 @@ impl Pkcs11Module {
         // From here on nothing of the old era is used, whatever the next two calls answer.
         self.era.store(seen + 1, Ordering::SeqCst);
         if seen != 0 {
-            tracing::warn!(token = config.token_label, "starting the PKCS#11 module over");
+            tracing::debug!(token = config.token_label, "starting the PKCS#11 module over");
             if let Err(error) = self.library.clone().finalize() {
                 tracing::warn!("C_Finalize: {error}");
             }
@@ -107,7 +107,8 @@ impl Pkcs11Module {
             Err(error) => return Err(error.into()),
         }
         let token = tokens.entry(config.token_label.clone()).or_default();
-        self.anchor(config, token, &lock).map(drop)
+        self.anchor(config, token, &lock)?;
+        Ok(true)
     }
 
     /// Opens a session that is logged in. The caller holds a [`Pass`], and closes the session before it gives the pass back or keeps it
