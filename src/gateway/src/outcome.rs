@@ -1,8 +1,8 @@
 //! Outcomes: what a gateway did with an artifact, reported to the log, at once or from a bounded spool (PROTOCOL §8.14, §11.1).
 //!
 //! Comes in: the outcome of one admission of a genuine artifact. Goes out: `POST /v1/outcomes`. Reporting never changes what was decided: what
-//! can't be sent is spooled, and what can't be spooled is counted in the log of this process. The oldest are kept when the spool is full, since
-//! whoever fills it does so afterwards.
+//! can't be sent is spooled; what can't be spooled, and what the authority will never take, is named in the log of this process, which is then the only
+//! place where it stands. The oldest are kept when the spool is full, since whoever fills it does so afterwards.
 
 use crate::lock::FileLock;
 use crate::snapshot::store::{StateDir, StoreFault, read_bounded, replace};
@@ -51,6 +51,7 @@ impl<'a> OutcomeSpool<'a> {
         let call = OutcomesCall { outcomes: vec![outcome.clone()] };
         match tokio::time::timeout(deadline, source.outcomes(call)).await {
             Ok(Ok(())) => return,
+            Ok(Err(fault)) if is_final(&fault) => return give_up(&[outcome], &fault),
             Ok(Err(error)) => tracing::info!(%error, "the outcome is spooled"),
             Err(_) => tracing::info!("the outcome is spooled: the authority didn't answer in time"),
         }
@@ -89,7 +90,7 @@ impl<'a> OutcomeSpool<'a> {
         Ok(lines.filter_map(|line| serde_json::from_slice(line).ok()).collect())
     }
 
-    /// Sends what waits, in calls of at most 256, and forgets what was taken. A crash in between sends a call twice.
+    /// Sends what waits, in calls of at most 256, and forgets what was taken or never will be. A crash in between sends a call twice.
     pub(crate) async fn flush<S: Source>(&self, source: &S, deadline: Duration) {
         if let Err(error) = self.try_flush(source, deadline).await {
             tracing::warn!(%error, "outcomes wait on");
@@ -97,15 +98,25 @@ impl<'a> OutcomeSpool<'a> {
     }
 
     async fn try_flush<S: Source>(&self, source: &S, deadline: Duration) -> Result<(), FlushFault> {
+        let mut most = MAX_CALL;
         loop {
-            let batch: Vec<OutcomeDocument> = self.waiting()?.into_iter().take(MAX_CALL).collect();
+            let batch: Vec<OutcomeDocument> = self.waiting()?.into_iter().take(most).collect();
             if batch.is_empty() {
                 return Ok(());
             }
-            let sent = batch.len();
-            let call = source.outcomes(OutcomesCall { outcomes: batch });
-            tokio::time::timeout(deadline, call).await.map_err(|_| FlushFault::TimedOut)??;
-            self.forget(sent).await?;
+            let call = source.outcomes(OutcomesCall { outcomes: batch.clone() });
+            match tokio::time::timeout(deadline, call).await.map_err(|_| FlushFault::TimedOut)? {
+                Ok(()) => {}
+                // One outcome that isn't understood spoils its call: the others go without it.
+                Err(SourceFault::Refused(RefusalCode::Malformed)) if batch.len() > 1 => {
+                    most = batch.len().div_ceil(2);
+                    continue;
+                }
+                Err(fault) if is_final(&fault) => give_up(&batch, &fault),
+                Err(fault) => return Err(fault.into()),
+            }
+            self.forget(batch.len()).await?;
+            most = MAX_CALL;
         }
     }
 
@@ -121,6 +132,27 @@ impl<'a> OutcomeSpool<'a> {
             rest.push(b'\n');
         }
         replace(&path, &rest)
+    }
+}
+
+/// Whether the authority will never take what it refused so: nothing of the call stands (PROTOCOL §8.14), or it isn't of the protocol's form. Kept, such outcomes
+/// would hold back for ever what waits behind them.
+const fn is_final(fault: &SourceFault) -> bool {
+    matches!(
+        fault,
+        SourceFault::Refused(
+            RefusalCode::NotFound
+                | RefusalCode::NotAnAllow
+                | RefusalCode::AudienceMismatch
+                | RefusalCode::OutcomeImplausible
+                | RefusalCode::Malformed
+        )
+    )
+}
+
+fn give_up(outcomes: &[OutcomeDocument], fault: &SourceFault) {
+    for OutcomeDocument { index, leaf, refused, time_ms } in outcomes {
+        tracing::error!(index, leaf, refused, time_ms, %fault, "an outcome is lost: the authority doesn't take it");
     }
 }
 

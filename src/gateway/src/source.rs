@@ -54,7 +54,7 @@ impl From<ClientError> for SourceFault {
 /// What a gateway asks of an authority (PROTOCOL §11.1).
 ///
 /// Contract: calls may run at the same time; dropping one abandons it without harm; reading calls change nothing; `outcomes` may arrive twice
-/// and is then recorded twice. Callers set the deadlines.
+/// and is recorded once. Callers set the deadlines.
 pub trait Source: Send + Sync {
     /// Newest head, or with `witnessed` the newest one that enough witnesses cosigned, and what leads to it from (size, control number).
     fn feed(

@@ -244,6 +244,49 @@ async fn outcomes_that_cant_be_sent_wait_and_go_with_the_next_pull() {
 }
 
 #[tokio::test]
+async fn what_will_never_be_taken_holds_nothing_back() {
+    let door = Door::new();
+    let spool = OutcomeSpool::new(&door.state);
+    let deadline = Duration::from_millis(50);
+    // As an authority that has no leaf 0: a call of which something stands is taken, one that isn't understood is refused whole.
+    door.source.seen(|seen| {
+        seen.refuses = Some(|outcomes| {
+            let malformed = outcomes.iter().any(|one| one.refused.as_deref() == Some("internal"));
+            let unfounded = outcomes.iter().all(|one| one.index == 0).then_some(RefusalCode::NotFound);
+            if malformed { Some(RefusalCode::Malformed) } else { unfounded }
+        });
+    });
+    for time in 0..600 {
+        spool.append(&outcome((0, sha256(b"a")), None, time)).await.unwrap();
+    }
+    for time in 0..40 {
+        let refused = (time == 17).then_some(RefusalCode::Internal);
+        spool.append(&outcome((time, sha256(b"a")), refused, time)).await.unwrap();
+    }
+    door.ready(None).await.unwrap();
+    assert!(spool.waiting().unwrap().is_empty());
+    let mut sent: Vec<u64> = door.source.seen(|seen| seen.outcomes.iter().map(|one| one.index).collect());
+    sent.retain(|index| *index != 0);
+    assert_eq!(sent, (1..40).filter(|index| *index != 17).collect::<Vec<_>>(), "each once");
+    // What is refused at once for good isn't kept, what may be taken later is.
+    spool.report(&door.source, outcome((0, sha256(b"a")), None, 1), deadline).await;
+    assert!(spool.waiting().unwrap().is_empty());
+    for code in [RefusalCode::RateLimited, RefusalCode::Overloaded, RefusalCode::Unauthenticated] {
+        door.source.seen(|seen| {
+            seen.refuses = Some(match code {
+                RefusalCode::RateLimited => |_| Some(RefusalCode::RateLimited),
+                RefusalCode::Overloaded => |_| Some(RefusalCode::Overloaded),
+                _ => |_| Some(RefusalCode::Unauthenticated),
+            });
+        });
+        let waiting = spool.waiting().unwrap().len();
+        spool.report(&door.source, outcome((1, sha256(b"a")), None, 1), deadline).await;
+        door.ready(None).await.unwrap();
+        assert_eq!(spool.waiting().unwrap().len(), waiting + 1, "{code}");
+    }
+}
+
+#[tokio::test]
 async fn the_spool_is_bounded_and_keeps_the_oldest() {
     let door = Door::new();
     let spool = OutcomeSpool::new(&door.state);

@@ -3,6 +3,7 @@
 use crate::authority::Authority;
 use countersign_core::api::{Acknowledgement, ConsistencyProof, Feed, OutcomeDocument, OutcomesCall};
 use countersign_core::note::{NoteSignature, SignedNote};
+use countersign_core::refusal::RefusalCode;
 use countersign_gateway::source::{Source, SourceFault};
 use std::sync::Mutex;
 
@@ -27,6 +28,8 @@ pub(crate) struct Seen {
     /// What witnesses put under the heads of feeds.
     pub(crate) witnesses: Option<Cosigns>,
     pub(crate) outcomes: Vec<OutcomeDocument>,
+    /// Why a call of outcomes is refused, if it is.
+    pub(crate) refuses: Option<fn(&[OutcomeDocument]) -> Option<RefusalCode>>,
 }
 
 impl Memory {
@@ -85,7 +88,12 @@ impl Source for Memory {
 
     async fn outcomes(&self, call: OutcomesCall) -> Result<(), SourceFault> {
         self.reach().await?;
-        self.seen(|seen| seen.outcomes.extend(call.outcomes));
-        Ok(())
+        self.seen(|seen| {
+            if let Some(code) = seen.refuses.and_then(|refuses| refuses(&call.outcomes)) {
+                return Err(SourceFault::Refused(code));
+            }
+            seen.outcomes.extend(call.outcomes);
+            Ok(())
+        })
     }
 }
