@@ -10,6 +10,9 @@ use std::sync::Mutex;
 /// What witnesses put under a head's text.
 pub(crate) type Cosigns = Box<dyn Fn(&str) -> Vec<NoteSignature> + Send>;
 
+/// Why a call of outcomes is refused, if it is.
+pub(crate) type Refuses = fn(&[OutcomeDocument]) -> Option<RefusalCode>;
+
 pub(crate) struct Memory {
     pub(crate) authority: Mutex<Authority>,
     pub(crate) seen: Mutex<Seen>,
@@ -28,8 +31,7 @@ pub(crate) struct Seen {
     /// What witnesses put under the heads of feeds.
     pub(crate) witnesses: Option<Cosigns>,
     pub(crate) outcomes: Vec<OutcomeDocument>,
-    /// Why a call of outcomes is refused, if it is.
-    pub(crate) refuses: Option<fn(&[OutcomeDocument]) -> Option<RefusalCode>>,
+    pub(crate) refuses: Option<Refuses>,
 }
 
 impl Memory {
