@@ -36,6 +36,8 @@ const MAX_NOTE_BYTES: usize = 4_096;
 const ID_TAG: &str = "countersign-v1:rollback-counter";
 /// How often the counter is raised: NV memory wears out after some hundred thousand writes.
 const RAISE_EVERY: Duration = Duration::from_secs(3_600);
+/// Longer than this without a raise, and the authority isn't ready: what came since could be rolled back, and the counter wouldn't tell.
+const STALE_AFTER: Duration = Duration::from_secs(3 * 3_600);
 /// A start this soon after the last raise doesn't raise again: a process that dies and is started again all night would wear the memory out.
 const RECENT_MS: u64 = 600_000;
 /// Pause after a raise that failed; it doubles up to [`RAISE_EVERY`].
@@ -127,6 +129,8 @@ struct Kept {
     note: Note,
     /// When the leaf was told that the authority was started with, ms of the log.
     told_ms: Option<u64>,
+    /// When this process compared it with the log.
+    opened: Instant,
     /// When this process raised it last.
     raised: Option<Instant>,
     /// After a raise that failed: until when to leave it alone, and for how long the next time.
@@ -184,7 +188,7 @@ impl RollbackCounter {
         let device = Counter::new(&config.tcti, config.nv_index, auth);
         let mut id = [0; 16];
         id.iter_mut().zip(tuple_digest(ID_TAG, &[&auth]).as_bytes()).for_each(|(into, byte)| *into = *byte);
-        let kept = Kept { note, told_ms: None, raised: None, pause: None };
+        let kept = Kept { note, told_ms: None, opened: Instant::now(), raised: None, pause: None };
         let counter = Self { device, id, path: path.to_owned(), kept: Mutex::new(kept) };
         let told = counter.compare(reader, bundle)?;
         counter.kept().told_ms = told;
@@ -245,6 +249,13 @@ impl RollbackCounter {
             (None, Some(told)) => now_ms.checked_sub(told).is_none_or(|age| age >= RECENT_MS),
             (None, None) => true,
         }
+    }
+
+    /// Whether it was raised not long ago, or compared with the log and due to be raised.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        let kept = self.kept();
+        kept.raised.unwrap_or(kept.opened).elapsed() < STALE_AFTER
     }
 
     /// The value that a leaf has to tell next, and that leaf's body. A counter that was never raised is raised to its first value, which only
@@ -338,6 +349,22 @@ mod tests {
         assert!(matches!(judge(9, 7), Err(CounterFault::OtherCounter { told: 9, value: 7 })));
         assert!(matches!(judge(0, u64::MAX), Err(CounterFault::RolledBack { .. })));
         assert!(judge(u64::MAX, u64::MAX).is_ok());
+    }
+
+    #[test]
+    fn a_counter_that_is_not_raised_for_hours_is_not_current() {
+        let now = Instant::now();
+        let long_ago = now.checked_sub(STALE_AFTER).unwrap();
+        let current = |opened, raised, pause| {
+            let note = Note { auth: String::new(), leaf: Some(1) };
+            let kept = Mutex::new(Kept { note, told_ms: None, opened, raised, pause });
+            let device = Counter::new("swtpm:port=1", 0x0180_c516, [0; COUNTER_AUTH_BYTES]);
+            RollbackCounter { device, id: [0; 16], path: PathBuf::new(), kept }.is_current()
+        };
+        assert!(current(now, None, None) && current(long_ago, Some(now), None));
+        // One that has begun to fail has some hours.
+        assert!(current(long_ago, Some(now), Some((now, FIRST_PAUSE))));
+        assert!(!current(long_ago, None, None) && !current(long_ago, Some(long_ago), None));
     }
 
     #[test]

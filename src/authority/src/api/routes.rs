@@ -39,7 +39,7 @@ const NOTE: Answer = Answer::Text("text/plain; charset=utf-8");
 
 routes! {
     Get "/livez", Service, Needs::Anyone, [], None => NOTE, health::livez, "The process answers.";
-    Get "/readyz", Service, Needs::Anyone, [], None => Answer::Json("Readiness"), health::readyz, "Newest signed head is young and a policy is active; 503 with the same document otherwise.";
+    Get "/readyz", Service, Needs::Anyone, [], None => Answer::Json("Readiness"), health::readyz, "Newest signed head is young, a policy is active, no witness disagrees and a configured rollback counter is raised; 503 with the same document otherwise.";
     Get "/v1/head", Service, Needs::Anyone, [], None => NOTE, head::newest, "Newest signed head.";
     Post "/v1/enrolments", Service, Needs::Anyone, [], Some("EnrolmentBegin") => Answer::Json("EnrolmentOffer"), enrol::begin, "Begin an enrolment or a renewal.";
     Post "/v1/enrolments/{id}", Service, Needs::Anyone, [], Some("EnrolmentFinish") => Answer::Json("Enrolled"), enrol::finish, "Finish it with the secret that the TPM decrypted.";

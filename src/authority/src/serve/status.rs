@@ -3,6 +3,7 @@
 use super::metrics::Snapshot;
 use super::{Authority, lock, sequence_fault};
 use crate::api::problem::Refused;
+use crate::counter::RollbackCounter;
 use crate::sequence::Health;
 use crate::store::SignedHead;
 use crate::witness::Witnesses;
@@ -45,13 +46,15 @@ impl Authority {
         let policy_active = self.control().policy().is_some();
         let signer_available = *self.sequencer.health().borrow() != Health::SignerDown;
         let witnesses_agree = !self.witnesses.has_alarm();
+        let counter_current = self.counter.as_ref().is_none_or(RollbackCounter::is_current);
         Readiness {
-            ready: head_young && policy_active && witnesses_agree,
+            ready: head_young && policy_active && witnesses_agree && counter_current,
             head_young,
             head_age_ms,
             policy_active,
             signer_available,
             witnesses_agree,
+            counter_current,
             size: head.map_or(0, |head| head.size()),
         }
     }

@@ -397,6 +397,8 @@ pub struct Readiness {
     pub signer_available: bool,
     /// Whether no witness refuses this log as forked or rolled back.
     pub witnesses_agree: bool,
+    /// Whether the rollback counter was raised within three hours; true where none is configured.
+    pub counter_current: bool,
     /// Size of the newest signed head.
     pub size: u64,
 }
