@@ -14,8 +14,8 @@ pub enum Unavailable {
     Locked,
     /// The database can't be reached, is shutting down, or takes no writes. The next call connects again.
     Disconnected,
-    /// The connection was lost while a commit was under way, and nobody could be asked in time whether it took place. All that the batch
-    /// would have changed is read again, under the lock, by whatever is appended next; a call that is repeated finds its outcome.
+    /// The connection was lost while a commit was under way, and nobody could be asked in time whether it took place, or it took place and the
+    /// synchronous standby hasn't confirmed it. All that the batch would have changed is read again, under the lock, by whatever is appended next; a call that is repeated finds its outcome.
     OutcomeUnknown,
 }
 

@@ -73,7 +73,7 @@ pub fn import(
         session.simply("SET LOCAL statement_timeout = 0").await?;
         let copied = copy(session, source, &tip, progress).await;
         // A crash or a fault before this commit: the target is empty. After: all of it is there.
-        session.simply(if copied.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+        session.commit(if copied.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
         Ok(copied)
     })??;
     Ok(size)

@@ -329,12 +329,18 @@ impl Session {
         Ok(self.client.execute(&statement, parameters).await?)
     }
 
-    /// Commits, and takes no answer with a warning for one: the server says so when it stopped waiting for its synchronous standby
-    /// (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION). Messages come in order, so the warning is here first.
+    /// Commits, and takes no answer with a warning for one.
     pub(super) async fn commit(&self, sql: &str) -> RowResult<()> {
+        self.heeding(self.simply(sql)).await
+    }
+
+    /// Runs work that ends with a commit, and takes none with a warning for one: the server says so when it stopped waiting for its synchronous
+    /// standby (https://www.postgresql.org/docs/current/warm-standby.html#SYNCHRONOUS-REPLICATION). Messages come in order, so the warning is
+    /// here first.
+    pub(super) async fn heeding<T>(&self, work: impl Future<Output = RowResult<T>>) -> RowResult<T> {
         self.warned.store(false, Ordering::SeqCst);
-        self.simply(sql).await?;
-        if self.warned.load(Ordering::SeqCst) { Err(RowFault::Warned) } else { Ok(()) }
+        let done = work.await?;
+        if self.warned.load(Ordering::SeqCst) { Err(RowFault::Warned) } else { Ok(done) }
     }
 
     /// Runs statements without parameters.

@@ -16,12 +16,12 @@ use super::{OpenFault, PostgresOptions, TlsChoice, Watch, create, open, open_rea
 use crate::sequence::plan_alone;
 use crate::sequence::tests::support::{NOW, enrol, host_key, origin};
 
-fn options(server: &Postgres) -> PostgresOptions {
+pub(super) fn options(server: &Postgres) -> PostgresOptions {
     let host = server.socket_directory().to_str().unwrap();
     PostgresOptions::local(host, server.port(), &server.database(), "postgres", origin())
 }
 
-fn made(server: &Postgres) -> PostgresOptions {
+pub(super) fn made(server: &Postgres) -> PostgresOptions {
     let options = options(server);
     create(&options).unwrap();
     options
@@ -129,33 +129,6 @@ fn a_server_that_goes_away_is_reported_and_comes_back_without_a_restart() {
     writer.put_blobs(&[]).unwrap();
     writer.append(&Wanted::default(), &mut |_| None).unwrap();
     reader.newest_committed().unwrap();
-}
-
-#[test]
-fn a_commit_that_no_standby_confirmed_is_not_taken_for_one() {
-    let server = Postgres::new();
-    let mut options = made(&server);
-    let control = ControlState::genesis(origin().as_str(), host_key(200));
-    let append = |options: &PostgresOptions, number| {
-        let (mut writer, _) = open(options).unwrap();
-        let (wanted, plan) = plan_alone(enrol(number), control.clone(), NOW);
-        writer.append(&wanted, &mut |prior| plan(prior).0)
-    };
-    assert!(append(&options, 1).unwrap().is_some());
-    server.psql("postgres", "ALTER SYSTEM SET synchronous_standby_names = 'one_that_is_away'");
-    server.psql("postgres", "SELECT pg_reload_conf()");
-    let waits = || server.psql("postgres", "SHOW synchronous_standby_names") == "one_that_is_away";
-    assert!(countersign_fixture::wait_until(countersign_fixture::PATIENCE, waits));
-    options.statement_timeout = std::time::Duration::from_secs(1);
-    let answer = append(&options, 2);
-    let unknown = matches!(&answer, Err(StoreFault::Unavailable { kind: Unavailable::OutcomeUnknown, .. }));
-    assert!(unknown, "{answer:?}");
-    server.psql("postgres", "ALTER SYSTEM RESET synchronous_standby_names");
-    server.psql("postgres", "SELECT pg_reload_conf()");
-    let taken = || append(&options, 3).is_ok_and(|added| added.is_some());
-    assert!(countersign_fixture::wait_until(countersign_fixture::PATIENCE, taken));
-    // What was unknown is in the log, under what came after it.
-    assert_eq!(open_reader(&options).unwrap().newest_committed().unwrap().unwrap().head.body().size, 3);
 }
 
 #[test]

@@ -64,7 +64,7 @@ impl PostgresWriter {
             }
             let done = refill(session).await?;
             // A crash before this commit: the tables are as they were. After: all of them are new.
-            session.simply(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+            session.commit(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
             Ok(done)
         });
         done.map_err(|fault| RebuildFault::Store(judge(&fault, "rebuild")))?
@@ -96,7 +96,8 @@ impl PostgresWriter {
             .ok_or_else(|| StoreFault::unavailable(Unavailable::Disconnected, call, "no connection"))
     }
 
-    /// Runs statements that are one transaction by themselves. A connection that died while nobody looked is noticed first.
+    /// Runs statements that are one transaction by themselves. A connection that died while nobody looked is noticed first. What the standby
+    /// hasn't confirmed isn't done: a failover would take it back.
     fn with<T>(
         &mut self,
         call: &'static str,
@@ -110,7 +111,7 @@ impl PostgresWriter {
             self.note(linked)?;
         }
         let link = self.link(call)?;
-        let done = link.run(work(&link.session)).flatten();
+        let done = link.run(link.session.heeding(work(&link.session))).flatten();
         if done.is_err() {
             // Whatever was open is rolled back with the connection.
             self.link = None;
@@ -192,7 +193,7 @@ impl PostgresWriter {
             .map_err(|injected| StoreFault::injected(injected, "commit"))
     }
 
-    /// Finds out whether a commit took place whose answer was lost: `Ok` if it did.
+    /// Finds out whether a commit took place whose answer was lost: `Ok` if it did, and is where a commit has to be.
     ///
     /// The lock comes first: who holds it knows that the lost session's transaction has ended, one way or the other.
     fn resolve(&mut self, head: &StoredHead) -> Result<(), StoreFault> {
@@ -227,8 +228,14 @@ impl PostgresWriter {
                 Some(row) => column::<&str>(row, 0)? == head.text(),
                 None => false,
             };
-            link.session.simply("ROLLBACK").await?;
-            Ok(same)
+            if !same {
+                link.session.simply("ROLLBACK").await?;
+                return Ok(false);
+            }
+            // What is seen here may be on this server alone: its wait for the standby ended with the session, or with the server, which came back.
+            // The lock gave this transaction a number, so it has a commit record of its own, behind the lost one, which is waited for.
+            link.session.commit("COMMIT").await?;
+            Ok(true)
         });
         let found = found.flatten();
         if found.is_err() {
@@ -285,11 +292,10 @@ fn judge_open(fault: &OpenFault, call: &'static str) -> StoreFault {
 fn judge(fault: &RowFault, call: &'static str) -> StoreFault {
     let database = match fault {
         RowFault::Corrupt(what) => return StoreFault::fatal(Broken::Corrupt, call, what),
+        RowFault::Warned => return StoreFault::unavailable(Unavailable::OutcomeUnknown, call, fault),
         lost if lost.is_lost() => return StoreFault::unavailable(Unavailable::Disconnected, call, lost),
         RowFault::Database(database) => database,
-        RowFault::Deadline | RowFault::Warned => {
-            return StoreFault::unavailable(Unavailable::Disconnected, call, fault);
-        }
+        RowFault::Deadline => return StoreFault::unavailable(Unavailable::Disconnected, call, fault),
     };
     let code = database.code().map_or("", tokio_postgres::error::SqlState::code);
     match code {
