@@ -8,8 +8,8 @@
 //!   again over the same body), nothing else may.
 //! - **Order.** Appends of all writers of one log are serial. An index is given once, a size has one body, for ever.
 //! - **Atomicity.** Leaves, tree nodes, head body, spends, blobs and tables of a batch change in one transaction.
-//! - **Visibility.** A reader sees a batch whole or not at all, and never before it is durable. What a reader once saw of the log (leaves,
-//!   nodes, bodies) never changes.
+//! - **Visibility.** A reader sees a batch whole or not at all. What it once saw under a signed head (leaves, nodes, bodies) never changes. What
+//!   is above the newest one is not yet safe to build on: a database that lost its wait for a standby shows what a failover takes back.
 //! - **Tables are projections.** Everything but spends, pending enrolments, challenge keys, acknowledgements, blobs and signatures can be
 //!   rebuilt from the leaves by [`project`].
 
@@ -161,7 +161,7 @@ pub trait LogReader: Send + Sync {
     /// [`ReadFault`].
     fn nodes(&self, level: u8, first: u64, count: u64) -> Result<Vec<TripleHash>, ReadFault>;
 
-    /// The upper nodes that were read through this reader already.
+    /// The upper nodes under signed heads that were read through this reader already.
     fn tiles(&self) -> &TileCache;
 
     /// The head of exactly this size, signed or not.

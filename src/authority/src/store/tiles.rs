@@ -2,7 +2,8 @@
 //! of one level a tile).
 //!
 //! In: stored nodes of the levels from [`NODE_LEVELS`] on, as a store reads them. Out: roots of perfect subtrees. Nothing here is ever out of date:
-//! a node that exists never changes, and a tile whose end wasn't there yet is read again when a node behind its end is asked for. Refused: a node
+//! kept is only what lies wholly under a signed head, which no store takes back. A node above it is read each time that somebody asks for it: a
+//! failover can end in another past there. A tile whose end wasn't signed yet is read again when a node behind that end is asked for. Refused: a node
 //! that the store doesn't have.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,11 +31,13 @@ impl Default for TileCache {
 
 impl TileCache {
     /// Root of the perfect subtree at `level`, which is [`NODE_LEVELS`] or more. `read` gives stored nodes of a level from the first on, as
-    /// [`super::LogReader::nodes`] does; it is asked for whole tiles, and only for those that are not here.
+    /// [`super::LogReader::nodes`] does, and `signed` the number of leaves under the newest signed head; they are asked for whole tiles, and only
+    /// for those that are not here.
     pub(super) fn node(
         &self,
         level: u8,
         index: u64,
+        signed: impl FnOnce() -> Result<u64, ReadFault>,
         read: impl FnOnce(u8, u64, u64) -> Result<Vec<TripleHash>, ReadFault>,
     ) -> Result<Sha256Digest, ReadFault> {
         let height = level % NODE_LEVELS;
@@ -45,11 +48,18 @@ impl TileCache {
             return Ok(node);
         }
         // Others may read the same tile meanwhile: no lock is held while the store is read.
-        let nodes = read(stored, tile << NODE_LEVELS, TILE_NODES)?;
-        let fresh = Arc::new(Tile::over(nodes.iter().map(|hashes| hashes.sha256).collect()));
-        let node = fresh.node(height, place).ok_or(ReadFault::Corrupt("a tree node is missing"))?;
-        self.tiles().insert((stored, tile), fresh);
-        Ok(node)
+        let first = tile << NODE_LEVELS;
+        // Leaves that are under a signed head now stay what they are, whatever happens between these two reads.
+        let complete = signed()?.checked_shr(u32::from(stored)).unwrap_or(0).saturating_sub(first);
+        let nodes: Vec<Sha256Digest> =
+            read(stored, first, TILE_NODES)?.iter().map(|hashes| hashes.sha256).collect();
+        let lasting: Vec<Sha256Digest> =
+            nodes.iter().take(usize::try_from(complete).unwrap_or(usize::MAX)).copied().collect();
+        let whole = lasting.len() == nodes.len();
+        let lasting = Arc::new(Tile::over(lasting));
+        let node = if whole { lasting.node(height, place) } else { Tile::over(nodes).node(height, place) };
+        self.tiles().insert((stored, tile), lasting);
+        node.ok_or(ReadFault::Corrupt("a tree node is missing"))
     }
 
     fn kept(&self, stored: u8, tile: u64) -> Option<Arc<Tile>> {

@@ -11,16 +11,23 @@ use super::{ReadFault, TripleHash};
 /// Stored nodes of level 8 as a store has them at some moment, and every call that asked for them.
 struct Level {
     there: u64,
+    /// Leaves under the newest signed head.
+    signed: u64,
     calls: RefCell<Vec<(u8, u64, u64)>>,
 }
 
 impl Level {
     const fn of(there: u64) -> Self {
-        Self { there, calls: RefCell::new(Vec::new()) }
+        Self::signed(there, u64::MAX)
+    }
+
+    const fn signed(there: u64, signed: u64) -> Self {
+        Self { there, signed, calls: RefCell::new(Vec::new()) }
     }
 
     fn ask(&self, cache: &TileCache, level: u8, index: u64) -> Result<Sha256Digest, ReadFault> {
-        cache.node(level, index, |stored, first, count| {
+        let signed = || Ok(self.signed);
+        cache.node(level, index, signed, |stored, first, count| {
             self.calls.borrow_mut().push((stored, first, count));
             let end = first.saturating_add(count).min(self.there);
             Ok((first..end)
@@ -74,9 +81,38 @@ fn a_tile_that_grew_is_read_again_and_one_that_did_not_is_a_fault() {
 }
 
 #[test]
+fn what_is_not_wholly_under_a_signed_head_is_given_and_not_kept() {
+    let cache = TileCache::default();
+    // All leaves of node 260 are signed, and all of node 261 but one.
+    let level = Level::signed(256 + 9, 262 * 256 - 1);
+    for index in (256..261).rev() {
+        assert_eq!(level.ask(&cache, 8, index).unwrap(), expected(8, index));
+    }
+    assert_eq!(level.ask(&cache, 9, 129).unwrap(), expected(9, 129));
+    assert_eq!(level.calls.borrow().len(), 1);
+    for (calls, (height, index)) in (2..).zip([(8, 261), (8, 261), (9, 130), (8, 264), (9, 130)]) {
+        assert_eq!(level.ask(&cache, height, index).unwrap(), expected(height, index));
+        assert_eq!(level.calls.borrow().len(), calls);
+    }
+    let signed = Level::signed(256 + 9, 262 * 256);
+    for _ in 0..2 {
+        assert_eq!(signed.ask(&cache, 9, 130).unwrap(), expected(9, 130));
+    }
+    assert_eq!(signed.calls.borrow().len(), 1);
+    // Nothing of a tile that begins above the head, and nothing of levels that a log of this length doesn't have.
+    let unsigned = Level::signed(1_024, 255);
+    for calls in 1..=2 {
+        assert_eq!(unsigned.ask(&cache, 8, 600).unwrap(), expected(8, 600));
+        assert_eq!(unsigned.calls.borrow().len(), calls);
+    }
+}
+
+#[test]
 fn a_read_that_failed_leaves_nothing_behind() {
     let (level, cache) = (Level::of(256), TileCache::default());
-    assert_eq!(cache.node(8, 3, |_, _, _| Err(ReadFault::Busy)), Err(ReadFault::Busy));
+    let busy = || Err(ReadFault::Busy);
+    assert_eq!(cache.node(8, 3, || Ok(256 << 8), |_, _, _| Err(ReadFault::Busy)), Err(ReadFault::Busy));
+    assert_eq!(cache.node(8, 3, busy, |_, _, _| Ok(Vec::new())), Err(ReadFault::Busy));
     assert_eq!(level.ask(&cache, 8, 3).unwrap(), expected(8, 3));
 }
 

@@ -34,7 +34,8 @@ impl<R: LogReader + ?Sized> NodeSource<Sha256Tree> for StoredTree<'_, R> {
         if level < NODE_LEVELS {
             return self.subtree::<Sha256Tree>(level, index, |hashes| hashes.sha256);
         }
-        self.0.tiles().node(level, index, |stored, first, count| self.0.nodes(stored, first, count))
+        let signed = || Ok(self.0.newest_signed()?.map_or(0, |head| head.body().size));
+        self.0.tiles().node(level, index, signed, |stored, first, count| self.0.nodes(stored, first, count))
     }
 }
 
