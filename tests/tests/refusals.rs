@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use countersign_tests::{Deployment, Program, SignerKind};
+use countersign_tests::{Deployment, Program, Ran, SignerKind};
+use countersign_tpm::algorithm::HashAlg;
+use countersign_tpm::eventlog::EventLog;
 use data_encoding::BASE64;
 
 struct Scene {
@@ -99,8 +101,7 @@ fn a_challenge_used_twice() {
     scene.deployment.stop_agent();
     let config = scene.deployment.text("agent.toml");
     let mut probe = scene.deployment.countersign();
-    countersign_tests::Ran::of(probe.args(["agent", "probe-replay", "--config", &config]))
-        .refused("challenge-spent");
+    Ran::of(probe.args(["agent", "probe-replay", "--config", &config])).refused("challenge-spent");
     scene.nothing_ran();
 }
 
@@ -111,7 +112,9 @@ fn a_host_that_booted_something_else() {
     scene.deployment.stop_agent();
     scene.deployment.tpm.pcr_extend(9, &[("sha256", &[7; 32]), ("sha384", &[7; 48])]);
     scene.deployment.start_agent();
-    scene.deployment.ask("denied", &[], &scene.argv()).refused("boot-log-mismatch");
+    let refused = scene.deployment.ask("denied", &[], &scene.argv());
+    refused.refused("boot-log-mismatch");
+    operators_see_where_log_and_quote_part(&scene.deployment, &refused, 9, &[7; 32]);
     // Another kernel, honestly logged, that no reference value covers.
     scene.deployment.stop_agent();
     scene.deployment.reboot_host(2);
@@ -127,6 +130,29 @@ fn a_host_that_booted_something_else() {
     scene.deployment.ask("good", &[], &scene.argv()).expect("artifact");
     scene.deployment.exec("good", &scene.argv()).expect("run");
     assert_eq!(scene.program.runs(), 1);
+}
+
+/// The whole text stands in what operators see and in the authority's log, and nothing of it in what the host was answered.
+fn operators_see_where_log_and_quote_part(deployment: &Deployment, refused: &Ran, pcr: u32, behind: &[u8]) {
+    let log = EventLog::parse(&std::fs::read(deployment.path("boot.log")).unwrap()).unwrap();
+    let found = log.replay(HashAlg::Sha256).unwrap().pcr(pcr).unwrap().to_vec();
+    let event = log.events().filter(|event| event.extends() && event.pcr() == pcr).last().unwrap().index();
+    let expected = HashAlg::Sha256.digest_parts(&[&found, behind]);
+    let [expected, found] = [expected, found].map(|value| data_encoding::HEXLOWER.encode(&value));
+    let text = format!("PCR {pcr}, event {event}: expected {expected} as quoted, found {found} by the log");
+    let shown = deployment.admin(&["hosts", &deployment.host()]).expect("host");
+    let last = shown.lines().find(|line| line.starts_with("last refusal")).unwrap();
+    assert!(last.ends_with(&format!("boot-log-mismatch: {text}")), "{shown}");
+    let reason = shown.lines().find(|line| line.starts_with("reason")).unwrap();
+    assert!(
+        reason.ends_with(&format!("since then its evidence was refused: boot-log-mismatch, {text}")),
+        "{shown}"
+    );
+    let logged = deployment.authority_log();
+    assert_eq!(logged.matches(&text).count(), 1, "once, however often the host asks: {logged}");
+    for said in [&refused.out, &refused.err] {
+        assert!(!said.contains(&expected) && !said.contains(&found), "{refused:#?}");
+    }
 }
 
 #[test]

@@ -242,7 +242,8 @@ impl Past {
     }
 }
 
-struct Blobs<'a>(&'a dyn Reader);
+/// Members in the store, for evidence that is judged once more.
+pub(crate) struct Blobs<'a>(pub(crate) &'a dyn Reader);
 
 impl BootLogSource for Blobs<'_> {
     fn holds(&self, digest: &Sha256Digest) -> Result<bool, SourceFault> {

@@ -21,4 +21,5 @@ pub mod serve;
 pub mod sign;
 pub mod store;
 pub mod verify;
+pub mod why;
 pub mod witness;

@@ -27,7 +27,7 @@ pub enum BootLogRefusal {
     #[error("event log cannot be replayed: {0}")]
     Replay(#[from] ReplayError),
     /// The log leads to another value than quoted.
-    #[error("PCR {pcr}: event log leads to {}, quote says {}", hex(.found), hex(.expected))]
+    #[error("PCR {pcr}, {}: expected {} as quoted, found {} by the log", place(.event.as_ref()), hex(.expected), hex(.found))]
     Mismatch {
         /// The register.
         pcr: u32,
@@ -65,6 +65,10 @@ pub enum BootLogRefusal {
 
 fn hex(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
+}
+
+fn place(event: Option<&usize>) -> String {
+    event.map_or_else(|| "no event".to_owned(), |event| format!("event {event}"))
 }
 
 impl BootLogRefusal {

@@ -11,6 +11,7 @@ use super::{Call, faulted, json};
 use crate::decide::{self, Family, Inconsistent, Inputs, Situation, decide};
 use crate::sequence::{Append, Entry, EntryBody, Guard, Outcome, Pending, RequestRef, Spend};
 use crate::serve::Authority;
+use crate::serve::refusals::Refusal;
 use crate::store::{LeafReceipt, ReadFault, Reader, SignedHead, receipts_for};
 use crate::verify::{Asked, Endorsed};
 use axum::response::Response;
@@ -42,6 +43,8 @@ struct Drafted {
     fates: Vec<Fate>,
     pending: Option<Pending>,
     standing: ChallengeStanding,
+    /// Why the evidence is refused: the same for all requests of the call.
+    refusal: Option<Refusal>,
 }
 
 impl Drafted {
@@ -81,6 +84,11 @@ async fn answer_call(
         let Some(pending) = drafted.pending else { return respond(authority, drafted.fates, None).await };
         let outcome = authority.settled(pending).await?;
         if let Outcome::Appended(receipts) = outcome {
+            drafted
+                .refusal
+                .take()
+                .into_iter()
+                .for_each(|refusal| authority.note_refusal(heard.host, refusal));
             if standing == ChallengeStanding::Fresh {
                 authority.remember_blobs(&heard.members);
             } else if open > 1 {
@@ -153,6 +161,7 @@ fn draft(
         append: Append::default(),
         budgets: BTreeMap::new(),
         ancestors: Ancestors::default(),
+        refusal: None,
     };
     let hopeful = look == Look::First && standing == ChallengeStanding::Fresh;
     for request in heard.call.requests() {
@@ -160,8 +169,8 @@ fn draft(
             draft.request(&situation, request)?;
         }
     }
-    let Draft { fates, mut append, budgets, .. } = draft;
-    let mut drafted = Drafted { fates, pending: None, standing };
+    let Draft { fates, mut append, budgets, refusal, .. } = draft;
+    let mut drafted = Drafted { fates, pending: None, standing, refusal };
     // From here on the sequencer accounts for what it is given.
     attempts.hold(drafted.count(|fate| matches!(fate, Fate::Refused)));
     if append.entries.is_empty() {
@@ -200,6 +209,7 @@ struct Draft<'a> {
     append: Append,
     budgets: BTreeMap<u64, Budget>,
     ancestors: Ancestors,
+    refusal: Option<Refusal>,
 }
 
 impl Draft<'_> {
@@ -251,6 +261,9 @@ impl Draft<'_> {
     fn take(&mut self, situation: &Situation<'_>, request: &SignedRequest, outcome: decide::Outcome) {
         if let Verdict::Deny(code) = outcome.decision().verdict {
             tracing::debug!(code = code.as_str(), host = %situation.host.host, detail = outcome.detail, "denied");
+        }
+        if let Some(code) = outcome.evidence_refused() {
+            self.refusal = Some(Refusal::new(code, &outcome.detail, situation.time_ms));
         }
         for (parent, amount) in &outcome.charges {
             if let Some(budget) = self.budgets.get_mut(parent) {

@@ -8,6 +8,7 @@ use super::{Call, json};
 use crate::decide::{AttestationOutcome, Situation, decide_attestation};
 use crate::sequence::{Append, Entry, Outcome, Pending, Spend};
 use crate::serve::Authority;
+use crate::serve::refusals::Refusal;
 use crate::verify::Endorsed;
 use axum::response::Response;
 use countersign_core::api::{AttestationAnswer, AttestationCall};
@@ -50,6 +51,10 @@ async fn answer_call(
         let (outcome, pending) = drafted;
         let sequenced = authority.settled(pending).await?;
         if let Outcome::Appended(receipts) = sequenced {
+            if let Some(code) = outcome.record.code {
+                let refusal = Refusal::new(code, &outcome.detail, outcome.time_ms);
+                authority.note_refusal(heard.host, refusal);
+            }
             if outcome.challenge == ChallengeStanding::Fresh {
                 authority.remember_blobs(&heard.members);
             }

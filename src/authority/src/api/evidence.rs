@@ -7,6 +7,7 @@ use crate::decide::Situation;
 use crate::sequence::{Guard, Spend};
 use crate::serve::Authority;
 use crate::serve::documents::Documents;
+use crate::serve::refusals::Refusal;
 use crate::store::Reader;
 use crate::verify::{Asked, BootLogSource, Call, CallError, Endorsed, Evidence, SourceFault, VerifiedCall};
 use countersign_core::api::EvidenceDocument;
@@ -91,7 +92,7 @@ pub(super) fn hear(
     let verified = authority
         .verifier()
         .verify(&endorsed, call, &documents.settings(), &keys, &source)
-        .map_err(refused)?;
+        .map_err(|error| refused(authority, host, error))?;
     Ok((Heard { host, key, call: verified, members }, endorsed))
 }
 
@@ -116,8 +117,11 @@ fn charge(authority: &Authority, host: HostId, requests: usize, members: &[Blob]
 }
 
 /// What isn't logged as a decision is answered, and counted by whoever accounts for the call (PROTOCOL §9.4).
-fn refused(error: CallError) -> Refused {
+fn refused(authority: &Authority, host: HostId, error: CallError) -> Refused {
     let code = error.code();
+    if error.tells_of_host() {
+        authority.note_refusal(host, Refusal::new(code, &error.to_string(), authority.now_ms()));
+    }
     match error {
         CallError::EvidenceNeeded(needed) => Refused::evidence_needed(needed),
         CallError::Source(fault) => faulted(&fault, code),

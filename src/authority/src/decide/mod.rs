@@ -139,6 +139,16 @@ impl Outcome {
         &self.decision().host_state
     }
 
+    /// Why the call's evidence isn't good enough for any request, if it isn't; `None` also where a request alone was refused.
+    #[must_use]
+    pub fn evidence_refused(&self) -> Option<RefusalCode> {
+        let decision = self.decision();
+        let Verdict::Deny(code) = decision.verdict else { return None };
+        let appraised =
+            !decision.appraisal.vector.is_empty() && decision.appraisal.tier != Tier::Contraindicated;
+        (!appraised && code != RefusalCode::RequestIdReused).then_some(code)
+    }
+
     /// Whether the call spends its challenge with this outcome.
     #[must_use]
     pub fn spends_challenge(&self) -> bool {
@@ -159,7 +169,9 @@ pub struct AttestationOutcome {
     pub appraisal: Appraisal,
     /// The state of the IMA appraisal that the host's state names, if this evidence moved it: a blob.
     pub ima: Option<(Sha256Digest, Vec<u8>)>,
-    /// For operators.
+    /// Decision time, ms since the Unix epoch.
+    pub time_ms: u64,
+    /// For operators: more than the code. Never in a leaf or an answer.
     pub detail: String,
 }
 
@@ -213,6 +225,7 @@ pub fn decide_attestation(situation: &Situation<'_>) -> Result<AttestationOutcom
             Ok(good) if appraised => good.appraisal.clone(),
             _ => unappraised(),
         },
+        time_ms: situation.time_ms,
         detail: verdict.err().map(|finding| finding.detail().to_owned()).unwrap_or_default(),
     })
 }

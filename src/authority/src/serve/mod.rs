@@ -19,6 +19,7 @@ pub mod listener;
 pub mod metrics;
 pub mod pool;
 pub mod rates;
+pub mod refusals;
 mod replica;
 pub mod rotation;
 mod run;
@@ -94,6 +95,7 @@ pub struct Authority {
     budgets: Budgets,
     metrics: Metrics,
     remembered: Remembered,
+    refusals: refusals::Refusals,
     open_enrolments: OpenEnrolments,
     rotating: tokio::sync::Mutex<()>,
     /// A head key that waits for an officer's approval. Lost with the process, and taken from the token again.

@@ -184,6 +184,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         clock,
         metrics: Metrics::new(),
         remembered: Remembered::default(),
+        refusals: super::refusals::Refusals::default(),
         open_enrolments: OpenEnrolments::new(limits.pending_enrolments),
         rotating: tokio::sync::Mutex::new(()),
         prepared: Mutex::new(None),

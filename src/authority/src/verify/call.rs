@@ -122,6 +122,25 @@ impl CallError {
             Self::Panicked => RefusalCode::VerifierPanicked,
         }
     }
+
+    /// Whether operators of the host want to know: not what is asked for once more, what a workload sent, and what is our own fault.
+    #[must_use]
+    pub const fn tells_of_host(&self) -> bool {
+        match self {
+            Self::ChallengeInvalid
+            | Self::ChallengeHostMismatch
+            | Self::QuoteMalformed(_)
+            | Self::QuoteSignatureInvalid(_)
+            | Self::QuoteNotAQuote
+            | Self::Panicked => true,
+            Self::Request { .. }
+            | Self::Requests
+            | Self::RequestHostMismatch { .. }
+            | Self::EvidenceNeeded(_)
+            | Self::Source(_)
+            | Self::Settings => false,
+        }
+    }
 }
 
 /// A call whose TPM was heard: requests with proven holders, and what the evidence is worth. Only [`Verifier::verify`] makes one.

@@ -25,6 +25,7 @@ use countersign_core::name::HostId;
 use countersign_core::record::EvidenceRecord;
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::eventlog::VerifiedBootLog;
+use countersign_tpm::eventlog::facts::BootFacts;
 use countersign_tpm::ima::state::ImaState;
 use countersign_tpm::public::Public;
 use countersign_tpm::quote::VerifiedQuote;
@@ -200,6 +201,14 @@ impl Judged {
         match &self.evidence {
             Evidence::Refused(finding) => Some(finding),
             Evidence::Quoted(quoted) => quoted.boot.as_ref().err(),
+        }
+    }
+
+    /// What the boot log proves, if quote and log hold.
+    pub(crate) fn boot_facts(&self) -> Option<&BootFacts> {
+        match &self.evidence {
+            Evidence::Refused(_) => None,
+            Evidence::Quoted(quoted) => quoted.boot.as_ref().ok().map(|boot| boot.facts()),
         }
     }
 

@@ -5,6 +5,7 @@ use super::{BootLogSource, Call, CallError, Finding, SourceFault};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::algorithm::HashAlg;
+use countersign_tpm::eventlog::EventLog;
 use countersign_tpm::quote::PcrSelectionSpec;
 use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
 use std::sync::Arc;
@@ -280,7 +281,16 @@ fn a_cached_replay_is_compared_with_every_quote_and_asked_for_if_it_was_never_ke
     host.tpm.extend(HashAlg::Sha256, 4, &[9; 32]).unwrap();
     let third = good(&mut host);
     let verified = host.verify(third).unwrap();
-    assert_eq!(verified.judged().finding().unwrap().code(), RefusalCode::BootLogMismatch);
+    let finding = verified.judged().finding().unwrap();
+    assert_eq!(finding.code(), RefusalCode::BootLogMismatch);
+    // The whole text, as if the log had never been replayed.
+    let log = EventLog::parse(host.boot.log()).unwrap();
+    let found = log.replay(HashAlg::Sha256).unwrap().pcr(4).unwrap().to_vec();
+    let event = log.events().filter(|event| event.extends() && event.pcr() == 4).last().unwrap().index();
+    let expected = HashAlg::Sha256.digest_parts(&[&found, &[9; 32]]);
+    let [expected, found] = [expected, found].map(|value| data_encoding::HEXLOWER.encode(&value));
+    let text = format!("PCR 4, event {event}: expected {expected} as quoted, found {found} by the log");
+    assert_eq!(finding.detail(), text);
     host.members.held.clear();
     let fourth = good(&mut host);
     assert_eq!(host.verify(fourth).unwrap_err().code(), RefusalCode::EvidenceNeeded);

@@ -4,7 +4,7 @@ use super::Context;
 use crate::failure::Failure;
 use crate::output;
 use anyhow::Context as _;
-use countersign_core::api::admin::HostDocument;
+use countersign_core::api::admin::{HostDocument, LastRefusal};
 use countersign_core::name::HostId;
 
 #[derive(clap::Args)]
@@ -48,6 +48,10 @@ fn trust(host: &HostDocument) -> (String, String) {
     (host.tier.clone(), until)
 }
 
+fn refusal(refusal: &LastRefusal) -> String {
+    format!("{}, {}: {}", output::time(refusal.time_ms), refusal.code, refusal.detail)
+}
+
 /// One host, a line for each thing.
 fn print(host: &HostDocument) {
     let (tier, until) = trust(host);
@@ -59,6 +63,7 @@ fn print(host: &HostDocument) {
         ("reason", host.reason.clone()),
         ("trusted until", until),
         ("told", format!("{age} ago")),
+        ("last refusal", host.last_refusal.as_ref().map_or_else(|| "-".to_owned(), refusal)),
         ("endorsement", host.endorsement.clone()),
         ("enrolment leaf", host.enrolment.to_string()),
         ("resets, restarts", format!("{}, {}", host.reset_count, host.restart_count)),

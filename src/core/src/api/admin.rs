@@ -326,6 +326,21 @@ pub struct HostDocument {
     /// Age of the leaf that told of this state, ms; for one host only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_age_ms: Option<u64>,
+    /// The newest refusal of its evidence since this process was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_refusal: Option<LastRefusal>,
+}
+
+/// Why a host's evidence was refused, as operators see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastRefusal {
+    /// What the host was answered.
+    pub code: String,
+    /// More than the host was told: of a boot log that doesn't replay PCR, event, expected and found value. May be empty.
+    pub detail: String,
+    /// When, ms.
+    pub time_ms: u64,
 }
 
 /// `GET /v1/admin/hosts`.
