@@ -6,14 +6,13 @@
 use crate::api::problem::Refused;
 use crate::sequence::{Append, Entry, Guard, Outcome};
 use crate::serve::Authority;
+use crate::stale::Redecisions;
 use crate::store::Receipts;
 use countersign_core::control::{ControlState, Principal};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::control::{PrincipalKind, Role};
 use countersign_core::refusal::RefusalCode;
 use std::sync::Arc;
-
-const MAX_STALE: usize = 3;
 
 /// Leaves of one act, and the bytes that they name.
 #[derive(Clone, Debug, Default)]
@@ -80,7 +79,8 @@ pub async fn act(
     mandate: Mandate,
     draft: impl Fn(&ControlState) -> Result<Draft, Refused>,
 ) -> Result<Receipts, Refused> {
-    for _ in 0..=MAX_STALE {
+    let mut redecisions = Redecisions::default();
+    loop {
         let control = authority.control();
         mandate.require(&control)?;
         let Draft { entries, blobs } = draft(&control)?;
@@ -95,8 +95,8 @@ pub async fn act(
                 return Err(RefusalCode::Internal.into());
             }
         }
+        redecisions.once_more()?;
     }
-    Err(RefusalCode::VersionsMoved.into())
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ pub mod policy;
 pub mod sequence;
 pub mod serve;
 pub mod sign;
+pub mod stale;
 pub mod store;
 pub mod verify;
 pub mod why;

@@ -3,8 +3,10 @@
 mod support;
 
 use countersign_authority::config::{Config, Signer, Store};
+use countersign_authority::custody::KeyStore;
 use countersign_authority::init::init;
 use countersign_authority::serve::{ServeError, Serving, StartError};
+use countersign_authority::sign::Remembered;
 use countersign_client::ClientIdentity;
 use countersign_fixture::{PATIENCE, SoftHsm, SwTpm};
 use support::{Manufacturer, code, options, with_house};
@@ -65,6 +67,12 @@ fn a_disk_that_was_rolled_back_as_a_whole_is_found_by_the_copy_in_the_token() {
             drop(admin);
             let serving = Serving::start(config.clone()).await.unwrap();
             serving.stop().await;
+            // An authority that shares the token and was behind takes nothing from the copy.
+            let (keys, origin) = (KeyStore::new(&config.signer).0, config.origin.as_str());
+            let newest = keys.recall(origin).unwrap().unwrap();
+            keys.remember(origin, &Remembered { size: newest.size - 1, ..newest }).unwrap();
+            assert_eq!(keys.recall(origin).unwrap(), Some(newest));
+            keys.remember(origin, &newest).unwrap();
             copy(&backup, &directory);
             let refused = Serving::start(config).await.err().unwrap();
             assert!(refused.to_string().contains("rolled back"), "{refused}");

@@ -12,6 +12,7 @@ use crate::decide::{self, Family, Inconsistent, Inputs, Situation, decide};
 use crate::sequence::{Append, Entry, EntryBody, Guard, Outcome, Pending, RequestRef, Spend};
 use crate::serve::Authority;
 use crate::serve::refusals::Refusal;
+use crate::stale::Redecisions;
 use crate::store::{LeafReceipt, ReadFault, Reader, SignedHead, receipts_for};
 use crate::verify::{Asked, Endorsed};
 use axum::response::Response;
@@ -24,9 +25,6 @@ use countersign_core::request::{MAX_REQUESTS, SignedRequest};
 use countersign_core::tlog_proof::TlogProof;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// How often a call is decided again because its versions moved (AUTHORITY: three times, then `versions-moved`).
-const MAX_STALE: usize = 3;
 
 /// What becomes of one request of a call.
 enum Fate {
@@ -78,7 +76,8 @@ async fn answer_call(
     };
     let (heard, mut drafted) = authority.run(first).await?;
     let mut replay = false;
-    for _ in 0..=MAX_STALE {
+    let mut redecisions = Redecisions::default();
+    loop {
         let open = drafted.count(|fate| !matches!(fate, Fate::Known(_)));
         let standing = drafted.standing;
         let Some(pending) = drafted.pending else { return respond(authority, drafted.fates, None).await };
@@ -108,6 +107,7 @@ async fn answer_call(
                 return Err(RefusalCode::Internal.into());
             }
         }
+        redecisions.once_more()?;
         let (worker, heard, account) = (Arc::clone(authority), Arc::clone(&heard), Arc::clone(attempts));
         // Documents that moved with the control state are loaded before the worker needs them.
         authority.documents().await?;
@@ -115,7 +115,6 @@ async fn answer_call(
         let again = move || draft(&worker, &account, &heard, &endorsed_now(&worker, &heard)?, look);
         drafted = authority.run(again).await?;
     }
-    Err(RefusalCode::VersionsMoved.into())
 }
 
 /// Challenge, requests and evidence of a call, as they came.

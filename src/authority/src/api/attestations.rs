@@ -9,6 +9,7 @@ use crate::decide::{AttestationOutcome, Situation, decide_attestation};
 use crate::sequence::{Append, Entry, Outcome, Pending, Spend};
 use crate::serve::Authority;
 use crate::serve::refusals::Refusal;
+use crate::stale::Redecisions;
 use crate::verify::Endorsed;
 use axum::response::Response;
 use countersign_core::api::{AttestationAnswer, AttestationCall};
@@ -17,8 +18,6 @@ use countersign_core::leaf::host::Tier;
 use countersign_core::record::ChallengeStanding;
 use countersign_core::refusal::RefusalCode;
 use std::sync::Arc;
-
-const MAX_STALE: usize = 3;
 
 /// `POST /v1/attestations`.
 pub(super) async fn attest(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
@@ -47,7 +46,8 @@ async fn answer_call(
         })
         .await?;
     let mut replay = false;
-    for _ in 0..=MAX_STALE {
+    let mut redecisions = Redecisions::default();
+    loop {
         let (outcome, pending) = drafted;
         let sequenced = authority.settled(pending).await?;
         if let Outcome::Appended(receipts) = sequenced {
@@ -71,12 +71,12 @@ async fn answer_call(
                 return Err(RefusalCode::Internal.into());
             }
         }
+        redecisions.once_more()?;
         let (worker, heard, account) = (Arc::clone(authority), Arc::clone(&heard), Arc::clone(attempts));
         authority.documents().await?;
         let again = move || draft(&worker, &account, &heard, &endorsed_now(&worker, &heard)?, replay);
         drafted = authority.run(again).await?;
     }
-    Err(RefusalCode::VersionsMoved.into())
 }
 
 fn draft(

@@ -14,6 +14,7 @@ use super::{Call, faulted, json};
 use crate::sequence::{Append, Entry, Guard, Outcome, Spend};
 use crate::serve::Authority;
 use crate::serve::endorsement::{EkRefusal, EkRefused, Judged};
+use crate::stale::Redecisions;
 use crate::store::PendingEnrolment;
 use axum::response::Response;
 use countersign_core::api::{B64, Enrolled, EnrolmentBegin, EnrolmentFinish, EnrolmentOffer};
@@ -39,8 +40,6 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 /// Longest join token taken.
 const MAX_TOKEN_LEN: usize = 128;
-const MAX_STALE: usize = 3;
-
 /// The keys of a host, with the attributes that their roles demand.
 struct HostKeys {
     /// Absent if a certificate endorses the AK.
@@ -192,12 +191,12 @@ pub(super) async fn finish(authority: Arc<Authority>, call: Call) -> Result<Resp
     let worker = Arc::clone(&authority);
     let proven = authority.run(move || Proven::check(&worker, id, &record, &document)).await?;
     let proven = Arc::new(proven);
-    for _ in 0..=MAX_STALE {
+    let mut redecisions = Redecisions::default();
+    loop {
         let (worker, again) = (Arc::clone(&authority), Arc::clone(&proven));
         let append = authority.run(move || again.append(&worker)).await?;
         match authority.append(append).await? {
             Outcome::Appended(receipts) => {
-                authority.forget_host_keys();
                 let leaf = receipts.leaves.first().ok_or(RefusalCode::Internal)?;
                 let receipt = receipt_text(leaf, &receipts.head);
                 // The leaf is under a signed head: only now is there a certificate. If the CA can't sign, the host comes again; it is known.
@@ -214,8 +213,8 @@ pub(super) async fn finish(authority: Arc<Authority>, call: Call) -> Result<Resp
                 return Err(RefusalCode::Internal.into());
             }
         }
+        redecisions.once_more()?;
     }
-    Err(RefusalCode::VersionsMoved.into())
 }
 
 /// A host that proved its keys, before it is known by what right it enrols.

@@ -29,7 +29,8 @@ const FOR_THE_CALLER: HeaderValue = HeaderValue::from_static("private, max-age=3
 /// `GET /v1/log/checkpoint`.
 pub(super) async fn checkpoint(authority: Arc<Authority>, _call: Call) -> Result<Response, Refused> {
     // Where witnesses are asked, what they have seen: to readers of C2SP logs a head without a quorum isn't out yet.
-    let head = authority.witnesses().witnessed().map_or_else(|| authority.signed_head(), Ok)?;
+    let shown = authority.witnesses().shown(authority.signed_head()?, authority.now_ms());
+    let head = shown.ok_or(RefusalCode::HeadUnwitnessed)?;
     Ok(text("text/plain; charset=utf-8", head.note().to_owned()))
 }
 

@@ -56,6 +56,7 @@ codes! {
     OutcomeUnfounded = "outcome-unfounded", "An outcome can't be true: there is no such allow, or its time or audience doesn't fit.";
     OutcomeRepeated = "outcome-repeated", "An outcome was told before.";
     InputMissing = "input-missing", "An input of a decision isn't there any more, and no pruning explains it.";
+    InputAltered = "input-altered", "The bytes under an input's digest are others.";
     EngineOther = "engine-other", "A decision was made by another version of the decision function than this program has.";
     RecordMalformed = "record-malformed", "A leaf or a record that it names doesn't parse.";
     InputMismatch = "input-mismatch", "An input that a decision names isn't the one that the log explains.";
@@ -130,6 +131,7 @@ impl Missing {
     pub const fn code(&self) -> AuditCode {
         match self {
             Self::Blob(_) => AuditCode::InputMissing,
+            Self::Altered(_) => AuditCode::InputAltered,
             Self::Engine(_) => AuditCode::EngineOther,
         }
     }
@@ -183,9 +185,99 @@ impl ChainFault {
 
 #[cfg(test)]
 mod tests {
-    use super::AuditCode;
+    use super::*;
+    use crate::audit::Unreadable;
+    use crate::outcome::Unfounded;
+    use countersign_core::digest::Sha256Digest;
+    use countersign_core::leaf::LeafError;
     use countersign_core::refusal::RefusalCode;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn each_kind_has_its_code() {
+        let named = |text: &str| text.to_owned();
+        let kinds = [
+            (FindingKind::Unreadable(Unreadable(named("x"))), "log-unreadable"),
+            (FindingKind::Malformed(LeafError::Kind(99)), "leaf-malformed"),
+            (FindingKind::Index(1), "leaf-index"),
+            (FindingKind::Time, "leaf-time"),
+            (FindingKind::Body, "leaf-body"),
+            (FindingKind::Outcome(OutcomeFault::UnknownGateway), "outcome-gateway-unknown"),
+            (FindingKind::Outcome(OutcomeFault::EndedGateway), "outcome-gateway-ended"),
+            (FindingKind::Outcome(OutcomeFault::Unfounded(Unfounded::Audience)), "outcome-unfounded"),
+            (FindingKind::Outcome(OutcomeFault::Twice), "outcome-repeated"),
+            (FindingKind::Control(named("x")), "control-chain"),
+            (FindingKind::LeavesMissing, "leaves-missing"),
+            (FindingKind::Uncovered, "leaf-uncovered"),
+            (FindingKind::HeadMalformed, "head-malformed"),
+            (FindingKind::Origin, "head-origin"),
+            (FindingKind::Size, "head-size"),
+            (FindingKind::Root("sha-256"), "head-root"),
+            (FindingKind::Prev, "head-prev"),
+            (FindingKind::ControlLine, "head-control"),
+            (FindingKind::Signature(named("x")), "head-signature"),
+            (FindingKind::Unsigned, "head-unvouched"),
+            (FindingKind::LastGood, "last-good-head-missing"),
+            (FindingKind::NewestUnsigned, "newest-head-unsigned"),
+            (FindingKind::Empty, "log-empty"),
+        ];
+        for (kind, code) in kinds {
+            assert_eq!(kind.code().as_str(), code);
+        }
+        let mismatches = [
+            (MismatchKind::Malformed("x"), "record-malformed"),
+            (MismatchKind::Input("x"), "input-mismatch"),
+            (MismatchKind::Request, "request-unfit"),
+            (MismatchKind::Evidence(RefusalCode::QuoteMalformed), "evidence-unfit"),
+            (MismatchKind::Body, "decision-differs"),
+            (MismatchKind::Budget, "budget-overdrawn"),
+        ];
+        for (kind, code) in mismatches {
+            assert_eq!(kind.code().as_str(), code);
+        }
+        let missing = [
+            Missing::Blob(Sha256Digest::ZERO),
+            Missing::Altered(Sha256Digest::ZERO),
+            Missing::Engine(named("x")),
+        ];
+        assert_eq!(
+            missing.map(|one| one.code().as_str()),
+            ["input-missing", "input-altered", "engine-other"]
+        );
+    }
+
+    #[test]
+    fn each_discrepancy_and_each_fault_of_a_chain_has_its_code() {
+        let named = |text: &str| text.to_owned();
+        let discrepancies = [
+            (DiscrepancyKind::Malformed, "leaf-malformed"),
+            (DiscrepancyKind::StartedRevoked, "started-revoked"),
+            (DiscrepancyKind::StartedInLease, "started-in-lease"),
+            (DiscrepancyKind::NoOutcome, "outcome-absent"),
+            (DiscrepancyKind::StartedElsewhere, "started-elsewhere"),
+            (DiscrepancyKind::RefusedWithoutReason, "refusal-unfounded"),
+        ];
+        for (kind, code) in discrepancies {
+            assert_eq!(kind.code().as_str(), code);
+        }
+        let chains = [
+            (ChainFault::NotJson, "chain-malformed"),
+            (ChainFault::NoEvents, "chain-malformed"),
+            (ChainFault::Empty, "chain-malformed"),
+            (ChainFault::Field(named("1"), "x"), "chain-malformed"),
+            (ChainFault::Sequence(1, named("2")), "chain-sequence"),
+            (ChainFault::Link(1), "chain-link"),
+            (ChainFault::LinkB(1), "chain-link"),
+            (ChainFault::Time(1, named("x")), "chain-time"),
+            (ChainFault::TimeBack(1, named("x")), "chain-time"),
+            (ChainFault::Operation(1, named("x"), named("y")), "chain-operation"),
+            (ChainFault::Hash(1), "chain-hash"),
+            (ChainFault::HashB(1), "chain-hash"),
+        ];
+        for (kind, code) in chains {
+            assert_eq!(kind.code().as_str(), code);
+        }
+    }
 
     #[test]
     fn codes_are_distinct_kebab_case_and_no_refusals() {

@@ -91,7 +91,7 @@ pub enum FollowFault {
     /// The log shows less than it did.
     #[error("the log ends before size {0}, which it had")]
     RolledBack(u64),
-    /// The log shows another head of a size that was seen, or one that doesn't follow.
+    /// The log shows another head of a size that was seen, or none of that size.
     #[error("the log isn't the one that was seen: {0}")]
     Forked(String),
     /// The log isn't good.
@@ -100,21 +100,15 @@ pub enum FollowFault {
 }
 
 impl FollowFault {
-    /// The stable code; `None` if nothing is known to be wrong.
+    /// The stable code, of a refusal or of a finding; `None` if nothing is known to be wrong.
     #[must_use]
-    pub fn code(&self) -> Option<RefusalCode> {
+    pub const fn code(&self) -> Option<&'static str> {
         match self {
             Self::Unreadable(_) => None,
-            Self::State(_) => Some(RefusalCode::CheckpointInvalid),
-            Self::RolledBack(_) => Some(RefusalCode::HeadRolledBack),
-            Self::Forked(_) => Some(RefusalCode::HeadForked),
-            Self::Wrong(finding) => Some(match &finding.kind {
-                FindingKind::Unsigned | FindingKind::NewestUnsigned | FindingKind::Signature(_) => {
-                    RefusalCode::HeadUnsigned
-                }
-                FindingKind::Origin => RefusalCode::OriginMismatch,
-                _ => RefusalCode::FeedInvalid,
-            }),
+            Self::State(_) => Some(RefusalCode::CheckpointInvalid.as_str()),
+            Self::RolledBack(_) => Some(RefusalCode::HeadRolledBack.as_str()),
+            Self::Forked(_) => Some(RefusalCode::HeadForked.as_str()),
+            Self::Wrong(finding) => Some(finding.kind.code().as_str()),
         }
     }
 }
@@ -123,10 +117,7 @@ impl From<Finding> for FollowFault {
     fn from(finding: Finding) -> Self {
         match finding.kind {
             FindingKind::Unreadable(unreadable) => Self::Unreadable(unreadable),
-            // These say that the leaves or the head are not what followed from what was seen.
-            FindingKind::Root(_) | FindingKind::Prev | FindingKind::ControlLine | FindingKind::Size => {
-                Self::Forked(finding.to_string())
-            }
+            // The head that was seen is there still. That what comes after it doesn't fit may be a damaged copy: it accuses nobody of a fork.
             _ => Self::Wrong(finding),
         }
     }

@@ -186,16 +186,16 @@ impl Replay<'_> {
             return Err(Stop::Missing(Missing::Blob(*missing)));
         }
         for digest in &members.own {
-            let there = match self.source.blob(digest).map_err(Stop::Unreadable)? {
+            match self.source.blob(digest).map_err(Stop::Unreadable)? {
+                Some(bytes) if sha256(&bytes) == *digest => {}
                 // Other bytes in its place are no pruning.
-                Some(bytes) => sha256(&bytes) == *digest,
+                Some(_) => return Err(Stop::Missing(Missing::Altered(*digest))),
                 None => {
                     let told = self.source.pruned(digest).map_err(Stop::Unreadable)?;
-                    told.is_some_and(|pruning| pruning.reaches(leaf))
+                    if !told.is_some_and(|pruning| pruning.reaches(leaf)) {
+                        return Err(Stop::Missing(Missing::Blob(*digest)));
+                    }
                 }
-            };
-            if !there {
-                return Err(Stop::Missing(Missing::Blob(*digest)));
             }
         }
         self.in_force()?;
@@ -383,8 +383,8 @@ impl Replay<'_> {
     fn blob(&self, digest: &Sha256Digest) -> Result<Vec<u8>, Stop> {
         let found = self.source.blob(digest).map_err(Stop::Unreadable)?;
         let bytes = found.ok_or(Stop::Missing(Missing::Blob(*digest)))?;
-        // Bytes of another digest are as good as none.
-        if sha256(&bytes) == *digest { Ok(bytes) } else { Err(Stop::Missing(Missing::Blob(*digest))) }
+        // Bytes of another digest are as good as none, but no pruning put them there.
+        if sha256(&bytes) == *digest { Ok(bytes) } else { Err(Stop::Missing(Missing::Altered(*digest))) }
     }
 
     fn evidence(&self, digest: &Sha256Digest) -> Result<EvidenceRecord, Stop> {

@@ -50,6 +50,9 @@ pub enum Missing {
     /// A blob isn't there any more.
     #[error("blob {0} is missing")]
     Blob(Sha256Digest),
+    /// What is there under a blob's name is something else.
+    #[error("blob {0} was altered")]
+    Altered(Sha256Digest),
     /// Decided by another version of the decision function.
     #[error("engine {0} isn't the one of this program")]
     Engine(String),

@@ -229,14 +229,20 @@ impl KeyStore {
         }
     }
 
-    /// Keeps a copy of the signer's memory in the token: a disk that is rolled back as a whole doesn't take it along.
+    /// Keeps a copy of the signer's memory in the token: a disk that is rolled back as a whole doesn't take it along. A copy of a larger head
+    /// stays: another authority with this token was further.
     ///
     /// # Errors
     /// Any fault of the device.
     pub fn remember(&self, origin: &str, head: &Remembered) -> Result<(), SignFault> {
         match &self.place {
             Place::Pkcs11(config) => {
-                Pkcs11Token::open(config)?.write_object(&memory::label(origin), &memory::encode(origin, head))
+                let (mut token, label) = (Pkcs11Token::open(config)?, memory::label(origin));
+                let copy = token.read_object(&label)?.map(|bytes| memory::decode(origin, &bytes));
+                if copy.transpose()?.is_some_and(|copy| copy.size > head.size) {
+                    return Ok(());
+                }
+                token.write_object(&label, &memory::encode(origin, head))
             }
             #[cfg(feature = "tpm")]
             Place::Tpm(_) => Ok(()),

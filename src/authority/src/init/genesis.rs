@@ -61,6 +61,7 @@ pub(super) fn begin_log(
         memory: SignerMemory::open(&memory, FailpointSet::none())?,
         witnessed: Vec::new(),
         clock: Arc::new(SystemClock),
+        halt: Arc::default(),
         shared: place.is_shared(),
         limits: SequencerLimits::default(),
     })?;

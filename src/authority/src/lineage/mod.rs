@@ -20,7 +20,7 @@ use countersign_core::name::{HostId, Origin};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-pub use query::{Cursor, Found, MAX_FOUND, Wanted};
+pub use query::{Cursor, Found, MAX_FOUND, MAX_OUTCOMES, Wanted};
 
 /// Why the index doesn't answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -127,7 +127,7 @@ impl Lineage {
         self.ask(|connection| query::artifacts(connection, wanted, after, count))
     }
 
-    /// Outcome leaves about an artifact, the first [`MAX_FOUND`] of them.
+    /// Outcome leaves about an artifact, one more than [`MAX_OUTCOMES`] of them at most.
     ///
     /// # Errors
     /// [`IndexFault`].

@@ -9,10 +9,14 @@ use std::fmt;
 
 /// Most indexes of one answer.
 pub const MAX_FOUND: usize = 256;
+/// Most outcomes of one artifact that are named: two of each of 128 gateways.
+pub const MAX_OUTCOMES: usize = 256;
 /// Boots with the wanted register of which nothing was found that are passed over within one answer.
 const MAX_BOOTS: usize = 1_024;
 /// Boots of unknown registers that one answer names.
-const MAX_UNKNOWN: i64 = 32;
+const MAX_UNKNOWN: usize = 32;
+/// Where a cursor stands that goes through boots of unknown registers: behind every boot whose registers are known.
+const UNKNOWN_GROUP: u64 = i64::MAX.cast_unsigned();
 
 /// What artifacts are asked for by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +91,7 @@ pub struct Found {
     /// Where to go on.
     pub next: Option<Cursor>,
     /// Boots whose registers nobody knows any more, each by the digest of its quoted values and its first artifact: what was asked for may be
-    /// among them.
+    /// among them. They come after everything that is known, and go on with the cursor.
     pub unknown: Vec<(Sha256Digest, u64)>,
 }
 
@@ -95,10 +99,11 @@ pub(super) fn indexed(connection: &Connection) -> Result<u64, IndexFault> {
     Ok(uint(connection.query_row("SELECT next FROM meta", [], |row| row.get(0))?))
 }
 
+/// Outcomes of an artifact, one more than [`MAX_OUTCOMES`] at most.
 pub(super) fn outcomes(connection: &Connection, artifact: u64) -> Result<Vec<u64>, IndexFault> {
     let sql = "SELECT idx FROM outcome WHERE artifact = ?1 ORDER BY idx LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
-    let limit = int(MAX_FOUND as u64);
+    let limit = int(MAX_OUTCOMES as u64 + 1);
     let rows = statement.query_map([int(artifact), limit], |row| Ok(uint(row.get(0)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
@@ -126,8 +131,14 @@ pub(super) fn artifacts(
             return Ok(found);
         }
         Wanted::Pcr(value) => {
-            by_register(&tx, value, after, count, &mut found)?;
-            found.unknown = unknown(&tx)?;
+            if after.group < UNKNOWN_GROUP {
+                by_register(&tx, value, after, count, &mut found)?;
+            }
+            // Named when what is known was all handed out, each once.
+            if found.next.is_none() {
+                let from = if after.group == UNKNOWN_GROUP { after.from } else { 0 };
+                unknown(&tx, from, &mut found)?;
+            }
             return Ok(found);
         }
     };
@@ -220,10 +231,20 @@ fn by_register(
     Ok(())
 }
 
-fn unknown(connection: &Connection) -> Result<Vec<(Sha256Digest, u64)>, IndexFault> {
-    let sql = "SELECT digest, first FROM boot WHERE known = 0 ORDER BY id LIMIT ?1";
+/// Boots of unknown registers from this identifier on.
+fn unknown(connection: &Connection, from: u64, found: &mut Found) -> Result<(), IndexFault> {
+    let sql = "SELECT id, digest, first FROM boot WHERE known = 0 AND id >= ?1 ORDER BY id LIMIT ?2";
     let mut statement = connection.prepare_cached(sql)?;
-    let rows =
-        statement.query_map([MAX_UNKNOWN], |row| Ok((Sha256Digest::new(row.get(0)?), uint(row.get(1)?))))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let row = params![int(from), int(MAX_UNKNOWN as u64 + 1)];
+    let boots = statement
+        .query_map(row, |row| Ok((uint(row.get(0)?), Sha256Digest::new(row.get(1)?), uint(row.get(2)?))))?;
+    for boot in boots {
+        let (id, digest, first) = boot?;
+        if found.unknown.len() == MAX_UNKNOWN {
+            found.next = Some(Cursor { group: UNKNOWN_GROUP, from: id });
+            break;
+        }
+        found.unknown.push((digest, first));
+    }
+    Ok(())
 }

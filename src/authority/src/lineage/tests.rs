@@ -161,6 +161,29 @@ fn a_boot_without_evidence_is_a_gap_until_another_artifact_has_it() {
 }
 
 #[test]
+fn boots_without_evidence_are_all_named_page_by_page() {
+    let (rig, log) = Rig::begun();
+    log.appended(enrol(1));
+    let known = booted(&log, 1, "known", [1, 7], true);
+    let mut gone: Vec<u64> = (0..70).map(|n| booted(&log, 1, &format!("g{n}"), [n + 10, 9], false)).collect();
+    let index = filed(&rig, &log);
+    let (mut cursor, mut named, mut artifacts) = (Some(Cursor::default()), Vec::new(), Vec::new());
+    while let Some(after) = cursor {
+        // Cursors travel as text.
+        let after = Cursor::parse(&after.to_string()).unwrap();
+        let found = query::artifacts(&index, &register(7, 7), after, 10).unwrap();
+        assert!(found.unknown.len() <= 32);
+        artifacts.extend(found.artifacts);
+        named.extend(found.unknown.into_iter().map(|(_, first)| first));
+        cursor = found.next;
+    }
+    named.sort_unstable();
+    gone.sort_unstable();
+    assert_eq!((artifacts, named), (vec![known], gone));
+    log.sequencer.stop();
+}
+
+#[test]
 fn evidence_that_is_not_what_the_leaf_says_files_nothing() {
     let (rig, log) = Rig::begun();
     log.appended(enrol(1));

@@ -190,6 +190,9 @@ pub enum SequenceFault {
     /// The clock is behind the log or jumped.
     #[error("the clock can't be relied upon now")]
     ClockUnreliable,
+    /// A witness refuses this log: nothing is appended or handed out until an officer decides. What was appended is in the log all the same.
+    #[error("nothing is appended or handed out until an officer decides about a witness")]
+    Halted,
     /// The sequencer has ended, or ended before it answered. Whether the Append is in the log is known after a restart.
     #[error("the sequencer has ended")]
     Stopped,
@@ -207,6 +210,7 @@ impl SequenceFault {
             Self::SignerUnavailable => RefusalCode::SignerUnavailable,
             Self::LogUnavailable | Self::Stopped => RefusalCode::LogUnavailable,
             Self::ClockUnreliable => RefusalCode::ClockUnreliable,
+            Self::Halted => RefusalCode::WitnessConflict,
             Self::Malformed(_) => RefusalCode::Internal,
         }
     }

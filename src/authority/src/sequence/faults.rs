@@ -9,7 +9,7 @@ use countersign_core::refusal::RefusalCode;
 
 use super::append::Entry;
 
-/// Counters by code. A crash loses what no leaf tells of yet: the counts are of attempts that the log never saw, so nothing in it
+/// Counters by code. A leaf tells of them when a heartbeat is due, some seconds after the first attempt however busy the log is, and at the end. A crash loses what no leaf tells of yet: the counts are of attempts that the log never saw, so nothing in it
 /// depends on them.
 #[derive(Debug, Default)]
 pub struct FaultCounts {
@@ -25,10 +25,10 @@ impl FaultCounts {
         *count = count.saturating_add(attempts);
     }
 
-    /// Whether there is something to tell.
+    /// When the first attempt was counted that no leaf tells of yet; `None` if there is nothing to tell.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    pub fn since_ms(&self) -> Option<u64> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|faults| faults.since_ms)
     }
 
     /// Takes the counts out as a leaf to append.

@@ -24,9 +24,18 @@ pub struct ReadAt(u64);
 #[derive(Default)]
 struct Rows {
     told: u64,
+    /// Enrolments that batches told of, and times at which everything was forgotten.
+    enrolled: u64,
     by_host: HashMap<HostId, HostNow>,
     /// When a look at other replicas began that ended well; `None` where nobody else appends.
     looked: Option<Instant>,
+}
+
+impl Rows {
+    /// Whether others may have said what nobody here has heard for too long.
+    fn is_stale(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.looked.is_some_and(|then| now().saturating_duration_since(then) > FRESH_FOR)
+    }
 }
 
 /// The rows.
@@ -46,8 +55,13 @@ impl HostRows {
 
     fn row_at(&self, host: &HostId, now: impl FnOnce() -> Instant) -> Option<HostNow> {
         let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let stale = rows.looked.is_some_and(|then| now().saturating_duration_since(then) > FRESH_FOR);
-        if stale { None } else { rows.by_host.get(host).cloned() }
+        if rows.is_stale(now) { None } else { rows.by_host.get(host).cloned() }
+    }
+
+    /// Changes with each enrolment, whose key is then another host's or another one; `None` while that couldn't be known.
+    pub(super) fn enrolments(&self) -> Option<u64> {
+        let rows = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        (!rows.is_stale(Instant::now)).then_some(rows.enrolled)
     }
 
     /// A look at what others committed began then, and all of it has been told.
@@ -59,6 +73,7 @@ impl HostRows {
     pub(super) fn forget(&self) {
         let mut rows = self.0.write().unwrap_or_else(PoisonError::into_inner);
         rows.told = rows.told.wrapping_add(1);
+        rows.enrolled = rows.enrolled.wrapping_add(1);
         rows.by_host.clear();
     }
 
@@ -91,6 +106,7 @@ impl HostRows {
                 }
                 Change::Enrolled { host, .. } => {
                     rows.told = rows.told.wrapping_add(1);
+                    rows.enrolled = rows.enrolled.wrapping_add(1);
                     rows.by_host.remove(host);
                 }
                 _ => {}

@@ -69,13 +69,22 @@ pub struct SequencerLimits {
     pub batch_leaves: usize,
     /// How often a signer or a log that is down is tried again, and the clock is looked at.
     pub probe_every: Duration,
+    /// How long after the first attempt that no leaf tells of a leaf does, at the latest.
+    pub tell_faults_after: Duration,
 }
 
 impl Default for SequencerLimits {
     /// 4,096 calls: twice a thousand agents that come back at once with two calls each. 4,096 leaves: about 0.2 s of work, so that the last
-    /// call of a batch waits no longer than a slow TPM takes to sign. 256 writes: five seconds of enrolments at their rate.
+    /// call of a batch waits no longer than a slow TPM takes to sign. 256 writes: five seconds of enrolments at their rate. Ten seconds: a
+    /// heartbeat's time with the usual lease.
     fn default() -> Self {
-        Self { queue: 4_096, desk: 256, batch_leaves: 4_096, probe_every: Duration::from_millis(500) }
+        Self {
+            queue: 4_096,
+            desk: 256,
+            batch_leaves: 4_096,
+            probe_every: Duration::from_millis(500),
+            tell_faults_after: Duration::from_secs(10),
+        }
     }
 }
 
@@ -138,6 +147,8 @@ struct Shared {
     look: AtomicBool,
     /// A [`Job::Wake`] is in the queue: one is enough.
     woken: AtomicBool,
+    /// Somebody said that nothing is appended, signed or released any more.
+    halt: Arc<AtomicBool>,
 }
 
 const NO_HEARTBEAT: u64 = u64::MAX;
@@ -382,6 +393,13 @@ impl Sequencer {
     #[must_use]
     pub fn host_row(&self, host: &HostId) -> Option<HostNow> {
         self.shared.hosts.row(host)
+    }
+
+    /// Changes with each enrolment that is committed, by this process or another. What was read of keys and hosts before holds while it stays; `None` while
+    /// that can't be known.
+    #[must_use]
+    pub fn enrolments(&self) -> Option<u64> {
+        self.shared.hosts.enrolments()
     }
 
     /// To be asked before a host's row is read from the store, and given to [`Sequencer::keep_host_row`].

@@ -3,6 +3,7 @@
 //! Comes in: heads as they are met, by this process's own commits and by looking. Goes out: what the leaves of others say of hosts, and the
 //! newest body that has to be in the store whatever happens. Refused: a store that ends before a head that was met, or has another one.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use countersign_core::digest::Sha256Digest;
@@ -15,14 +16,22 @@ use crate::store::{MAX_PAGE, ReadFault, Reader, StoredHead};
 /// Most leaves of others that are read to learn what they say of hosts; with more, all that was known of hosts is forgotten.
 const MAX_HEARD: u64 = 4 * MAX_PAGE;
 
-/// The store isn't the one that this process has been working with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the store was put back: its newest head of size {found} isn't one that follows the head of size {met}"
-)]
-pub(super) struct PutBack {
-    met: u64,
-    found: u64,
+/// Why a head isn't taken note of.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LookFault {
+    /// The store isn't the one that this process has been working with.
+    #[error(
+        "the store was put back: its newest head of size {found} isn't one that follows the head of size {met}"
+    )]
+    PutBack {
+        /// Size of the newest head that was met before.
+        met: u64,
+        /// Size of the newest one now.
+        found: u64,
+    },
+    /// The store can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadFault),
 }
 
 /// What this process knows of the log beside its own part in it.
@@ -54,13 +63,19 @@ impl Others {
         self.met = Some(named(head));
     }
 
-    /// Takes note of the newest head in the store.
-    pub(super) fn found(&mut self, head: &StoredHead) -> Result<(), PutBack> {
+    /// Takes note of the newest head in the store. The one met before has to be there still: a store that was put back and has outgrown it since
+    /// is another log, too.
+    pub(super) fn found(&mut self, reader: &dyn Reader, head: &StoredHead) -> Result<(), LookFault> {
         let (size, digest) = named(head);
-        if let Some((met, known)) = self.met
-            && (size < met || (size == met && digest != known))
-        {
-            return Err(PutBack { met, found: size });
+        if let Some((met, known)) = self.met {
+            let still = match size.cmp(&met) {
+                Ordering::Less => false,
+                Ordering::Equal => digest == known,
+                Ordering::Greater => reader.head(met)?.is_some_and(|head| *head.digest() == known),
+            };
+            if !still {
+                return Err(LookFault::PutBack { met, found: size });
+            }
         }
         self.leaves_of_others(size);
         self.met = Some((size, digest));

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::append::{Append, Entry, Outcome, Prepared, SequenceFault};
 use super::faults::faults_entry;
 use super::grow::BatchTree;
-use super::others::Others;
+use super::others::{LookFault, Others};
 use super::plan::{NoPlan, Plan, Terms, Verdict, plan};
 use super::{DeskJob, Health, Job, NO_HEARTBEAT, Reply, SequencerLimits, Shared};
 use crate::clock::ClockWatch;
@@ -95,11 +95,13 @@ pub(super) struct State {
     due: Option<HeartbeatReason>,
     /// Something was down since faults were last told: the next batch tells them.
     owing: bool,
+    /// The leaf with which this process begins has had its turn.
+    begun: bool,
 }
 
 impl State {
     pub(super) fn new() -> Self {
-        Self { down: Down::No, probed: Instant::now(), telling: None, due: None, owing: false }
+        Self { down: Down::No, probed: Instant::now(), telling: None, due: None, owing: false, begun: false }
     }
 }
 
@@ -110,12 +112,20 @@ impl Thread {
             self.state.due = Some(HeartbeatReason::Start);
             self.batch(Vec::new());
         }
+        self.state.begun = true;
         self.publish_health();
+    }
+
+    /// Whether nothing may be appended, signed or released.
+    fn is_halted(&self) -> bool {
+        self.state.begun && self.shared.halt.load(Ordering::SeqCst)
     }
 
     pub(super) fn run(mut self) {
         while self.state.down != Down::Failed {
             let (calls, go_on) = self.gather();
+            // What was counted and not told is lost with the process.
+            self.state.owing |= !go_on;
             // Also without calls: a probe or a heartbeat may be due.
             self.batch(calls);
             self.publish_health();
@@ -197,11 +207,15 @@ impl Thread {
 
     fn take_over(&mut self) -> Result<(), ReadFault> {
         let looked = Instant::now();
-        if let Some(tip) = self.reader.newest_committed()?
-            && let Err(fault) = self.others.found(&tip.head)
-        {
-            self.note_down(Down::Failed, &fault);
-            return Ok(());
+        if let Some(tip) = self.reader.newest_committed()? {
+            match self.others.found(self.reader.as_ref(), &tip.head) {
+                Ok(()) => {}
+                Err(LookFault::Read(fault)) => return Err(fault),
+                Err(fault @ LookFault::PutBack { .. }) => {
+                    self.note_down(Down::Failed, &fault);
+                    return Ok(());
+                }
+            }
         }
         let held = self.shared.control.load_full();
         let mut control = ControlState::clone(&held);
@@ -241,6 +255,9 @@ impl Thread {
     fn batch(&mut self, calls: Vec<Call>) {
         // Watched also when idle, so that a step is seen when it happens and slewing isn't taken for one.
         let clock = self.watch.observe(self.shared.clock.as_ref());
+        if self.is_halted() {
+            return self.refuse(calls, &SequenceFault::Halted);
+        }
         let probe = self.state.probed.elapsed() >= self.limits.probe_every;
         if self.state.down == Down::Signer && (!probe || !self.probe_signer()) {
             return self.refuse(calls, &SequenceFault::SignerUnavailable);
@@ -255,7 +272,7 @@ impl Thread {
                 return self.refuse(calls, &SequenceFault::ClockUnreliable);
             }
         };
-        let own = self.own_leaves(probe || !calls.is_empty());
+        let own = self.own_leaves(probe || !calls.is_empty(), now_ms);
         if calls.is_empty() && own.is_empty() {
             return;
         }
@@ -276,7 +293,7 @@ impl Thread {
 
     /// Leaves that this thread appends on its own account: a heartbeat that is due, and the faults that can be told now. While something
     /// is down it adds them only when `trying` anyway.
-    fn own_leaves(&mut self, trying: bool) -> Vec<Entry> {
+    fn own_leaves(&mut self, trying: bool, now_ms: u64) -> Vec<Entry> {
         if self.state.down != Down::No {
             if !trying {
                 return Vec::new();
@@ -287,8 +304,12 @@ impl Thread {
         if let Some(reason) = self.state.due {
             entries.push(Entry::plain(Kind::Heartbeat, Heartbeat(reason).encode()));
         }
+        // While the log is busy no heartbeat is ever due.
+        let overdue = self.shared.faults.since_ms().is_some_and(|since| {
+            u128::from(now_ms.saturating_sub(since)) >= self.limits.tell_faults_after.as_millis()
+        });
         // An empty log begins with its initialisation.
-        if self.newest.is_some() && (self.state.due.is_some() || self.state.owing) {
+        if self.newest.is_some() && (self.state.due.is_some() || self.state.owing || overdue) {
             self.state.telling = self.shared.faults.take();
             entries.extend(self.state.telling.as_ref().map(faults_entry));
         }
@@ -371,16 +392,22 @@ impl Thread {
     }
 
     fn sign_and_release(&mut self, calls: Vec<Call>, committed: Committed) {
-        let signed = self.sign_newest(false);
-        self.reach_existing(&committed);
+        let halted = self.is_halted();
+        let signed = !halted && self.sign_newest(false);
+        if !halted {
+            self.reach_existing(&committed);
+        }
         if self.state.down == Down::Failed {
             // Signed or not, stored or not: nothing leaves any more.
             return;
         }
+        let halted = self.is_halted();
         let head = self.shared.signed.load_full();
         for (call, verdict) in calls.into_iter().zip(&committed.verdicts) {
             let Some(reply) = call.reply else { continue };
             let answer = match verdict {
+                // What was appended accounts for the attempt; it is handed out on retry, if ever.
+                Verdict::Appended(_) | Verdict::Existing(_) if halted => Reply::Fault(SequenceFault::Halted),
                 Verdict::Appended(range) => match (&head, signed) {
                     (Some(head), true) => Reply::Appended {
                         leaves: range

@@ -19,7 +19,9 @@ use super::run::{State, Thread};
 use super::{Counters, FaultCounts, Health, Leftovers, NO_HEARTBEAT, Sequencer, SequencerLimits, Shared};
 use crate::clock::{Clock, ClockWatch};
 use crate::sign::{HeadSigner, KeyRing, Remembered, SignerMemory};
-use crate::store::{MAX_PAGE, ReadFault, Reader, StoreFault, StoredTree, Tip, Writer, newest_signed_head};
+use crate::store::{
+    MAX_PAGE, ReadFault, Reader, SignedHead, StoreFault, StoredTree, Tip, Writer, newest_signed_head,
+};
 
 /// What a sequencer is made of.
 pub struct SequencerParts {
@@ -37,6 +39,8 @@ pub struct SequencerParts {
     pub witnessed: Vec<Remembered>,
     /// Time.
     pub clock: Arc<dyn Clock>,
+    /// While it is set nothing is appended, signed or released, but for the leaf and the head with which a process begins.
+    pub halt: Arc<AtomicBool>,
     /// Whether other processes append to the same log, with signers and memories of their own.
     pub shared: bool,
     /// Bounds.
@@ -90,6 +94,31 @@ pub enum StartFault {
     Thread(#[from] std::io::Error),
 }
 
+impl Shared {
+    fn new(
+        (control, signed): (ControlState, Option<SignedHead>),
+        clock: Arc<dyn Clock>,
+        halt: Arc<AtomicBool>,
+        shared: bool,
+    ) -> Self {
+        Self {
+            control: ArcSwap::from_pointee(control),
+            signed: ArcSwapOption::new(signed.map(Arc::new)),
+            health: watch::Sender::new(Health::Serving),
+            faults: FaultCounts::default(),
+            hosts: HostRows::new(shared),
+            counters: Counters::default(),
+            clock,
+            stopping: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            heartbeat_max_age_ms: AtomicU64::new(NO_HEARTBEAT),
+            look: AtomicBool::new(false),
+            woken: AtomicBool::new(false),
+            halt,
+        }
+    }
+}
+
 impl Sequencer {
     /// Compares, commits a leaf of its own (a heartbeat with reason start, unless the log is empty), signs it, and starts the thread.
     ///
@@ -98,8 +127,18 @@ impl Sequencer {
     /// # Errors
     /// [`StartFault`]; nothing was signed.
     pub fn start(parts: SequencerParts) -> Result<Self, StartFault> {
-        let SequencerParts { mut writer, reader, genesis, ring, memory, witnessed, clock, shared, limits } =
-            parts;
+        let SequencerParts {
+            mut writer,
+            reader,
+            genesis,
+            ring,
+            memory,
+            witnessed,
+            clock,
+            halt,
+            shared,
+            limits,
+        } = parts;
         writer.settle()?;
         let (control, tip) = newest(reader.as_ref(), genesis)?;
         let newest_size = tip.as_ref().map_or(0, |tip| tip.head.body().size);
@@ -118,20 +157,7 @@ impl Sequencer {
         let signed_control = signed.as_ref().map_or(0, |head| head.body().control_seq);
         let signer = HeadSigner::new(control.origin(), ring, memory, signed_control);
         let watch = ClockWatch::start(clock.as_ref());
-        let seen = Arc::new(Shared {
-            control: ArcSwap::from_pointee(control),
-            signed: ArcSwapOption::new(signed.map(Arc::new)),
-            health: watch::Sender::new(Health::Serving),
-            faults: FaultCounts::default(),
-            hosts: HostRows::new(shared),
-            counters: Counters::default(),
-            clock,
-            stopping: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            heartbeat_max_age_ms: AtomicU64::new(NO_HEARTBEAT),
-            look: AtomicBool::new(false),
-            woken: AtomicBool::new(false),
-        });
+        let seen = Arc::new(Shared::new((control, signed), clock, halt, shared));
         // One place for waking.
         let (sender, jobs) = bounded(limits.queue.saturating_add(1));
         let (desk_sender, desk) = bounded(limits.desk);

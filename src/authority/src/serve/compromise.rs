@@ -3,11 +3,10 @@
 //! Comes in: a statement that somebody brings from where the recovery key is. Refused: one that the recovery key didn't sign, that isn't the next,
 //! whose last good head isn't one of this log, that would leave no key to sign heads.
 
-use super::{Authority, lock, read_fault};
+use super::{Authority, read_fault};
 use crate::acts::{Draft, Mandate, act};
 use crate::api::problem::Refused;
 use crate::sequence::Entry;
-use crate::sign::HeadKey as _;
 use countersign_core::bundle::{Compromise, Says, Statement, statement_preimage};
 use countersign_core::control::ControlState;
 use countersign_core::digest::Sha256Digest;
@@ -59,8 +58,7 @@ pub async fn record(
         Ok(Draft::of(Entry::plain(Kind::Recovery, record.encode())))
     })
     .await?;
-    authority.ring.remove(&compromise.key);
-    lock(&authority.head_keys).retain(|held| *held.verifying_key() != compromise.key);
+    authority.release_head_key(&compromise.key);
     tracing::warn!(key = %compromise.key.thumbprint(), "head key compromised");
     Ok(())
 }

@@ -90,17 +90,19 @@ impl Authority {
         if let Some(jwt) = lock(&self.jwts.kept).get(&name) {
             return Ok(drafted.answer(jwt.clone()));
         }
-        // A caller that is over its own rate takes nothing from the others.
-        let now = Instant::now();
-        if !(self.budgets.caller_jwts.take(caller, now) && self.budgets.jwts.take((), now)) {
-            return Err(RefusalCode::RateLimited.into());
-        }
         let _one = self.jwts.one.lock().await;
-        // Who waited for the same finds what the one before had signed.
+        // Who waited for the same finds what the one before had signed, and pays nothing for it.
         let kept = lock(&self.jwts.kept).get(&name).cloned();
         let jwt = match kept {
             Some(jwt) => jwt,
-            None => self.sign_result(&drafted, name).await?,
+            None => {
+                // A caller that is over its own rate takes nothing from the others.
+                let now = Instant::now();
+                if !(self.budgets.caller_jwts.take(caller, now) && self.budgets.jwts.take((), now)) {
+                    return Err(RefusalCode::RateLimited.into());
+                }
+                self.sign_result(&drafted, name).await?
+            }
         };
         let answer = drafted.answer(jwt);
         // What was revoked while the token signed isn't handed out.
@@ -127,7 +129,6 @@ impl Authority {
         let row = self.reader.host(host).map_err(read_fault)?.ok_or(RefusalCode::HostUnknown)?;
         // Invariant 9: what is remembered of keys may be older than the host's row.
         if own.is_some_and(|key| key != row.enrolment.host_key.thumbprint()) {
-            self.forget_host_keys();
             return Err(RefusalCode::Unauthenticated.into());
         }
         let damaged = || Refused::from(RefusalCode::LogUnavailable);

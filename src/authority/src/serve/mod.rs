@@ -42,7 +42,7 @@ use crate::custody::ca::Ca;
 use crate::lineage::Lineage;
 use crate::policy::PolicyCache;
 use crate::sequence::{Append, Health, Outcome, Pending, SequenceFault, Sequencer};
-use crate::sign::{CustodyKey, KeyRing};
+use crate::sign::{CustodyKey, HeadKey as _, KeyRing};
 use crate::store::{Acknowledgement, HostNow, PendingEnrolment, ReadFault, Reader, SignedHead};
 use crate::verify::{Endorsed, Verifier};
 use crate::witness::Witnesses;
@@ -104,13 +104,15 @@ pub struct Authority {
     cose_roots: cose::SignedRoots,
     jwts: ear::JwtDesk,
     connections: Mutex<Vec<Arc<AtomicUsize>>>,
+    /// Head keys that lost their custody: they sign nothing until the process starts again.
+    barred: Mutex<HashSet<Sha256Digest>>,
 }
 
 /// What can be read from the store again at any time.
 #[derive(Default)]
 struct Remembered {
-    /// Bindings of host keys; compared with the host's row before anything is decided.
-    host_keys: RwLock<HashMap<Sha256Digest, HostId>>,
+    /// Bindings of host keys, and the enrolments that they were read under.
+    host_keys: RwLock<(u64, HashMap<Sha256Digest, HostId>)>,
     /// Parsed endorsements by host, each under its enrolment leaf.
     endorsed: RwLock<HashMap<HostId, (LeafRef, Endorsed)>>,
     /// Blobs that are surely in the store.
@@ -334,34 +336,32 @@ impl Authority {
             .map_err(|_| RefusalCode::LogUnavailable.into())
     }
 
-    /// The host of a key. What is remembered here is compared with the host's row where it matters.
+    /// The host of a key. What is remembered of it ends with the next enrolment that any authority over this log has committed.
     ///
     /// # Errors
     /// Faults of the store.
     pub async fn host_of_key(self: &Arc<Self>, key: Sha256Digest) -> Result<Option<HostId>, Refused> {
-        let known =
-            self.remembered.host_keys.read().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        let under = self.sequencer.enrolments();
+        let known = under.and_then(|under| {
+            let known = self.remembered.host_keys.read().unwrap_or_else(PoisonError::into_inner);
+            known.1.get(&key).copied().filter(|_| known.0 == under)
+        });
         if known.is_some() {
             return Ok(known);
         }
         let worker = Arc::clone(self);
         self.run(move || {
             let host = worker.reader.host_of_key(&key).map_err(read_fault)?;
-            if let Some(host) = host {
+            if let (Some(host), Some(under)) = (host, under) {
                 let mut known = worker.remembered.host_keys.write().unwrap_or_else(PoisonError::into_inner);
-                if known.len() >= MAX_REMEMBERED {
-                    known.clear();
+                if known.0 != under || known.1.len() >= MAX_REMEMBERED {
+                    *known = (under, HashMap::new());
                 }
-                known.insert(key, host);
+                known.1.insert(key, host);
             }
             Ok(host)
         })
         .await
-    }
-
-    /// Forgets whose keys are whose: one of them has changed hands.
-    pub fn forget_host_keys(&self) {
-        self.remembered.host_keys.write().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The host's endorsement with its state as this process last saw it. For worker threads; for a first look, since only the guards of
@@ -392,7 +392,6 @@ impl Authority {
     fn endorsed_by(&self, now: &HostNow, host: &HostId, key: &Sha256Digest) -> Result<Endorsed, Refused> {
         let unknown = || Refused::from(RefusalCode::HostUnknown);
         if now.key != *key {
-            self.forget_host_keys();
             return Err(RefusalCode::Unauthenticated.into());
         }
         let known = self.remembered.endorsed.read().unwrap_or_else(PoisonError::into_inner);
@@ -537,6 +536,12 @@ impl Authority {
             Ok(vec![B64(der), B64(worker.ca.certificate().to_vec())])
         })
         .await
+    }
+
+    /// A head key signs nothing here any more.
+    fn release_head_key(&self, key: &VerifyingKey) {
+        self.ring.remove(key);
+        lock(&self.head_keys).retain(|held| held.verifying_key() != key);
     }
 
     /// Copies the newest signed head into the token. Blocks for the device.

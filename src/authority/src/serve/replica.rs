@@ -8,12 +8,14 @@
 use super::start::{StartError, open_key};
 use super::{Authority, lock};
 use crate::custody::CustodyRecord;
-use crate::sign::{CustodyKey, HeadKey as _};
+use crate::sign::CustodyKey;
 use crate::store::Place;
 use crate::store::postgres::Watch;
 use countersign_core::control::HeadKey;
+use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::Leaf;
 use countersign_core::leaf::control::KeyRecord;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -25,6 +27,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often challenge keys are read; one that isn't known when it is needed is read at once.
 const KEYS_EVERY: Duration = Duration::from_secs(1);
+/// Pauses between two tries to open a key that isn't at hand.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+
 /// Starts the thread if others append to the same log. It ends with the other tasks.
 pub(super) fn spawn(authority: &Arc<Authority>, stop: &watch::Receiver<bool>, tasks: &mut JoinSet<()>) {
     let Place::Postgres(options) = authority.config().store.place(authority.origin()) else { return };
@@ -32,6 +38,7 @@ pub(super) fn spawn(authority: &Arc<Authority>, stop: &watch::Receiver<bool>, ta
     tasks.spawn_blocking(move || {
         let mut watch = Watch::new(options);
         let mut keys_read = Instant::now();
+        let mut failed = Failed::new();
         while !*stop.borrow() {
             watch.wait(LOOK_EVERY);
             // Full or stopping: the next look comes soon, or none is needed.
@@ -40,32 +47,44 @@ pub(super) fn spawn(authority: &Arc<Authority>, stop: &watch::Receiver<bool>, ta
                 keys_read = Instant::now();
                 authority.read_challenge_keys();
             }
-            adopt_head_keys(&authority);
+            adopt_head_keys(&authority, &mut failed);
             std::thread::sleep(PAUSE);
         }
     });
 }
 
-/// Opens head keys that another replica has introduced, and lets go of those that have ended.
-fn adopt_head_keys(authority: &Authority) {
+/// Keys that couldn't be opened: when to try again, and the pause after that.
+type Failed = BTreeMap<Sha256Digest, (Instant, Duration)>;
+
+/// Opens head keys that another replica has introduced, and lets go of those that have ended. One that lost its custody here stays away.
+fn adopt_head_keys(authority: &Authority, failed: &mut Failed) {
     let control = authority.control();
     for key in control.head_keys() {
-        let held = authority.ring.find(&key.key).is_some();
+        let (held, thumbprint) = (authority.ring.find(&key.key).is_some(), key.key.thumbprint());
         if key.ended.is_some() {
             if held {
-                authority.ring.remove(&key.key);
-                lock(&authority.head_keys).retain(|other| *other.verifying_key() != key.key);
+                authority.release_head_key(&key.key);
             }
-        } else if !held {
-            match open_introduced(authority, key) {
-                Ok(opened) => {
-                    let handle: Arc<dyn crate::sign::HeadKey> = Arc::clone(&opened) as _;
-                    authority.ring.add(&handle);
-                    lock(&authority.head_keys).push(opened);
-                }
-                Err(fault) => {
-                    tracing::warn!(key = %key.key.thumbprint(), %fault, "a head key isn't at hand here");
-                }
+            failed.remove(&thumbprint);
+            continue;
+        }
+        let now = Instant::now();
+        let waits = failed.get(&thumbprint).is_some_and(|(again, _)| now < *again);
+        if held || waits || lock(&authority.barred).contains(&thumbprint) {
+            continue;
+        }
+        match open_introduced(authority, key) {
+            Ok(opened) => {
+                failed.remove(&thumbprint);
+                let handle: Arc<dyn crate::sign::HeadKey> = Arc::clone(&opened) as _;
+                authority.ring.add(&handle);
+                lock(&authority.head_keys).push(opened);
+            }
+            Err(fault) => {
+                let pause =
+                    failed.get(&thumbprint).map_or(FIRST_PAUSE, |(_, pause)| (*pause * 2).min(LAST_PAUSE));
+                tracing::warn!(key = %thumbprint, %fault, again_in = ?pause, "a head key isn't at hand here");
+                failed.insert(thumbprint, (now + pause, pause));
             }
         }
     }

@@ -12,7 +12,7 @@ use crate::acts::{Draft, Mandate, act};
 use crate::api::problem::Refused;
 use crate::custody;
 use crate::sequence::Entry;
-use crate::sign::{CustodyKey, HeadKey as _};
+use crate::sign::CustodyKey;
 use countersign_core::api::B64;
 use countersign_core::api::admin::KeyPrepared;
 use countersign_core::control::{ControlState, HeadKey};
@@ -256,8 +256,7 @@ async fn retire_older(authority: &Arc<Authority>, purpose: KeyPurpose) -> Result
     for key in active(&control, purpose).filter(|key| key.activated != newest) {
         append(authority, (purpose, &key.key), KeyEvent::Deactivated, None).await?;
         if purpose == KeyPurpose::Head {
-            authority.ring.remove(&key.key);
-            lock(&authority.head_keys).retain(|held| *held.verifying_key() != key.key);
+            authority.release_head_key(&key.key);
         }
     }
     Ok(())

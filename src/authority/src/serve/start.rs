@@ -136,8 +136,7 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     let ca = open_ca(&key_store, &labels.ca, &bundle)?;
     let place = config.store.place(&config.origin);
     let Opened { writer, reader } = place.open()?;
-    let genesis = ControlState::of_bundle(&bundle);
-    let head_keys = open_head_keys(reader.as_ref(), &key_store, genesis.clone())?;
+    let head_keys = open_head_keys(reader.as_ref(), &key_store, ControlState::of_bundle(&bundle))?;
     let ring = KeyRing::new(head_keys.iter().map(|key| Arc::clone(key) as Arc<dyn HeadKey>).collect());
     let memory = SignerMemory::open(&config.signer_memory_path(), FailpointSet::none())?;
     // Before the sequencer, whose start commits and signs.
@@ -148,13 +147,14 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     let sequencer = Sequencer::start(SequencerParts {
         writer,
         reader: Arc::clone(&reader),
-        genesis,
+        genesis: ControlState::of_bundle(&bundle),
         ring: ring.clone(),
         memory,
         witnessed: witnessed.into_iter().collect(),
         clock: Arc::clone(&clock),
+        halt: witnesses.halt(),
         shared: place.is_shared(),
-        limits: SequencerLimits { queue: config.limits.queue, ..SequencerLimits::default() },
+        limits: sequencer_limits(&config),
     })?;
     let policies = PolicyCache::default();
     let documents = Documents::load(sequencer.control(), None, &policies, reader.as_ref())?;
@@ -192,11 +192,17 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
         cose_roots: SignedRoots::new(limits),
         jwts: JwtDesk::default(),
         connections: Mutex::default(),
+        barred: Mutex::default(),
         bundle,
         config,
     };
     authority.open_jwt_key();
     Ok(authority)
+}
+
+fn sequencer_limits(config: &Config) -> SequencerLimits {
+    let (queue, tell_faults_after) = (config.limits.queue, config.limits.heartbeat());
+    SequencerLimits { queue, tell_faults_after, ..SequencerLimits::default() }
 }
 
 #[cfg(feature = "tpm")]

@@ -123,7 +123,9 @@ fn check_custody(authority: &Authority) {
     let head_keys = lock(&authority.head_keys).clone();
     for key in &head_keys {
         if !in_custody(authority, key.handle()) {
-            authority.ring.remove(key.verifying_key());
+            // Before it is let go of, so that nobody opens it again in between.
+            lock(&authority.barred).insert(key.verifying_key().thumbprint());
+            authority.release_head_key(key.verifying_key());
         }
     }
     in_custody(authority, authority.ca.signer());

@@ -12,6 +12,7 @@ mod standing;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -94,6 +95,8 @@ pub struct Witnesses {
     gathered: Mutex<BTreeMap<u64, Gathered>>,
     witnessed: ArcSwapOption<SignedHead>,
     standing: ArcSwap<Standing>,
+    /// Set while there is an alarm; the sequencer looks at it.
+    halt: Arc<AtomicBool>,
     /// Held while the file is replaced.
     writing: Mutex<()>,
     file: PathBuf,
@@ -126,7 +129,9 @@ impl Witnesses {
                 "a witness's alarm stands: nothing is issued until an officer decides"
             );
         }
+        let halt = Arc::new(AtomicBool::new(standing.alarm.is_some()));
         Ok(Self {
+            halt,
             asked: Mutex::new(vec![Asked::default(); endpoints.len()]),
             quorum,
             endpoints,
@@ -148,6 +153,17 @@ impl Witnesses {
         if self.has_alarm() { Err(RefusalCode::WitnessConflict.into()) } else { Ok(()) }
     }
 
+    /// What is set while there is an alarm.
+    #[must_use]
+    pub fn halt(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.halt)
+    }
+
+    fn stand(&self, standing: Standing) {
+        self.halt.store(standing.alarm.is_some(), Ordering::SeqCst);
+        self.standing.store(Arc::new(standing));
+    }
+
     /// Whether a witness refuses this log and no officer has decided yet.
     #[must_use]
     pub fn has_alarm(&self) -> bool {
@@ -158,6 +174,19 @@ impl Witnesses {
     #[must_use]
     pub fn witnessed(&self) -> Option<Arc<SignedHead>> {
         self.witnessed.load_full()
+    }
+
+    /// What readers of C2SP logs are shown: without a quorum file the newest signed head, with one the newest that has a quorum. `None` if there is no
+    /// such head yet.
+    #[must_use]
+    pub fn shown(&self, signed: Arc<SignedHead>, now_ms: u64) -> Option<Arc<SignedHead>> {
+        let Some(quorum) = &self.quorum else { return Some(signed) };
+        let enough = |head: &SignedHead| {
+            SignedNote::parse(head.note())
+                .is_ok_and(|note| quorum.check(&note, head.body().time_ms, now_ms).is_ok())
+        };
+        // A quorum of nobody is met by every head.
+        self.witnessed().or_else(|| Some(signed).filter(|head| enough(head)))
     }
 
     /// How all of it stands.
@@ -215,7 +244,7 @@ impl Witnesses {
             Refused::from(RefusalCode::LogUnavailable)
         })?;
         tracing::warn!(witness = call.witness, set_aside = call.set_aside, %by, reason = call.reason, "an officer decided about a witness");
-        self.standing.store(Arc::new(standing));
+        self.stand(standing);
         drop(writing);
         Ok(())
     }
@@ -236,7 +265,7 @@ impl Witnesses {
             "a witness refuses this log; nothing is issued until an officer decides"
         );
         standing.alarm = Some(alarm);
-        self.standing.store(Arc::new(standing.clone()));
+        self.stand(standing.clone());
         if let Err(fault) = standing.keep(&self.file) {
             tracing::error!(%fault, "the alarm can't be kept; it holds for this process");
         }

@@ -4,6 +4,7 @@
 //! Everything is recomputed here from the leaves: trees, control chain, signatures. With `--state` a run goes on where the last one stopped, and
 //! remembers what it saw.
 
+use super::verify::told;
 use crate::failure::{Failure, Outcome};
 use crate::output;
 use crate::profile;
@@ -116,10 +117,13 @@ pub(super) fn run(args: &Args) -> Outcome {
     let mut kept = args.state.as_deref().map(read_state).transpose()?.flatten();
     let mut quiet = args.new_only;
     let begin = |kept: &Option<FollowState>| match kept {
-        Some(state) => Follow::resume(&admin.bundle, state).map_err(|fault| failure(&fault)),
+        Some(state) => Follow::resume(&admin.bundle, state),
         None => Ok(Follow::new(&admin.bundle)),
     };
-    let mut follow = begin(&kept)?;
+    let mut follow = match begin(&kept) {
+        Ok(follow) => follow,
+        Err(fault) => return told(&fault, false),
+    };
     loop {
         let mut printed = Ok(());
         let looked = follow.look(&live, &mut |leaf, bytes| {
@@ -144,10 +148,13 @@ pub(super) fn run(args: &Args) -> Outcome {
                 if args.once {
                     return Err(anyhow::Error::new(fault).into());
                 }
-                follow = begin(&kept)?;
+                follow = match begin(&kept) {
+                    Ok(follow) => follow,
+                    Err(fault) => return told(&fault, false),
+                };
                 AGAIN_AFTER
             }
-            Err(fault) => return Err(failure(&fault)),
+            Err(fault) => return told(&fault, false),
         };
         if pause > Duration::ZERO {
             quiet = false;
@@ -158,13 +165,6 @@ pub(super) fn run(args: &Args) -> Outcome {
         if runtime.block_on(ends.within(pause)) {
             return Ok(ExitCode::SUCCESS);
         }
-    }
-}
-
-pub(super) fn failure(fault: &FollowFault) -> Failure {
-    match fault.code() {
-        Some(code) => Failure::refused(code, fault.to_string()),
-        None => Failure::Error(anyhow::Error::new(fault.clone())),
     }
 }
 

@@ -39,8 +39,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     })?;
     let found = match result {
         Ok(found) => found,
-        Err(FollowFault::Wrong(finding)) => return wrong(&finding, source.json),
-        Err(fault) => return Err(tail::failure(&fault)),
+        Err(fault) => return told(&fault, source.json),
     };
     let witnessed = witnessed.transpose()?.flatten();
     if let Some(path) = &args.save_checkpoint {
@@ -80,15 +79,23 @@ pub(super) fn run(args: &Args) -> Outcome {
 
 /// Tells what is wrong with the log.
 pub(super) fn wrong(finding: &Finding, json: bool) -> Outcome {
-    let code = finding.kind.code();
+    told(&FollowFault::Wrong(finding.clone()), json)
+}
+
+/// Tells why the log isn't taken, with its code and, where it is known, its place.
+pub(super) fn told(fault: &FollowFault, json: bool) -> Outcome {
+    let Some(code) = fault.code() else { return Err(anyhow::Error::new(fault.clone()).into()) };
     if json {
-        let (leaf, head, detail) = (finding.leaf, finding.head, finding.kind.to_string());
-        let finding =
-            serde_json::json!({"code": code.as_str(), "leaf": leaf, "head": head, "detail": detail});
+        let (leaf, head, detail) = match fault {
+            FollowFault::Wrong(finding) => (finding.leaf, finding.head, finding.kind.to_string()),
+            other => (None, None, other.to_string()),
+        };
+        let finding = serde_json::json!({"code": code, "leaf": leaf, "head": head, "detail": detail});
         output::json(&serde_json::json!({ "finding": finding }))?;
     }
-    anstream::eprintln!("refused: {code}: {finding}");
-    Ok(ExitCode::from(1))
+    anstream::eprintln!("refused: {code}: {fault}");
+    // What an earlier run kept and isn't good is the caller's own, and no word about the log.
+    Ok(ExitCode::from(if matches!(fault, FollowFault::State(_)) { 2 } else { 1 }))
 }
 
 fn print(found: &CheckpointReport, joined: bool) {

@@ -453,7 +453,7 @@ pub struct LineageEntry {
 #[serde(deny_unknown_fields)]
 pub struct LineageGap {
     /// `leaf-missing`, `leaf-mismatch`, `not-an-allow`, `parent-not-earlier`, `not-indexed`, `evidence-pruned`, `inputs-pruned`, `request-pruned`,
-    /// `registers-unknown` (a boot of which no evidence is kept: what was asked for may be among its artifacts), `too-many-ancestors`, `more-gaps`.
+    /// `registers-unknown` (a boot of which no evidence is kept: what was asked for may be among its artifacts), `too-many-ancestors`, `more-outcomes`, `more-gaps`.
     pub what: String,
     /// Leaf that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]

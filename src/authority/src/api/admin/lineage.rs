@@ -8,7 +8,7 @@ use super::malformed;
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
 use crate::api::{Call, faulted, json};
-use crate::lineage::{Cursor, Found, IndexFault, MAX_FOUND, PcrValue, Wanted};
+use crate::lineage::{Cursor, Found, IndexFault, MAX_FOUND, MAX_OUTCOMES, PcrValue, Wanted};
 use crate::outcome::allow;
 use crate::serve::Authority;
 use axum::response::Response;
@@ -283,7 +283,11 @@ impl Reading<'_> {
                 self.gap(what, Some(name.0), Some(name.1), Some(digest));
             }
         }
-        let outcomes = self.authority.lineage().outcomes(name.0).map_err(|fault| index_fault(&fault))?;
+        let mut outcomes = self.authority.lineage().outcomes(name.0).map_err(|fault| index_fault(&fault))?;
+        if outcomes.len() > MAX_OUTCOMES {
+            outcomes.truncate(MAX_OUTCOMES);
+            self.gap("more-outcomes", Some(name.0), Some(name.1), None);
+        }
         let (not_before, expires) = match decision.verdict {
             Verdict::Allow { nbf, exp } => (nbf, exp),
             Verdict::Deny(_) => (0, 0),

@@ -243,3 +243,73 @@ fn stopping_answers_what_waits_and_closes_the_store() {
     // The writer's lock and the memory's are free again.
     rig.open().unwrap();
 }
+
+/// What the faults leaves from here on tell of this code.
+fn told(log: &Log, code: RefusalCode, from: u64) -> u64 {
+    let leaves = log.reader.leaves(from, 1_000).unwrap();
+    let faults =
+        leaves.iter().map(|bytes| Leaf::parse(bytes).unwrap()).filter(|leaf| leaf.kind == Kind::Faults);
+    faults.filter_map(|leaf| Faults::parse(&leaf.body).unwrap().counts.get(&code).copied()).sum()
+}
+
+#[test]
+fn counted_attempts_are_told_while_the_log_is_busy() {
+    let (rig, log) = Rig::begun();
+    log.appended(enrol(1));
+    let before = log.size();
+    log.sequencer.count_fault(RefusalCode::QuoteSignatureInvalid, 3);
+    for second in 0..=10 {
+        // No head is ever old enough for a heartbeat.
+        log.sequencer.heartbeat(Duration::from_secs(10)).unwrap();
+        log.appended(Call::new(host(1), &format!("r{second}")).append());
+        rig.clock.advance(1_000);
+    }
+    log.appended(Call::new(host(1), "last").append());
+    assert_eq!(told(&log, RefusalCode::QuoteSignatureInvalid, before), 3);
+    let leaves = log.reader.leaves(before, 1_000).unwrap();
+    assert!(leaves.iter().all(|bytes| Leaf::parse(bytes).unwrap().kind != Kind::Heartbeat));
+}
+
+#[test]
+fn counted_attempts_are_told_before_the_end() {
+    let (_rig, log) = Rig::begun();
+    let before = log.size();
+    log.sequencer.count_fault(RefusalCode::ChallengeInvalid, 7);
+    let Log { sequencer, reader } = log;
+    sequencer.stop();
+    let leaves = reader.leaves(before, 1_000).unwrap();
+    let leaf = Leaf::parse(leaves.last().unwrap()).unwrap();
+    assert_eq!(Faults::parse(&leaf.body).unwrap().counts.get(&RefusalCode::ChallengeInvalid), Some(&7));
+    let signed = crate::store::newest_signed_head(reader.as_ref()).unwrap().unwrap();
+    assert!(signed.size() > leaf.index, "the last leaf isn't under a signed head");
+}
+
+#[test]
+fn while_halted_nothing_is_appended_signed_or_handed_out() {
+    let (rig, log) = Rig::begun();
+    log.appended(enrol(1));
+    // Committed before, and being signed when it is halted: not handed out.
+    let (before, call) = (log.size(), Call::new(host(1), "r1"));
+    rig.key.delay_ms.store(300, Ordering::SeqCst);
+    let pending = log.sequencer.submit(call.append()).unwrap();
+    let committed = || log.size() > before;
+    assert!(countersign_fixture::wait_until(DEADLINE, committed));
+    rig.halt.store(true, Ordering::SeqCst);
+    assert_eq!(pending.wait(), Err(SequenceFault::Halted));
+    rig.key.delay_ms.store(0, Ordering::SeqCst);
+    let (size, signed) = (log.size(), rig.key.messages.lock().unwrap().len());
+    log.sequencer.count_fault(RefusalCode::ChallengeInvalid, 1);
+    log.sequencer.heartbeat(Duration::ZERO).unwrap();
+    for id in ["r1", "r2"] {
+        assert_eq!(log.submit(Call::new(host(1), id).append()), Err(SequenceFault::Halted));
+    }
+    assert_eq!((log.size(), rig.key.messages.lock().unwrap().len()), (size, signed));
+    // A process that begins has its one leaf and head, so that it has something to show; nothing after it.
+    drop(log);
+    let log = rig.open().unwrap();
+    assert_eq!((log.size(), log.submit(call.append())), (size + 1, Err(SequenceFault::Halted)));
+    rig.halt.store(false, Ordering::SeqCst);
+    let Outcome::Existing(receipts) = log.submit(call.append()).unwrap() else { panic!("decided twice") };
+    log.check(&receipts);
+    assert_eq!(receipts.leaves[0].index, before);
+}

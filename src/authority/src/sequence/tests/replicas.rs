@@ -19,6 +19,7 @@ use super::support::{
     token,
 };
 use crate::clock::DrivenClock;
+use crate::store::Place;
 use crate::store::failpoint::{Injected, WritePoint};
 
 /// Two processes that serve one log with a host in it.
@@ -339,4 +340,44 @@ fn a_replica_that_dies_leaves_the_other_a_log_to_go_on_with() {
         back.appended(Call::new(host(1), "r2").append());
         one_log(&rigs[0], &back);
     }
+}
+
+#[test]
+fn a_store_that_was_put_back_and_outgrew_what_was_met_is_found_by_looking() {
+    let ([rig, _other], [log, theirs]) = two();
+    let server = rig.server.as_ref().unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    let old = scratch.path().join("old");
+    let Place::Postgres(options) = &rig.place else { panic!("replicas share a database") };
+    let dump = |client: &str| server.client(client);
+    let done = |command: &mut std::process::Command| assert!(command.status().unwrap().success());
+    done(dump("pg_dump").args(["-Fc", "-n", "countersign", "-d", &options.database, "-f"]).arg(&old));
+    let met = log.appended(Call::new(host(1), "r1").append()).head;
+    rig.tamper("DROP SCHEMA countersign CASCADE");
+    done(dump("pg_restore").args(["--exit-on-error", "-d", &options.database]).arg(&old));
+    // The other one never saw what is gone, and goes on from what it knows, past the size that this one has met.
+    while theirs.size() <= met.size() {
+        let size = theirs.size();
+        theirs.appended(Call::new(host(1), &format!("after-{size}")).append());
+    }
+    let signed = rig.key.messages.lock().unwrap().len();
+    log.sequencer.refresh().unwrap();
+    log.wait_for(Health::Failed);
+    assert_eq!(log.submit(Call::new(host(1), "r2").append()), Err(SequenceFault::Stopped));
+    assert_eq!(log.sequencer.signed_head().unwrap().digest(), met.digest(), "another past was published");
+    assert_eq!(rig.key.messages.lock().unwrap().len(), signed);
+}
+
+#[test]
+fn an_enrolment_at_one_replica_ends_what_the_other_knew_of_keys() {
+    let (_rigs, [log, theirs]) = two();
+    theirs.sequencer.refresh().unwrap();
+    assert!(wait_until(DEADLINE, || theirs.sequencer.enrolments().is_some()));
+    let known = theirs.sequencer.enrolments();
+    log.appended(enrol(2));
+    let heard = || {
+        theirs.sequencer.refresh().unwrap();
+        theirs.sequencer.enrolments().is_some_and(|now| Some(now) != known)
+    };
+    assert!(wait_until(DEADLINE, heard));
 }

@@ -365,6 +365,7 @@ pub(crate) struct Rig {
     pub(crate) spare: [Arc<SoftwareKey>; 2],
     pub(crate) ring: KeyRing,
     pub(crate) failpoints: Arc<FailOnce>,
+    pub(crate) halt: Arc<AtomicBool>,
     pub(crate) limits: SequencerLimits,
 }
 
@@ -409,6 +410,7 @@ impl Rig {
             key,
             spare: [Algorithm::EdDsa, Algorithm::Es256].map(SoftwareKey::new),
             failpoints: Arc::default(),
+            halt: Arc::default(),
             limits: SequencerLimits { probe_every: Duration::from_millis(10), ..SequencerLimits::default() },
         }
     }
@@ -441,6 +443,7 @@ impl Rig {
             key: Arc::clone(&self.key),
             spare: self.spare.clone(),
             failpoints: Arc::default(),
+            halt: Arc::default(),
             limits: self.limits,
         }
     }
@@ -498,6 +501,7 @@ impl Rig {
             memory,
             witnessed: Vec::new(),
             clock: Arc::clone(&self.clock) as Arc<_>,
+            halt: Arc::clone(&self.halt),
             shared: self.place.is_shared(),
             limits: self.limits,
         })?;
