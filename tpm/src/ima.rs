@@ -45,6 +45,9 @@ const MEMFD: &[u8] = b"/memfd:";
 pub const MAX_REPORTED: usize = 16;
 
 #[cfg(test)]
+#[path = "ima_name_tests.rs"]
+mod name_tests;
+#[cfg(test)]
 #[path = "ima_policy_tests.rs"]
 mod policy_tests;
 #[cfg(test)]

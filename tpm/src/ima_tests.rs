@@ -84,7 +84,7 @@ impl Host {
     }
 }
 
-fn whole(list: &[u8]) -> Submission<'_> {
+pub(super) fn whole(list: &[u8]) -> Submission<'_> {
     Submission { from: 0, column: HashAlg::Sha1, list }
 }
 
@@ -93,7 +93,7 @@ fn from(entries: u64, list: &[u8]) -> Submission<'_> {
 }
 
 #[track_caller]
-fn refused(verdict: Result<Appraised, ImaRefusal>, code: &str) -> ImaRefusal {
+pub(super) fn refused(verdict: Result<Appraised, ImaRefusal>, code: &str) -> ImaRefusal {
     let refusal = verdict.expect_err(code);
     assert_eq!(refusal.code(), code, "{refusal}");
     refusal

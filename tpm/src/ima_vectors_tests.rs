@@ -11,8 +11,10 @@ use super::signature::{KeyFloor, Keyring, KeyringError, Verdict};
 use super::template::FieldError;
 use super::to_binary;
 use crate::algorithm::HashAlg;
+use crate::eventlog::{EventLog, verify_replay};
 use crate::key::KeyError;
-use crate::testing::{json, unhex, vector_bytes, vectors};
+use crate::simulated::SimulatedTpm;
+use crate::testing::{json, random, unhex, vector_bytes, vectors};
 
 /// A list of the vectors: binary bytes, the hash of its column, and what is expected of it.
 struct List {
@@ -207,6 +209,49 @@ fn boot_aggregate_agrees_with_the_registers_of_its_machine_and_with_no_others() 
     // A SHA-1 boot_aggregate says nothing of the SHA-256 bank.
     let verdict = compare(&measured, HashAlg::Sha256, |pcr| sha256.get(pcr as usize).map(Vec::as_slice));
     assert_eq!(verdict, Aggregate::NotQuoted);
+}
+
+/// The logs of two real machines' firmware, which lie beside their kernels' lists.
+#[test]
+fn the_firmware_logs_beside_the_lists_replay_as_expected_and_make_the_boot_aggregate() {
+    let Some(folder) = vectors("ima") else { return };
+    let page = json(&folder.join("expected.json"));
+    let logs = page["event_logs"].as_object().unwrap();
+    assert_eq!(logs.len(), 2);
+    for (path, expected) in logs {
+        let log = EventLog::parse(&vector_bytes(&folder.join(path))).unwrap();
+        assert_eq!(log.events().count() as u64, expected["records"].as_u64().unwrap(), "{path}");
+        for (name, values) in expected["banks"].as_object().unwrap() {
+            let bank = HashAlg::ALL.into_iter().find(|bank| bank.name() == name).unwrap();
+            let replay = log.replay(bank).unwrap();
+            let values = values.as_object().unwrap();
+            assert_eq!(replay.pcrs().count(), values.len(), "{path} {name}");
+            for (pcr, value) in values {
+                let value = unhex(value.as_str().unwrap());
+                assert_eq!(replay.pcr(pcr.parse().unwrap()), Some(value.as_slice()), "{path} {name} {pcr}");
+            }
+        }
+        // Against a quote of what it leads to, all of it is explained.
+        let values: Vec<(u32, Vec<u8>)> =
+            log.replay(HashAlg::Sha256).unwrap().pcrs().map(|(pcr, value)| (pcr, value.to_vec())).collect();
+        let tpm = SimulatedTpm::new(&mut random(3)).unwrap();
+        let pcrs: Vec<u32> = values.iter().map(|(pcr, _)| *pcr).collect();
+        let quote = tpm.worn(HashAlg::Sha256, &values).unwrap();
+        assert_eq!(verify_replay(&log, &quote, &pcrs).unwrap().covered(), pcrs, "{path}");
+    }
+    let aggregate = |list: &str, log: &str, bank| {
+        let list = vector_bytes(&folder.join(list));
+        let entry = Entries::new(&list, HashAlg::Sha1).unwrap().next().unwrap().unwrap();
+        let log = EventLog::parse(&vector_bytes(&folder.join(log))).unwrap();
+        let replay = log.replay(bank).unwrap();
+        compare(&entry.measured().unwrap().unwrap(), bank, |pcr| replay.pcr(pcr))
+    };
+    let (h12ssl, charra) = ("guard-oss/h12ssl.bios_measurements", "charra/binary_bios_measurements");
+    let list = "guard-oss/h12ssl.binary_measurements";
+    assert_eq!(aggregate(list, h12ssl, HashAlg::Sha1), Aggregate::Checked);
+    assert_eq!(aggregate(list, h12ssl, HashAlg::Sha256), Aggregate::NotQuoted);
+    // That machine's kernel found no TPM in time and wrote zeros.
+    assert_eq!(aggregate("charra/binary_runtime_measurements", charra, HashAlg::Sha256), Aggregate::Zero);
 }
 
 #[test]

@@ -444,18 +444,15 @@ impl Judging<'_> {
             return Ok(());
         }
         let Some(measured) = entry.measured()? else {
-            return self.violation(at, entry);
+            // A violation says nothing that could be compared: the list doesn't begin with boot_aggregate then.
+            return if at == 0 { Err(ImaRefusal::Trimmed) } else { self.violation(at, entry) };
         };
         if at == 0 {
             return self.aggregate(&measured);
         }
-        if let Some(buffer) = measured.buffer {
+        let measured = measured.told_by_data().ok_or(ImaRefusal::Buffer { entry: at })?;
+        if measured.buffer.is_some() {
             self.state.counts.buffers = self.state.counts.buffers.saturating_add(1);
-            // Only data that hashes to the measured digest says anything.
-            let hash = measured.digest.algorithm.hash();
-            if hash.is_none_or(|hash| hash.digest(buffer) != measured.digest.bytes) {
-                return Err(ImaRefusal::Buffer { entry: at });
-            }
         }
         // A kernel started by kexec adds its own boot_aggregate behind the list that it took over.
         if measured.path == aggregate::NAME && self.compare(&measured) == Aggregate::Checked {

@@ -2,7 +2,7 @@
 //!
 //! Comes in: a Keylime runtime policy (JSON, version 1), or the output of `sha256sum` and its kin. Goes out: a
 //! [`PolicyDraft`]. Refused: whatever can't be said in our form without meaning something else; nothing is dropped in
-//! silence. Keylime excludes are regular expressions anchored at the start; those that are a path, the beginning of
+//! silence: digests of boot_aggregate have no place in a policy of ours and are counted. Keylime excludes are regular expressions anchored at the start; those that are a path, the beginning of
 //! paths or the end of paths are taken, others are refused by name.
 
 use std::collections::BTreeMap;
@@ -13,6 +13,7 @@ use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use thiserror::Error;
 
+use super::aggregate;
 use super::policy::{FileDigestRule, MAX_POLICY_BYTES, Pattern, PolicyDraft, SignedBy};
 use super::signature::{KeyFloor, Keyring};
 use super::template::{DigestKind, FileAlg};
@@ -198,8 +199,18 @@ struct VerificationKeys {
     pubkeys: Vec<String>,
 }
 
+/// A policy out of another form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Imported {
+    /// As much of it as has a place in ours.
+    pub draft: PolicyDraft,
+    /// Digests of boot_aggregate that were left out, for the operator to be told: the first entry is held against the quoted boot registers,
+    /// never against a list, and a listed one behind it would accept the boot of another machine.
+    pub boot_aggregates: usize,
+}
+
 /// Reads a Keylime runtime policy.
-pub fn keylime(json: &[u8]) -> Result<PolicyDraft, ImportError> {
+pub fn keylime(json: &[u8]) -> Result<Imported, ImportError> {
     if json.len() > MAX_POLICY_BYTES {
         return Err(ImportError::TooLong(json.len()));
     }
@@ -212,10 +223,16 @@ pub fn keylime(json: &[u8]) -> Result<PolicyDraft, ImportError> {
         return Err(ImportError::Unsupported("a device mapper policy"));
     }
     let mut draft = PolicyDraft::default();
+    let mut boot_aggregates = 0;
     // Keyrings and buffers are entries with a name instead of a path.
     for (path, digests) in policy.digests.0.iter().chain(&policy.keyrings.0).chain(&policy.buffers.0) {
         for digest in digests {
-            draft.allow(path.as_bytes(), by_length(digest)?);
+            let rule = by_length(digest)?;
+            if path.as_bytes() == aggregate::NAME {
+                boot_aggregates += 1;
+            } else {
+                draft.allow(path.as_bytes(), rule);
+            }
         }
     }
     for exclude in policy.excludes.iter().flatten() {
@@ -230,7 +247,7 @@ pub fn keylime(json: &[u8]) -> Result<PolicyDraft, ImportError> {
     if let Some(keys) = policy.verification_keys.filter(|keys| !keys.is_empty()) {
         verification_keys(&keys, &mut draft)?;
     }
-    Ok(draft)
+    Ok(Imported { draft, boot_aggregates })
 }
 
 /// Keylime takes a file with a signature by any of these keys, wherever it lies.

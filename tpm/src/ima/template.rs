@@ -15,6 +15,10 @@ use crate::wire::{Reader, WireError};
 /// Longest file name of the "ima" template, without its end. IMA_EVENT_NAME_LEN_MAX of the kernel.
 pub(super) const IMA_NAME_MAX: usize = 255;
 
+/// How what the kernel logs as a signature begins: a signature over the file, an EVM portable one, one over an fs-verity digest.
+/// enum evm_ima_xattr_type of security/integrity/integrity.h.
+const SIGNATURE_KINDS: [u8; 3] = [3, 5, 6];
+
 /// Hash algorithms of file digests, by the kernel's names and numbers (include/uapi/linux/hash_info.h).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FileAlg {
@@ -324,10 +328,33 @@ pub struct Measured<'a> {
     pub path: &'a [u8],
     /// The file's `security.ima` signature; empty when it has none.
     pub signature: &'a [u8],
-    /// The measured buffer (ima-buf).
+    /// The measured buffer (ima-buf). As claimed by the template's name until [`Measured::told_by_data`].
     pub buffer: Option<&'a [u8]>,
     /// The appended signature (ima-modsig), if there is one.
     pub appended: Option<Appended<'a>>,
+}
+
+impl Measured<'_> {
+    /// What the third field is by what it holds. The name of a template isn't measured, and the data of ima-sig and ima-buf have one form: an
+    /// editor of the list may call either the other. A buffer is what hashes to the digest, and no signature does. `None` if a buffer doesn't,
+    /// or if it can't be told: a digest of an algorithm that can't be computed here beside something that no `security.ima` begins with.
+    pub fn told_by_data(self) -> Option<Self> {
+        let third = self.buffer.unwrap_or(self.signature);
+        // The kernel measures no buffer without bytes, and a file without a signature has none here.
+        if third.is_empty() {
+            return Some(Self { buffer: None, ..self });
+        }
+        match self.digest.algorithm.hash() {
+            Some(hash) if hash.digest(third) == self.digest.bytes => {
+                Some(Self { buffer: Some(third), signature: &[], ..self })
+            }
+            Some(_) => Some(self).filter(|told| told.buffer.is_none()),
+            None => {
+                let signed = third.first().is_some_and(|kind| SIGNATURE_KINDS.contains(kind));
+                Some(self).filter(|told| told.buffer.is_none() && signed)
+            }
+        }
+    }
 }
 
 /// A 32-bit length and as many bytes.

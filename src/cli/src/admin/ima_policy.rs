@@ -193,7 +193,15 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 pub(super) fn import_files(args: &ImportArgs) -> anyhow::Result<()> {
     let mut draft = PolicyDraft::default();
     for path in &args.keylime {
-        merge(&mut draft, import::keylime(&read(path)?).with_context(|| path.display().to_string())?);
+        let imported = import::keylime(&read(path)?).with_context(|| path.display().to_string())?;
+        if imported.boot_aggregates > 0 {
+            anstream::eprintln!(
+                "{}: {} digests of boot_aggregate left out: it is held against the quoted boot registers, never against a list",
+                path.display(),
+                imported.boot_aggregates
+            );
+        }
+        merge(&mut draft, imported.draft);
     }
     for path in &args.checksums {
         import::checksums(&read(path)?, args.base.as_deref(), &mut draft)
