@@ -362,16 +362,17 @@ fn an_attestation_key_certificate_says_that_its_issuer_saw_the_key_in_a_tpm() {
     let (other, _) = booted(2);
     let top = root();
     let point = Point(tpm.ak_public().key().sec1().unwrap());
-    let judge = |purposes: Vec<ExtendedKeyUsagePurpose>, policies: Option<&[u8]>, use_| {
-        let mut iak = params("server 1", 9);
-        iak.is_ca = IsCa::ExplicitNoCa;
-        iak.key_usages = vec![use_];
-        iak.extended_key_usages = purposes;
-        iak.custom_extensions = policies.map(policy).into_iter().collect();
-        let der = iak.signed_by(&point, &top.issuer).unwrap().der().to_vec();
-        trusting(&[&top]).verify_iak(&der, &[], NOW)
-    };
-    let signs = KeyUsagePurpose::DigitalSignature;
+    let judge =
+        |purposes: Vec<ExtendedKeyUsagePurpose>, policies: Option<&[u8]>, use_: Option<KeyUsagePurpose>| {
+            let mut iak = params("server 1", 9);
+            iak.is_ca = IsCa::ExplicitNoCa;
+            iak.key_usages = use_.into_iter().collect();
+            iak.extended_key_usages = purposes;
+            iak.custom_extensions = policies.map(policy).into_iter().collect();
+            let der = iak.signed_by(&point, &top.issuer).unwrap().der().to_vec();
+            trusting(&[&top]).verify_iak(&der, &[], NOW)
+        };
+    let signs = Some(KeyUsagePurpose::DigitalSignature);
     let good = judge(vec![usage(3)], None, signs).unwrap();
     assert_eq!(good.public_key(), tpm.ak_public().key());
     assert_eq!((good.subject(), good.chain().len(), good.tpm()), ("CN=server 1", 1, None));
@@ -385,7 +386,9 @@ fn an_attestation_key_certificate_says_that_its_issuer_saw_the_key_in_a_tpm() {
         (vec![ExtendedKeyUsagePurpose::ServerAuth], Some(RESTRICTED), signs),
         (vec![usage(1)], None, signs),
         (Vec::new(), Some(POLICY), signs),
-        (vec![usage(3)], None, KeyUsagePurpose::KeyAgreement),
+        (vec![usage(3)], None, Some(KeyUsagePurpose::KeyAgreement)),
+        // The right purpose, and no word of what the key is used for.
+        (vec![usage(3)], None, None),
     ] {
         refused(judge(purposes, policies, use_), "ek-not-an-iak-certificate");
     }

@@ -193,10 +193,15 @@ fn only_certificates_for_endorsement_keys_are_taken() {
     let top = root(authority("root"));
     let judge =
         |params: &CertificateParams| verify_ek_chain(&issue(&top, params), &[], from_ref(&top.der), NOW);
+    let mut without_purpose = leaf();
+    without_purpose.extended_key_usages.clear();
+    judge(&without_purpose).unwrap();
+    // Whatever a manufacturer's authority signed beside its TPMs' certificates: a purpose alone doesn't make it one.
     let mut bare = leaf();
     bare.key_usages.clear();
+    refused(judge(&bare), "ek-not-an-ek-certificate");
     bare.extended_key_usages.clear();
-    judge(&bare).unwrap();
+    refused(judge(&bare), "ek-not-an-ek-certificate");
     let mut other = leaf();
     other.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     refused(judge(&other), "ek-not-an-ek-certificate");

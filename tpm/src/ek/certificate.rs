@@ -210,26 +210,25 @@ impl Certificate {
         if self.extensions.constraints.is_some_and(|constraints| constraints.authority) {
             return Err(EkRefusal::NotAnEkCertificate);
         }
-        // 3.2.15: keyEncipherment for RSA, keyAgreement for ECC. Attestation keys have digitalSignature only, and some of their certificates
+        // 3.2.15: present, with keyEncipherment for RSA, keyAgreement for ECC. Attestation keys have digitalSignature only, and some of their certificates
         // nevertheless carry the usage of endorsement keys.
         let bit = match key {
             PublicKey::Rsa { .. } => KeyUsage::KEY_ENCIPHERMENT,
             PublicKey::Ecc { .. } => KeyUsage::KEY_AGREEMENT,
         };
-        if self.extensions.usage.is_some_and(|usage| !usage.has(bit)) {
+        // Those of TPMs 1.2 have no keyUsage: what they are is said before that.
+        if let Some(other) = self.extensions.specification.as_ref().filter(|stated| stated.family != "2.0") {
+            let (family, level, revision) = (other.family.clone(), other.level, other.revision);
+            return Err(EkRefusal::OtherTpm { family, level, revision });
+        }
+        // A leaf under a manufacturer's root that doesn't say what it is for is nobody's endorsement.
+        if !self.extensions.usage.is_some_and(|usage| usage.has(bit)) {
             return Err(EkRefusal::NotAnEkCertificate);
         }
         if self.extensions.purposes.as_ref().is_some_and(|list| !list.contains(&EK_CERTIFICATE)) {
             return Err(EkRefusal::NotAnEkCertificate);
         }
-        match &self.extensions.specification {
-            Some(specification) if specification.family != "2.0" => Err(EkRefusal::OtherTpm {
-                family: specification.family.clone(),
-                level: specification.level,
-                revision: specification.revision,
-            }),
-            _ => Ok(key),
-        }
+        Ok(key)
     }
 
     /// The certificate is for an attestation key whose residency in a TPM the issuer saw: it says so by purpose or by policy. A certificate for
@@ -238,7 +237,7 @@ impl Certificate {
         let key = self.key()?.known()?;
         let extensions = &self.extensions;
         let authority = extensions.constraints.is_some_and(|constraints| constraints.authority);
-        let signs = extensions.usage.is_none_or(|usage| usage.has(KeyUsage::DIGITAL_SIGNATURE));
+        let signs = extensions.usage.is_some_and(|usage| usage.has(KeyUsage::DIGITAL_SIGNATURE));
         let purpose = extensions.purposes.as_ref().map(|list| list.contains(&AIK_CERTIFICATE));
         let says_so = purpose.unwrap_or_else(|| self.asserts(&VERIFIED_RESTRICTED, false));
         if authority || !signs || !says_so { Err(EkRefusal::NotAnIakCertificate) } else { Ok(key) }
