@@ -33,8 +33,8 @@ pub const MAX_LOG_BYTES: usize = 1024 * 1024;
 pub const MAX_EVENTS: usize = 4096;
 /// Most banks that a log may announce: HASH_COUNT of the reference implementation.
 pub const MAX_BANKS: u32 = 16;
-/// Most memory that a parsed log takes beside its bytes: records, and of a canonical event log the same bytes once more. Facts are digests
-/// and texts of the log, so they stay below the same bound.
+/// Most memory that a parsed log takes beside its bytes: records, and of a canonical event log the same bytes once more. Facts
+/// have a bound of their own, [`facts::MAX_FACTS_BYTES`].
 pub const MAX_PARSED_BYTES: usize = MAX_LOG_BYTES + MAX_EVENTS * size_of::<Record>();
 /// Highest register of the PC Client profile.
 pub const MAX_PCR: u32 = 23;

@@ -40,9 +40,20 @@ mod action {
     pub(super) const DMA_UNPROTECTED: &[u8] = b"DMA Protection Disabled";
 }
 
-/// Sections of a unified kernel image. The stub measures the name with its final zero, then the contents.
-const SECTIONS: [&str; 8] =
-    [".linux", ".initrd", ".cmdline", ".osrel", ".uname", ".sbat", ".dtb", ".pcrpkey"];
+/// Sections of a unified kernel image that systemd-stub measures. It measures the name with its final zero, then the contents.
+pub const SECTIONS: [&str; 14] = [
+    ".linux", ".initrd", ".cmdline", ".osrel", ".uname", ".sbat", ".dtb", ".pcrpkey", ".ucode", ".splash",
+    ".profile", ".dtbauto", ".hwids", ".efifw",
+];
+/// Longest kernel command line that is told, in bytes of UTF-8. Linux takes 2,048 on x86 and at most 4,096 elsewhere (COMMAND_LINE_SIZE).
+pub const MAX_CMDLINE_BYTES: usize = 8 * 1024;
+/// Longest version of firmware that is told, in characters. Real ones have up to 23.
+pub const MAX_VERSION_CHARS: usize = 256;
+/// Longest SbatLevel that is told. Real ones have below 200 bytes.
+pub const MAX_SBAT_BYTES: usize = 8 * 1024;
+/// Most memory that the facts of a log take: the texts above, four databases and what started something, and a digest of each event with
+/// what it takes to keep it.
+pub const MAX_FACTS_BYTES: usize = 1024 * 1024;
 
 /// State of Secure Boot as the firmware measured it before it ran anything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,7 +64,7 @@ pub enum SecureBoot {
     Off,
     /// The firmware measured a variable without a value.
     Empty,
-    /// No provable record, more than one, or one with an impossible value.
+    /// A record before the separator that isn't proven; no record of the variable, more than one, or one with an impossible value.
     #[default]
     Unknown,
 }
@@ -64,7 +75,7 @@ pub enum SecureBoot {
 pub struct BootFacts {
     /// State of Secure Boot. PCR 7.
     pub secure_boot: SecureBoot,
-    /// PK. PCR 7, before the separator.
+    /// PK. PCR 7, before the separator; like the state and the other databases only if every record there is proven.
     pub platform_key: Option<SignatureDatabase>,
     /// KEK. PCR 7, before the separator.
     pub key_exchange_keys: Option<SignatureDatabase>,
@@ -80,7 +91,7 @@ pub struct BootFacts {
     pub debug_mode: Option<bool>,
     /// Firmware ran without protection against DMA. PCR 7.
     pub dma_unprotected: Option<bool>,
-    /// What the firmware calls its version: a text or a GUID. PCR 0.
+    /// What the firmware calls its version, if that is the first thing that it measures: a text or a GUID. PCR 0.
     pub firmware_version: Option<String>,
     /// Digests of drivers from option ROMs and the like. PCR 2.
     pub option_roms: Option<Vec<Vec<u8>>>,
@@ -101,6 +112,34 @@ pub struct BootFacts {
 }
 
 impl BootFacts {
+    /// Memory beside the structure itself: what a cache counts. At most [`MAX_FACTS_BYTES`].
+    pub fn heap_bytes(&self) -> usize {
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::capacity);
+        let certificates =
+            |list: &Option<Vec<[u8; 32]>>| list.as_ref().map_or(0, |list| list.capacity() * 32);
+        let database =
+            |one: &Option<SignatureDatabase>| one.as_ref().map_or(0, |one| certificates(&one.certificates));
+        let digests = |list: &Option<Vec<Vec<u8>>>| {
+            let each = |digest: &Vec<u8>| digest.capacity() + ALLOCATION;
+            list.as_ref().map_or(0, |list| {
+                list.capacity() * size_of::<Vec<u8>>() + list.iter().map(each).sum::<usize>()
+            })
+        };
+        let sections: usize = self.sections.values().map(|digest| digest.capacity() + 4 * ALLOCATION).sum();
+        [&self.sbat_level, &self.firmware_version, &self.kernel_cmdline].map(text).iter().sum::<usize>()
+            + [&self.platform_key, &self.key_exchange_keys, &self.allowed, &self.forbidden]
+                .map(database)
+                .iter()
+                .sum::<usize>()
+            + certificates(&self.authorities)
+            + [&self.option_roms, &self.applications, &self.files, &self.machine_owner_keys]
+                .map(digests)
+                .iter()
+                .sum::<usize>()
+            + sections
+            + self.separators.len() * 2 * ALLOCATION
+    }
+
     pub(super) fn extract(log: &EventLog, bank: HashAlg, covered: &[u32]) -> Self {
         let view = View::new(log, bank, covered);
         let mut facts = Self {
@@ -125,6 +164,9 @@ impl BootFacts {
         facts
     }
 }
+
+/// What an allocation takes beside its bytes, and a place in a map.
+const ALLOCATION: usize = 16;
 
 /// The events of covered registers, by register.
 struct View<'a> {
@@ -175,12 +217,12 @@ impl<'a> View<'a> {
     }
 }
 
-/// The first event of PCR 0 whose data is measured and reads as a version. Records before it are of code that only its digest stands for;
-/// other measured records of PCR 0 are binary. TCG PC Client Platform Firmware Profile 1.06, 3.3.4.1 and 10.4.1.
+/// The first event of PCR 0, if its data is measured and reads as a version. TCG PC Client Platform Firmware Profile 1.06, 3.3.4.1 and 10.4.1.
+/// Where code comes before it (S-CRTM contents, H-CRTM), only a digest stands for that record, and an edited log could pass off the version
+/// as such code and a later record as the version: there it isn't told.
 fn firmware_version(view: &View<'_>) -> Option<String> {
-    let events = view.events(register::FIRMWARE).iter().take_while(|event| !view.is_separator(event));
-    let mut measured = events.filter(|event| event.data_is_measured(view.bank));
-    let data = measured.next()?.data();
+    let first = view.events(register::FIRMWARE).first()?;
+    let data = Some(first).filter(|event| event.data_is_measured(view.bank))?.data();
     text::version(data).or_else(|| text::guid(data))
 }
 
@@ -244,7 +286,7 @@ fn secure_boot_policy(view: &View<'_>, facts: &mut BootFacts) {
         return;
     }
     let texts = [action::DEBUG_MODE, action::DMA_UNPROTECTED].map(|text| view.bank.digest(text));
-    let mut state = Vec::new();
+    let mut state = Some(Vec::new());
     let mut later = Some(Vec::new());
     let mut finished = false;
     for event in view.events(register::SECURE_BOOT) {
@@ -254,14 +296,20 @@ fn secure_boot_policy(view: &View<'_>, facts: &mut BootFacts) {
         }
         match record(event, view.bank, &texts) {
             // A driver's authority may come before the separator; it holds a certificate where db holds lists.
-            Record::Variable(one) if !finished && variable::authority(one.value).is_none() => state.push(one),
+            Record::Variable(one) if !finished && variable::authority(one.value).is_none() => {
+                state.iter_mut().for_each(|state| state.push(one.clone()));
+            }
             Record::Variable(one) => later.iter_mut().for_each(|later| later.push(one.clone())),
             Record::Other => {}
-            // It may be the authority that somebody would like to hide.
-            Record::Unproven => later = None,
+            // It may be the authority that somebody would like to hide, or the second of two records of one variable.
+            Record::Unproven => {
+                later = None;
+                state = state.filter(|_| finished);
+            }
         }
     }
     let only = |guid: &[u8; 16], name: &str| {
+        let state = state.as_deref()?;
         let mut found =
             state.iter().filter(|variable| variable.is(guid, name)).map(|variable| variable.value);
         found.next().filter(|_| found.next().is_none())
@@ -295,6 +343,7 @@ fn authorities(variables: &[VariableData<'_>]) -> Vec<[u8; 32]> {
 fn sbat_level(variables: &[VariableData<'_>]) -> Option<String> {
     let mut found = variables.iter().filter(|variable| variable.is(&SHIM_LOCK, "SbatLevel"));
     let value = found.next().filter(|_| found.next().is_none())?.value;
+    let value = Some(value).filter(|value| value.len() <= MAX_SBAT_BYTES)?;
     let text = std::str::from_utf8(value).ok()?.trim_end_matches('\0');
     Some(text.to_owned()).filter(|text| text.starts_with("sbat,"))
 }

@@ -1,9 +1,12 @@
 //! Facts: those of every real log, and every way of editing a log that must not make, change or hide one.
 
-use super::facts::{BootFacts, MAX_CERTIFICATES, SignatureDatabase};
+use super::facts::{
+    BootFacts, MAX_CERTIFICATES, MAX_CMDLINE_BYTES, MAX_FACTS_BYTES, MAX_SBAT_BYTES, MAX_VERSION_CHARS,
+    SecureBoot, SignatureDatabase,
+};
 use super::known_facts_tests::{ROWS, Row};
 use super::variable::{self, EFI_GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, SHIM_LOCK};
-use super::{EventLog, event_type};
+use super::{EventLog, MAX_EVENTS, event_type};
 use crate::algorithm::HashAlg;
 use crate::testing::{json, vector_bytes, vectors};
 
@@ -32,6 +35,11 @@ fn check_row(row: &Row, facts: &BootFacts) {
     ];
     assert_eq!(counts, row.counts, "{path}");
     assert_eq!(facts.exit_boot_services, Some(row.exit_boot_services), "{path}");
+    let found = [&facts.platform_key, &facts.key_exchange_keys, &facts.allowed, &facts.forbidden];
+    let digests = found.map(|found| {
+        found.as_ref().map(|found| data_encoding::HEXLOWER.encode(&found.digest[..4])).unwrap_or_default()
+    });
+    assert_eq!(digests, row.databases, "{path}");
     assert_eq!(database(&facts.allowed), row.allowed, "{path}: db");
     assert_eq!(database(&facts.forbidden), row.forbidden, "{path}: dbx");
     assert_eq!(length(&facts.authorities), row.authorities, "{path}: authorities");
@@ -52,7 +60,8 @@ fn facts_of_every_real_log_are_what_another_program_counts() {
         let log = EventLog::parse(&vector_bytes(&folder.join(row.path))).unwrap();
         check_row(row, &BootFacts::extract(&log, bank_named(row.bank), &ALL));
     }
-    assert!(ROWS.len() >= 30);
+    assert!(ROWS.len() >= 32);
+    assert!(ROWS.iter().filter(|row| row.databases.iter().all(|digest| !digest.is_empty())).count() >= 25);
 }
 
 #[test]
@@ -278,7 +287,7 @@ fn actions_are_no_applications_and_registers_that_are_not_covered_tell_nothing()
 }
 
 #[test]
-fn a_version_is_a_text_or_a_guid_and_the_first_measured_record() {
+fn a_version_is_a_text_or_a_guid_and_the_first_record() {
     let version = |records: &[&[u8]]| {
         let log =
             records.iter().fold(Log::new(), |log, data| log.with(0, event_type::S_CRTM_VERSION, data, data));
@@ -290,5 +299,130 @@ fn a_version_is_a_text_or_a_guid_and_the_first_measured_record() {
     let before = Log::new().with(0, event_type::EFI_PLATFORM_FIRMWARE_BLOB, b"where", b"what");
     let version = utf16_text("1.0");
     let log = before.with(0, event_type::S_CRTM_VERSION, &version, &version);
-    assert_eq!(log.facts().firmware_version.as_deref(), Some("1.0"));
+    assert_eq!(log.facts().firmware_version, None, "what comes before it may be another version");
+}
+
+#[test]
+fn a_corrupted_record_of_secure_boot_turns_no_fact_into_another() {
+    let two = [1u8, 0]
+        .iter()
+        .fold(Log::new(), |log, value| log.variable(&EFI_GLOBAL_VARIABLE, "SecureBoot", &[*value]));
+    let (one, other) = (&b"first"[..], &b"second"[..]);
+    let log = ["PK", "KEK"].iter().fold(two, |log, name| log.variable(&EFI_GLOBAL_VARIABLE, name, one));
+    let log = ["db", "dbx"].iter().fold(log, |log, name| {
+        log.variable(&IMAGE_SECURITY_DATABASE, name, one).variable(&IMAGE_SECURITY_DATABASE, name, other)
+    });
+    let log = log.separator(7);
+    let honest = log.facts();
+    assert_eq!((honest.secure_boot, &honest.allowed, &honest.forbidden), (SecureBoot::Unknown, &None, &None));
+    assert!(honest.platform_key.is_some() && honest.key_exchange_keys.is_some());
+    // One record's data after the other changed: its digest stays, so that the register does.
+    let parsed = EventLog::parse(log.bytes()).unwrap();
+    let all = log.bytes();
+    let mut corrupted = 0;
+    for event in parsed.events().filter(|event| event.pcr() == 7 && event.data().len() > 4) {
+        let at = all.windows(event.data().len()).position(|window| window == event.data()).unwrap();
+        let mut edited = log.clone();
+        edited.0[at + event.data().len() - 1] ^= 0x80;
+        let facts = edited.facts();
+        assert_eq!(facts.secure_boot, SecureBoot::Unknown, "event {}", event.index());
+        let databases = [facts.platform_key, facts.key_exchange_keys, facts.allowed, facts.forbidden, None];
+        assert!(databases.iter().all(Option::is_none), "event {}", event.index());
+        assert_eq!(facts.authorities, None);
+        corrupted += 1;
+    }
+    assert_eq!(corrupted, 8);
+    // After the separator it hides an authority at most.
+    let late = Log::new().variable(&EFI_GLOBAL_VARIABLE, "SecureBoot", &[1]).separator(7);
+    let late = late.with(7, event_type::EFI_VARIABLE_AUTHORITY, b"said", b"measured").facts();
+    assert_eq!((late.secure_boot, late.authorities), (SecureBoot::On, None));
+}
+
+#[test]
+fn a_corrupted_record_of_a_real_log_leaves_facts_out_and_makes_none() {
+    let Some(folder) = vectors("eventlog") else { return };
+    let mut edited = 0;
+    for row in ROWS {
+        let bytes = vector_bytes(&folder.join(row.path));
+        let bank = bank_named(row.bank);
+        let log = EventLog::parse(&bytes).unwrap();
+        let honest = BootFacts::extract(&log, bank, &ALL);
+        let known = |told: &Option<SignatureDatabase>, honest: &Option<SignatureDatabase>| {
+            told.is_none() || told == honest
+        };
+        for event in log.events().filter(|event| [0, 7].contains(&event.pcr()) && !event.data().is_empty()) {
+            let data = event.data().as_ptr().addr() - log.bytes().as_ptr().addr();
+            let mut changed = bytes.clone();
+            changed[data] ^= 0x40;
+            let Ok(changed) = EventLog::parse(&changed) else { continue };
+            let facts = BootFacts::extract(&changed, bank, &ALL);
+            let at = format!("{} event {}", row.path, event.index());
+            let firmware = &facts.firmware_version;
+            assert!(firmware.is_none() || *firmware == honest.firmware_version, "{at}: {firmware:?}");
+            let state = facts.secure_boot;
+            assert!(state == SecureBoot::Unknown || state == honest.secure_boot, "{at}: {state:?}");
+            assert!(known(&facts.platform_key, &honest.platform_key), "{at}: PK");
+            assert!(known(&facts.key_exchange_keys, &honest.key_exchange_keys), "{at}: KEK");
+            assert!(known(&facts.allowed, &honest.allowed), "{at}: db");
+            assert!(known(&facts.forbidden, &honest.forbidden), "{at}: dbx");
+            assert!(facts.authorities.is_none() || facts.authorities == honest.authorities, "{at}");
+            edited += 1;
+        }
+    }
+    assert!(edited >= 200, "{edited}");
+}
+
+#[test]
+fn texts_beyond_their_bounds_are_not_told() {
+    let line = |len: usize| [b"/".as_slice(), &vec![b'a'; len - 1]].concat();
+    let grub = |text: &[u8]| {
+        let data = [b"kernel_cmdline: ", text, b"\0"].concat();
+        Log::new().with(8, event_type::IPL, &data, text).facts()
+    };
+    assert_eq!(grub(&line(MAX_CMDLINE_BYTES)).kernel_cmdline.unwrap().len(), MAX_CMDLINE_BYTES);
+    assert_eq!(grub(&line(MAX_CMDLINE_BYTES + 1)).kernel_cmdline, None);
+    // What isn't UTF-8 isn't replaced by something that is: two lines would be told as one.
+    assert_eq!(grub(b"/vmlinuz a\xffb").kernel_cmdline, None);
+    let stub = |chars: usize| {
+        let text = utf16_text(&"a".repeat(chars));
+        Log::new().with(12, event_type::IPL, &text, &text).facts().kernel_cmdline.map(|line| line.len())
+    };
+    assert_eq!(stub(MAX_CMDLINE_BYTES), Some(MAX_CMDLINE_BYTES));
+    assert_eq!(stub(MAX_CMDLINE_BYTES + 1), None);
+    // Three bytes of UTF-8 for two of UTF-16.
+    let wide = utf16_text(&"\u{2603}".repeat(MAX_CMDLINE_BYTES / 2));
+    assert_eq!(Log::new().with(12, event_type::IPL, &wide, &wide).facts().kernel_cmdline, None);
+    let version = |chars: usize| {
+        let text = utf16_text(&"v".repeat(chars));
+        Log::new().with(0, event_type::S_CRTM_VERSION, &text, &text).facts().firmware_version
+    };
+    assert_eq!(version(MAX_VERSION_CHARS).unwrap().len(), MAX_VERSION_CHARS);
+    assert_eq!(version(MAX_VERSION_CHARS + 1), None);
+    let sbat = |len: usize| {
+        let level = [b"sbat,".as_slice(), &vec![b'1'; len - 5]].concat();
+        Log::new().separator(7).variable(&SHIM_LOCK, "SbatLevel", &level).facts().sbat_level
+    };
+    assert_eq!(sbat(MAX_SBAT_BYTES).unwrap().len(), MAX_SBAT_BYTES);
+    assert_eq!(sbat(MAX_SBAT_BYTES + 1), None);
+}
+
+#[test]
+fn facts_of_the_largest_log_stay_below_their_bound() {
+    let full = |mut log: Log, pcrs: &[u32]| {
+        for at in 0..MAX_EVENTS - 8 {
+            log = log.with(pcrs[at % pcrs.len()], event_type::IPL, b"", &at.to_le_bytes());
+        }
+        log
+    };
+    let line = [b"/".as_slice(), &vec![b'a'; MAX_CMDLINE_BYTES - 1]].concat();
+    let base = || {
+        let log = Log::new().with(8, event_type::IPL, &line, &line);
+        log.variable(&IMAGE_SECURITY_DATABASE, "db", &[0x55; 600]).separator(7)
+    };
+    for pcrs in [&[2u32, 4, 9, 14][..], &[9], &[4, 9]] {
+        let log = full(base(), pcrs);
+        let bytes = log.facts().heap_bytes();
+        assert!((200_000..MAX_FACTS_BYTES).contains(&bytes), "{bytes}");
+    }
+    assert!(base().facts().heap_bytes() < 20_000);
 }

@@ -1,11 +1,13 @@
 //! Facts of every real log, counted by another program (in Python, from the same files) and held against ours.
 //!
-//! Columns: path, bank, firmware version, option ROMs, applications, ExitBootServices, files, machine owner keys, certificates and image
+//! Columns: path (below `eventlog` of the vectors), bank, digests of Secure Boot's databases, firmware version (empty where code comes before it in PCR 0), option ROMs, applications, ExitBootServices, files, machine owner keys, certificates and image
 //! digests in db and in dbx, distinct authorities, first line of SbatLevel, first 4 bytes of the SHA-256 of the kernel command line.
 
 pub(super) struct Row {
     pub(super) path: &'static str,
     pub(super) bank: &'static str,
+    /// First 4 bytes of the SHA-256 of PK, KEK, db and dbx; empty where there is none or more than one.
+    pub(super) databases: [&'static str; 4],
     pub(super) firmware: &'static str,
     pub(super) counts: [usize; 4],
     pub(super) exit_boot_services: bool,
@@ -20,7 +22,8 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-attestation/crypto_agile_eventlog",
         bank: "sha256",
-        firmware: "546bfb1e-1d0c-4055-a4ad-4ef4bf17b83a",
+        databases: ["ce166746", "85996249", "88795f56", "9d1ae917"],
+        firmware: "",
         counts: [0, 2, 0, 0],
         exit_boot_services: false,
         allowed: Some((3, 0)),
@@ -32,6 +35,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-attestation/ebs_event_missing_eventlog",
         bank: "sha1",
+        databases: ["98258479", "7a37278a", "475c5934", "d4051e1c"],
         firmware: "",
         counts: [0, 1, 0, 0],
         exit_boot_services: false,
@@ -44,6 +48,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-attestation/option_rom_eventlog",
         bank: "sha1",
+        databases: ["98258479", "7a37278a", "ee4c9182", "4462b107"],
         firmware: "",
         counts: [1, 1, 0, 4],
         exit_boot_services: true,
@@ -56,6 +61,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-attestation/sb_cert_eventlog",
         bank: "sha256",
+        databases: ["03f8844e", "fabefc16", "85bbeed7", "9d1ae917"],
         firmware: "",
         counts: [0, 3, 0, 0],
         exit_boot_services: false,
@@ -68,6 +74,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-attestation/short_no_action_eventlog",
         bank: "sha1",
+        databases: ["", "", "", ""],
         firmware: "",
         counts: [0, 0, 0, 0],
         exit_boot_services: false,
@@ -80,6 +87,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-tpm-tools/arch-linux-workstation.bin",
         bank: "sha256",
+        databases: ["44d16594", "bf5222d9", "447c2edc", "9d1ae917"],
         firmware: "546bfb1e-1d0c-4055-a4ad-4ef4bf17b83a",
         counts: [1, 2, 0, 0],
         exit_boot_services: false,
@@ -92,6 +100,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-tpm-tools/cos-101-amd-sev.bin",
         bank: "sha256",
+        databases: ["ec70b95b", "7b83a1ae", "640ff6e9", "d0e6400f"],
         firmware: "GCE Virtual Firmware v1",
         counts: [0, 4, 2, 2],
         exit_boot_services: true,
@@ -104,6 +113,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-tpm-tools/debian-10.bin",
         bank: "sha1",
+        databases: ["03f8844e", "fabefc16", "ec88486b", "14bbeada"],
         firmware: "GCE Virtual Firmware v1",
         counts: [0, 3, 0, 0],
         exit_boot_services: false,
@@ -116,6 +126,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-tpm-tools/eventlogwithsp800155.bin",
         bank: "sha256",
+        databases: ["d2348c3e", "4b58fa24", "dd318876", "d0e6400f"],
         firmware: "GCE Virtual Firmware v2",
         counts: [0, 3, 1, 3],
         exit_boot_services: true,
@@ -128,6 +139,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-tpm-tools/rhel8-uefi.bin",
         bank: "sha256",
+        databases: ["03f8844e", "fabefc16", "ec88486b", "14bbeada"],
         firmware: "GCE Virtual Firmware v1",
         counts: [0, 3, 2, 2],
         exit_boot_services: true,
@@ -140,6 +152,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-tpm-tools/ubuntu-2104-no-dbx.bin",
         bank: "sha256",
+        databases: ["03f8844e", "fabefc16", "ec88486b", "e3b0c442"],
         firmware: "GCE Virtual Firmware v1",
         counts: [0, 2, 9, 2],
         exit_boot_services: true,
@@ -152,6 +165,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "go-tpm-tools/ubuntu-2404-amd-sevsnp.bin",
         bank: "sha256",
+        databases: ["03f8844e", "fabefc16", "ec88486b", "920e358e"],
         firmware: "GCE Virtual Firmware v2",
         counts: [0, 2, 12, 3],
         exit_boot_services: true,
@@ -164,6 +178,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "hirs/TPMLog_Altered.bin",
         bank: "sha256",
+        databases: ["e3b0c442", "e3b0c442", "e3b0c442", "e3b0c442"],
         firmware: "",
         counts: [11, 11, 0, 0],
         exit_boot_services: false,
@@ -176,6 +191,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "hirs/TpmLog.bin",
         bank: "sha256",
+        databases: ["e3b0c442", "e3b0c442", "e3b0c442", "e3b0c442"],
         firmware: "",
         counts: [11, 11, 0, 0],
         exit_boot_services: false,
@@ -188,7 +204,8 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "hirs/TpmLogSHA1.bin",
         bank: "sha1",
-        firmware: "546bfb1e-1d0c-4055-a4ad-4ef4bf17b83a",
+        databases: ["a4faa022", "b722e671", "5e2091ab", "21df352c"],
+        firmware: "",
         counts: [0, 3, 0, 0],
         exit_boot_services: false,
         allowed: Some((3, 0)),
@@ -200,7 +217,8 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "keylime/binary_bios_measurements",
         bank: "sha256",
-        firmware: "N40ET41W ",
+        databases: ["0be74a22", "cd71f71f", "ed184419", "9099937a"],
+        firmware: "",
         counts: [3, 3, 10, 3],
         exit_boot_services: false,
         allowed: Some((4, 0)),
@@ -212,6 +230,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "keylime/binary_bios_measurements-secureboot",
         bank: "sha256",
+        databases: ["77406ad6", "da681c2e", "eb1cf7d0", "920e358e"],
         firmware: "edk2-20240524-7.el9",
         counts: [1, 3, 8, 3],
         exit_boot_services: true,
@@ -224,6 +243,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tools/event-bootorder.bin",
         bank: "sha256",
+        databases: ["e3b0c442", "e3b0c442", "e3b0c442", "e3b0c442"],
         firmware: "",
         counts: [2, 2, 10, 0],
         exit_boot_services: true,
@@ -236,6 +256,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tools/event-moklisttrusted.bin",
         bank: "sha256",
+        databases: ["68e3b2d9", "d2fc0e21", "30a99e7b", "6cc1e93b"],
         firmware: "",
         counts: [1, 4, 8, 3],
         exit_boot_services: true,
@@ -248,6 +269,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tools/event-postcode.bin",
         bank: "sha256",
+        databases: ["36bb0d5c", "85996249", "573b5377", "9d1ae917"],
         firmware: "546bfb1e-1d0c-4055-a4ad-4ef4bf17b83a",
         counts: [4, 3, 4, 0],
         exit_boot_services: false,
@@ -260,6 +282,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tools/event-sd-boot-fedora37.bin",
         bank: "sha256",
+        databases: ["e3b0c442", "e3b0c442", "e3b0c442", "e3b0c442"],
         firmware: "",
         counts: [0, 0, 1, 0],
         exit_boot_services: true,
@@ -272,6 +295,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tools/event-uefi-sha1-log.bin",
         bank: "sha1",
+        databases: ["e3b0c442", "85996249", "30a99e7b", "c7c13e46"],
         firmware: "546bfb1e-1d0c-4055-a4ad-4ef4bf17b83a",
         counts: [0, 2, 0, 0],
         exit_boot_services: false,
@@ -284,7 +308,8 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tss/binary_measurements_hcrtm.b64",
         bank: "sha256",
-        firmware: "Dhyana2.05.43.29.0003",
+        databases: ["e3b0c442", "e3b0c442", "e3b0c442", "3c4707b7"],
+        firmware: "",
         counts: [0, 1, 93, 0],
         exit_boot_services: true,
         allowed: Some((0, 0)),
@@ -296,6 +321,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tss/binary_measurements_nuc.b64",
         bank: "sha1",
+        databases: ["e3b0c442", "85996249", "30a99e7b", "c7c13e46"],
         firmware: "546bfb1e-1d0c-4055-a4ad-4ef4bf17b83a",
         counts: [0, 2, 0, 0],
         exit_boot_services: false,
@@ -308,7 +334,8 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tss/binary_measurements_pc_client.b64",
         bank: "sha256",
-        firmware: "546bfb1e-1d0c-4055-a4ad-4ef4bf17b83a",
+        databases: ["a4faa022", "b722e671", "5e2091ab", "21df352c"],
+        firmware: "",
         counts: [0, 2, 0, 0],
         exit_boot_services: false,
         allowed: Some((3, 0)),
@@ -320,6 +347,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tss/event-uefiaction.b64",
         bank: "sha256",
+        databases: ["", "", "", ""],
         firmware: "",
         counts: [0, 0, 0, 0],
         exit_boot_services: false,
@@ -332,6 +360,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tss/event-uefiservices.b64",
         bank: "sha256",
+        databases: ["", "", "", ""],
         firmware: "",
         counts: [1, 0, 0, 0],
         exit_boot_services: false,
@@ -344,6 +373,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tss/event-uefivar.b64",
         bank: "sha256",
+        databases: ["", "", "", ""],
         firmware: "",
         counts: [0, 0, 0, 0],
         exit_boot_services: false,
@@ -356,6 +386,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tss/event.b64",
         bank: "sha256",
+        databases: ["", "", "", ""],
         firmware: "",
         counts: [0, 0, 0, 0],
         exit_boot_services: false,
@@ -368,6 +399,7 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         path: "tpm2-tss/specid-vendordata.b64",
         bank: "sha1",
+        databases: ["", "", "", ""],
         firmware: "",
         counts: [0, 0, 0, 0],
         exit_boot_services: false,
@@ -376,5 +408,31 @@ pub(super) const ROWS: &[Row] = &[
         authorities: 0,
         sbat: "",
         cmdline: "",
+    },
+    Row {
+        path: "../ima/guard-oss/h12ssl.bios_measurements",
+        bank: "sha256",
+        databases: ["36bb0d5c", "85996249", "573b5377", "9d1ae917"],
+        firmware: "546bfb1e-1d0c-4055-a4ad-4ef4bf17b83a",
+        counts: [5, 2, 11, 2],
+        exit_boot_services: false,
+        allowed: Some((4, 0)),
+        forbidden: Some((0, 77)),
+        authorities: 0,
+        sbat: "sbat,1,2021030218",
+        cmdline: "a4e4a2ad",
+    },
+    Row {
+        path: "../ima/charra/binary_bios_measurements",
+        bank: "sha256",
+        databases: ["3ffb2af4", "85996249", "5dbc0253", "e3f61b18"],
+        firmware: "",
+        counts: [0, 2, 14, 3],
+        exit_boot_services: false,
+        allowed: Some((2, 0)),
+        forbidden: Some((0, 421)),
+        authorities: 0,
+        sbat: "sbat,1,2021030218",
+        cmdline: "dba3d6e2",
     },
 ];

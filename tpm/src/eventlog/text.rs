@@ -8,6 +8,7 @@
 //! these, commands begin with a word and the kernel's command line with a path, so the command line is the only text that begins with one.
 
 use super::Event;
+use super::facts::{MAX_CMDLINE_BYTES, MAX_VERSION_CHARS};
 use crate::algorithm::HashAlg;
 
 /// What is measured of an event that carries text, as the boot loaders known do it.
@@ -39,6 +40,10 @@ fn trim_zeros(mut text: &[u8]) -> &[u8] {
 fn utf16(event: &Event<'_>, bank: HashAlg) -> Option<String> {
     let digest = event.digest(bank)?;
     let data = event.data();
+    // The final zero may be there, and be a byte short.
+    if data.len() > 2 * MAX_CMDLINE_BYTES + 2 {
+        return None;
+    }
     let whole = bank.digest(data) == digest;
     let cut = || data.len() % 2 == 1 && bank.digest_parts(&[data, &[0]]) == digest;
     if !whole && !cut() {
@@ -53,19 +58,21 @@ fn utf16(event: &Event<'_>, bank: HashAlg) -> Option<String> {
         })
         .collect();
     let text = String::from_utf16(&units).ok()?;
-    Some(text.trim_end_matches('\0').to_owned()).filter(|text| !text.chars().any(char::is_control))
+    Some(text.trim_end_matches('\0').to_owned())
+        .filter(|text| text.len() <= MAX_CMDLINE_BYTES && !text.chars().any(char::is_control))
 }
 
-/// The only command line of PCR 8. `Err` if a text isn't proven or there are several.
+/// The only command line of PCR 8. `Err` if a text isn't proven, there are several, or it is too long or no UTF-8: two that differ must not
+/// be told as one.
 fn of_boot_loader(events: &[Event<'_>], bank: HashAlg) -> Result<Option<String>, ()> {
     let mut found = None;
     for event in events {
-        let text = match measured_text(event, bank) {
-            Some(text) if !text.contains(&0) => Some(String::from_utf8_lossy(text).into_owned()),
-            _ => None,
-        };
-        let line = match text {
-            Some(text) => Some(text).filter(|text| text.starts_with(['/', '('])),
+        let line = match measured_text(event, bank).filter(|text| !text.contains(&0)) {
+            Some(text @ [b'/' | b'(', ..]) if text.len() <= MAX_CMDLINE_BYTES => {
+                Some(std::str::from_utf8(text).map_err(|_| ())?.to_owned())
+            }
+            Some([b'/' | b'(', ..]) => return Err(()),
+            Some(_) => None,
             None => Some(utf16(event, bank).ok_or(())?),
         };
         if let Some(line) = line
@@ -101,6 +108,9 @@ pub(super) fn kernel_cmdline(pcr_8: &[Event<'_>], pcr_12: &[Event<'_>], bank: Ha
 
 /// A text of printable ASCII in UTF-16 with its final zero: what firmware calls its version.
 pub(super) fn version(data: &[u8]) -> Option<String> {
+    if data.len() > 2 * MAX_VERSION_CHARS + 2 {
+        return None;
+    }
     let units: Vec<u16> = data
         .chunks_exact(2)
         .map(|pair| <[u8; 2]>::try_from(pair).map(u16::from_le_bytes).unwrap_or_default())

@@ -102,6 +102,12 @@ impl VerifiedBootLog {
         &self.facts
     }
 
+    /// Memory that it takes: what a cache counts.
+    pub fn bytes(&self) -> usize {
+        let leads_to = self.leads_to.iter().map(|(_, value)| value.capacity() + size_of::<(u32, Vec<u8>)>());
+        size_of::<Self>() + self.covered.capacity() * 4 + leads_to.sum::<usize>() + self.facts.heap_bytes()
+    }
+
     /// The bank that was replayed.
     pub fn bank(&self) -> HashAlg {
         self.bank

@@ -53,6 +53,10 @@ struct Key {
     selected: Vec<u32>,
 }
 
+/// Most memory that all kept replays take together, whatever hosts send. One of a usual log takes 5 to 20 KiB, so that this is room for a
+/// thousand; one may take a megabyte (`MAX_FACTS_BYTES`), and of those it is room for sixteen.
+pub const MAX_CACHE_BYTES: usize = 16 * 1024 * 1024;
+
 /// Replays that held, least recently used dropped first. Failures aren't kept: they end in a denial, and a hostile log must not push
 /// others out.
 #[derive(Debug)]
@@ -66,10 +70,12 @@ struct Inner {
     entries: HashMap<Key, (u64, Arc<VerifiedBootLog>)>,
     by_use: BTreeMap<u64, Key>,
     clock: u64,
+    /// What `entries` and `by_use` take.
+    bytes: usize,
 }
 
 impl BootLogCache {
-    /// Keeps up to `capacity` replays, each below 3 KiB beside the facts taken from the log.
+    /// Keeps up to `capacity` replays, and up to [`MAX_CACHE_BYTES`] of them.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self { capacity, inner: Mutex::default() }
@@ -98,21 +104,37 @@ impl Inner {
     }
 
     fn insert(&mut self, key: Key, verified: Arc<VerifiedBootLog>, capacity: usize) {
-        if capacity == 0 {
+        let bytes = weight(&key, &verified);
+        if capacity == 0 || bytes > MAX_CACHE_BYTES {
             return;
         }
-        if let Some((used, _)) = self.entries.remove(&key) {
-            self.by_use.remove(&used);
-        }
-        while self.entries.len() >= capacity {
-            let Some((_, oldest)) = self.by_use.pop_first() else { break };
-            self.entries.remove(&oldest);
+        self.drop(&key);
+        while self.entries.len() >= capacity || self.bytes.saturating_add(bytes) > MAX_CACHE_BYTES {
+            let Some(oldest) = self.by_use.first_key_value().map(|(_, key)| key.clone()) else { break };
+            self.drop(&oldest);
         }
         self.clock += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
         self.by_use.insert(self.clock, key.clone());
         self.entries.insert(key, (self.clock, verified));
     }
+
+    fn drop(&mut self, key: &Key) {
+        let Some((used, verified)) = self.entries.remove(key) else { return };
+        self.by_use.remove(&used);
+        self.bytes = self.bytes.saturating_sub(weight(key, &verified));
+    }
 }
+
+/// What an entry takes: the replay, and its name twice.
+fn weight(key: &Key, verified: &VerifiedBootLog) -> usize {
+    let key = size_of::<Key>() + size_of_val(key.selected.as_slice());
+    verified.bytes().saturating_add(2 * key)
+}
+
+#[cfg(test)]
+#[path = "boot_log_tests.rs"]
+mod tests;
 
 /// Holds the boot log named by the evidence against the quote, and fetches the IMA entries beside it.
 pub(super) fn judge_boot_log(

@@ -12,7 +12,7 @@ mod call;
 mod ima;
 mod quote;
 
-pub use boot_log::{BootLogCache, BootLogSource, SourceFault, explained_by_boot_log};
+pub use boot_log::{BootLogCache, BootLogSource, MAX_CACHE_BYTES, SourceFault, explained_by_boot_log};
 pub(crate) use call::judge_logged;
 pub use call::{Asked, Call, CallError, VerifiedCall, Verifier};
 
