@@ -303,6 +303,96 @@ fn the_cloud_quotes_of_the_vectors_verify_but_for_their_nonce() {
     }
 }
 
+/// Register values as tpm2_quote writes them: TPML_PCR_SELECTION, a count, TPML_DIGEST of eight each, as they lie in memory.
+fn serialized(values: &[(u32, Vec<u8>)]) -> Vec<u8> {
+    let mut selection = [0; 4 + 16 * 8];
+    selection[..8].copy_from_slice(&[1, 0, 0, 0, 0x0b, 0, 3, 0xff]);
+    selection[8..10].copy_from_slice(&[0xff, 0xff]);
+    let lists = values.chunks(8).map(|chunk| {
+        let mut list = vec![0; 4 + 8 * 66];
+        list[0] = u8::try_from(chunk.len()).unwrap();
+        for ((_, value), slot) in chunk.iter().zip(list[4..].chunks_mut(66)) {
+            slot[0] = 32;
+            slot[2..34].copy_from_slice(value);
+        }
+        list
+    });
+    let lists: Vec<Vec<u8>> = lists.collect();
+    [&selection[..], &u32::try_from(lists.len()).unwrap().to_le_bytes(), &lists.concat()].concat()
+}
+
+/// A quote, its signature, the values and the nonce.
+type Sent<'a> = (&'a [u8], &'a [u8], &'a [(u32, Vec<u8>)], &'a [u8]);
+
+/// The quotes of two cloud machines, RSA, as they were made and damaged, here and by tpm2_checkquote.
+#[test]
+fn the_cloud_quotes_are_taken_and_refused_as_tpm2_checkquote_does() {
+    let Some(folder) = vectors("quote") else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let required = PcrSelectionSpec::new(HashAlg::Sha256, &(0..24).collect::<Vec<_>>()).unwrap();
+    let mut compared = 0;
+    for machine in ["trustee/az-snp-vtpm", "trustee/az-tdx-vtpm"] {
+        let folder = folder.join(machine);
+        let file = json(&folder.join("tpm-quote-v1.json"));
+        let ak = cloud_ak(&folder);
+        let pem = data_encoding::BASE64.encode(&ak.spki_der());
+        let write = |name: &str, bytes: &[u8]| {
+            let path = scratch.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let key = write(
+            "ak.pem",
+            format!("-----BEGIN PUBLIC KEY-----\n{pem}\n-----END PUBLIC KEY-----\n").as_bytes(),
+        );
+        let listed = file["pcrs"].as_array().unwrap();
+        let values: Vec<(u32, Vec<u8>)> =
+            (0..).zip(listed.iter().map(|value| unhex(value.as_str().unwrap()))).collect();
+        let attest = unhex(file["message"].as_str().unwrap());
+        let signature = rsassa(&unhex(file["signature"].as_str().unwrap()));
+        let mut agree = |what: &str, expect: bool, case: Sent<'_>| {
+            let (attest, signature, pcr_values, nonce) = case;
+            let input = QuoteInput {
+                ak: &ak,
+                attest,
+                signature,
+                expected_extra_data: &NONCE,
+                required: &required,
+                pcr_values,
+            };
+            assert_eq!(verify_with_extra_data(&input, nonce).is_ok(), expect, "{machine}: {what}: ours");
+            let (message, signature) = (write("message", attest), write("signature", signature));
+            let values = write("values", &serialized(pcr_values));
+            let nonce = data_encoding::HEXLOWER.encode(nonce);
+            let given =
+                ["-u", &key, "-m", &message, "-s", &signature, "-f", &values, "-q", &nonce, "-g", "sha256"];
+            let output = std::process::Command::new("tpm2_checkquote").args(given).output();
+            let output = output.unwrap_or_else(|error| panic!("tpm2_checkquote is needed: {error}"));
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.success(), expect, "{machine}: {what}: tpm2_checkquote: {said}");
+            compared += 1;
+        };
+        agree("as it was made", true, (&attest, &signature, &values, b"challenge"));
+        agree("another nonce", false, (&attest, &signature, &values, b"challengf"));
+        for at in 0..24 {
+            let mut other = values.clone();
+            other[at].1[31] ^= 1;
+            agree("another value", false, (&attest, &signature, &other, b"challenge"));
+        }
+        for at in (0..attest.len()).step_by(9) {
+            let mut other = attest.clone();
+            other[at] ^= 0x20;
+            agree("another quote", false, (&other, &signature, &values, b"challenge"));
+        }
+        for at in [6, 100, signature.len() - 1] {
+            let mut other = signature.clone();
+            other[at] ^= 1;
+            agree("another signature", false, (&attest, &other, &values, b"challenge"));
+        }
+    }
+    assert!(compared >= 80, "{compared}");
+}
+
 #[test]
 fn the_quote_of_an_unpublished_key_is_refused() {
     let Some(folder) = vectors("quote") else { return };
