@@ -4,14 +4,13 @@
 //! prior state and the policy, and the last answer is kept with these names.
 
 use super::call::{CallError, Subject};
-use super::{Endorsed, Finding, Judged, Quoted};
+use super::{Endorsed, Finding, Judged, Quoted, contained};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::record::{EvidenceRecord, ImaEntries};
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::algorithm::HashAlg;
-use countersign_tpm::ima::appraise::{Appraised, Submission, appraise};
-use countersign_tpm::ima::policy::RuntimePolicy;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use countersign_tpm::ima::appraise::{Appraised, ImaRefusal, Submission, appraise};
+use countersign_tpm::ima::policy::{Objection, RuntimePolicy};
 use std::sync::{Arc, Mutex, PoisonError};
 
 type Verdict = Result<Arc<Appraised>, Finding>;
@@ -56,9 +55,10 @@ impl Judged {
         {
             return known.verdict.clone();
         }
-        // A panic of a parser is contained here: a denial, with nothing changed.
-        let verdict = catch_unwind(AssertUnwindSafe(|| self.appraise_afresh(quoted, host, policy)))
-            .unwrap_or_else(|_| Err(Finding::new(RefusalCode::VerifierPanicked, "a panic was contained")));
+        // A panic of a parser is a denial, with nothing changed.
+        let verdict = contained(|| self.appraise_afresh(quoted, host, policy)).unwrap_or_else(|| {
+            Err(Finding::new(RefusalCode::VerifierPanicked, "the IMA list made its reader panic"))
+        });
         *memory = Some(Remembered { prior, policy: *policy.digest(), verdict: verdict.clone() });
         verdict
     }
@@ -69,10 +69,44 @@ impl Judged {
         let list = quoted.ima.as_ref().ok_or_else(missing)?;
         let column = HashAlg::from_id(named.column)
             .map_err(|error| Finding::new(RefusalCode::ImaMalformed, error.to_string()))?;
+        #[cfg(test)]
+        assert_ne!(&**list, super::kit::PANICS, "told to panic");
         let submission = Submission { from: named.from, column, list };
-        appraise(&quoted.quote, host.ima.as_deref(), &submission, policy).map(Arc::new).map_err(|refusal| {
-            let code = RefusalCode::parse(refusal.code()).unwrap_or(RefusalCode::ImaMalformed);
-            Finding::new(code, refusal.to_string())
-        })
+        let appraised = appraise(&quoted.quote, host.ima.as_deref(), &submission, policy);
+        appraised.map(Arc::new).map_err(|refusal| Finding::new(code(&refusal), refusal.to_string()))
     }
 }
+
+/// The code of each refusal.
+fn code(refusal: &ImaRefusal) -> RefusalCode {
+    match refusal {
+        ImaRefusal::Malformed(_) => RefusalCode::ImaMalformed,
+        ImaRefusal::NotQuoted(_) => RefusalCode::ImaPcrNotQuoted,
+        ImaRefusal::WrongBank { .. } => RefusalCode::ImaWrongBank,
+        ImaRefusal::ListNeeded(_) => RefusalCode::ImaListNeeded,
+        ImaRefusal::Base { .. } => RefusalCode::ImaBaseMoved,
+        ImaRefusal::RegisterEmpty => RefusalCode::ImaRegisterEmpty,
+        ImaRefusal::OtherRegister { .. } => RefusalCode::ImaOtherRegister,
+        ImaRefusal::Edited { .. } => RefusalCode::ImaEntryEdited,
+        ImaRefusal::Trimmed => RefusalCode::ImaTrimmed,
+        ImaRefusal::Rewound { .. } => RefusalCode::ImaRewound,
+        ImaRefusal::Mismatch { .. } => RefusalCode::ImaMismatch,
+        ImaRefusal::PaddedSha1 => RefusalCode::ImaPaddedSha1,
+        ImaRefusal::Lag { .. } => RefusalCode::ImaLag,
+        ImaRefusal::Violation { .. } => RefusalCode::ImaViolation,
+        ImaRefusal::BootAggregate(_) => RefusalCode::ImaBootAggregate,
+        ImaRefusal::BootAggregateUnchecked => RefusalCode::ImaBootAggregateUnchecked,
+        ImaRefusal::Buffer { .. } => RefusalCode::ImaBuffer,
+        // That of the first file; there is one wherever files are refused.
+        ImaRefusal::Files { first, .. } => match first.first().map(|one| one.objection) {
+            Some(Objection::Digest) => RefusalCode::ImaFileDigest,
+            Some(Objection::Signature(_)) => RefusalCode::ImaFileSignature,
+            Some(Objection::TooManySignatures) => RefusalCode::ImaTooManySignatures,
+            Some(Objection::Unknown) | None => RefusalCode::ImaFileUnknown,
+        },
+    }
+}
+
+#[cfg(test)]
+#[path = "ima_tests.rs"]
+mod tests;

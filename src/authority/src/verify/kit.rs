@@ -24,8 +24,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
-/// A boot log on which the reader panics.
-pub(crate) const PANICS: &[u8] = b"a boot log that nobody foresaw";
+/// A boot log, and an IMA list, on which the reader panics.
+pub(crate) const PANICS: &[u8] = b"a log that nobody foresaw";
 /// The tests' "now".
 pub(crate) const NOW_MS: u64 = 1_790_000_000_500;
 /// How the tests' keys rotate.
