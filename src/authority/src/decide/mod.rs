@@ -33,7 +33,7 @@ use countersign_core::request::SignedRequest;
 use state::Good;
 
 /// Version of this function; stands in every body. It changes with every change that could change a body.
-pub const ENGINE: &str = "countersign-decision-2";
+pub const ENGINE: &str = "countersign-decision-3";
 
 /// Claims that rest on the host's word alone: which process asked, and what it says it runs.
 pub const ASSERTED: [&str; 2] = ["runtime", "workload"];
@@ -297,6 +297,7 @@ fn permitted(
         secure_boot: secure_boot_fact(good.boot.facts().secure_boot),
         boot: good.boot,
         firmware_version: good.quoted.quote.firmware_version(),
+        clock: good.quoted.quote.clock(),
         host_key_kind: host.host_key_kind,
         endorsement: &host.endorsement,
         asserted: &asserted,

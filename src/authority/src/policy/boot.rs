@@ -6,7 +6,7 @@
 use super::evaluate::{long, text, texts};
 use cedar_policy::RestrictedExpression;
 use countersign_tpm::eventlog::VerifiedBootLog;
-use countersign_tpm::eventlog::facts::SignatureDatabase;
+use countersign_tpm::eventlog::facts::{BootFacts, SignatureDatabase};
 use data_encoding::HEXLOWER;
 
 /// The record; `None` if it can't be built, which makes every policy that reads it fail and so denies.
@@ -16,7 +16,9 @@ pub(super) fn record(boot: &VerifiedBootLog) -> Option<RestrictedExpression> {
     let mut pairs =
         vec![("bank", text(boot.bank().name())), ("registers", RestrictedExpression::new_set(registers))];
     let database = |database: &SignatureDatabase| text(&HEXLOWER.encode(&database.digest));
-    let certificates = facts.allowed.as_ref().and_then(|allowed| allowed.certificates.as_ref());
+    let certificates = |database: &Option<SignatureDatabase>| {
+        digests(database.as_ref().and_then(|database| database.certificates.as_ref()))
+    };
     let section = |name: &str| facts.sections.get(name).map(|digest| text(&HEXLOWER.encode(digest)));
     let flag = |flag: Option<bool>| flag.map(RestrictedExpression::new_bool);
     let first = facts.applications.as_ref().and_then(|list| list.first());
@@ -26,7 +28,10 @@ pub(super) fn record(boot: &VerifiedBootLog) -> Option<RestrictedExpression> {
         ("kek", facts.key_exchange_keys.as_ref().map(database)),
         ("db", facts.allowed.as_ref().map(database)),
         ("dbx", facts.forbidden.as_ref().map(database)),
-        ("db_certificates", digests(certificates)),
+        ("pk_certificates", certificates(&facts.platform_key)),
+        ("kek_certificates", certificates(&facts.key_exchange_keys)),
+        ("db_certificates", certificates(&facts.allowed)),
+        ("dbx_certificates", certificates(&facts.forbidden)),
         ("authorities", digests(facts.authorities.as_ref())),
         ("sbat_level", facts.sbat_level.as_deref().and_then(sbat_level).map(long)),
         ("debug_mode", flag(facts.debug_mode)),
@@ -41,8 +46,18 @@ pub(super) fn record(boot: &VerifiedBootLog) -> Option<RestrictedExpression> {
         ("kernel", section(".linux")),
         ("initrd", section(".initrd")),
     ];
+    pairs.push(("sections", sections(facts)?));
     pairs.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
     RestrictedExpression::new_record(pairs.into_iter().map(|(name, value)| (name.to_owned(), value))).ok()
+}
+
+/// The sections of a unified kernel image, by their names without the dot.
+fn sections(facts: &BootFacts) -> Option<RestrictedExpression> {
+    let named = facts
+        .sections
+        .iter()
+        .map(|(name, digest)| (name.trim_start_matches('.').to_owned(), text(&HEXLOWER.encode(digest))));
+    RestrictedExpression::new_record(named).ok()
 }
 
 fn digests<T: AsRef<[u8]>>(list: Option<&Vec<T>>) -> Option<RestrictedExpression> {

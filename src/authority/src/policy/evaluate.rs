@@ -7,6 +7,7 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::{Appraisal, Delegation};
 use countersign_core::leaf::host::{Endorsement, EndorsementKind, HostKeyKind};
 use countersign_core::request;
+use countersign_tpm::attest::ClockInfo;
 use countersign_tpm::eventlog::VerifiedBootLog;
 use countersign_tpm::ima::appraise::Appraised;
 use countersign_tpm::ima::register::Rule;
@@ -48,6 +49,8 @@ pub struct PolicyFacts<'a> {
     pub boot: &'a VerifiedBootLog,
     /// TPMS_ATTEST.firmwareVersion.
     pub firmware_version: u64,
+    /// TPMS_CLOCK_INFO of the quote.
+    pub clock: ClockInfo,
     /// How the host key is held.
     pub host_key_kind: HostKeyKind,
     /// How the TPM is endorsed.
@@ -184,6 +187,7 @@ pub(super) fn context(facts: &PolicyFacts<'_>, reads: &Reads) -> Vec<(String, Re
     put("depth", &|| Some(long(facts.depth)));
     put("has_parent", &|| Some(RestrictedExpression::new_bool(!asked.parents.is_empty())));
     put("firmware", &|| firmware(facts.firmware_version));
+    put("clock", &|| clock(&facts.clock));
     put("boot", &|| boot::record(facts.boot));
     put("reference_set", &|| facts.appraisal.reference_set.as_deref().map(text));
     put("root", &|| facts.root.map(|root| text(&root.to_hex())));
@@ -195,6 +199,16 @@ pub(super) fn context(facts: &PolicyFacts<'_>, reads: &Reads) -> Vec<(String, Re
 fn firmware(version: u64) -> Option<RestrictedExpression> {
     let halves = [("version_1", version >> 32), ("version_2", version & 0xffff_ffff)];
     RestrictedExpression::new_record(halves.map(|(name, half)| (name.to_owned(), long(half)))).ok()
+}
+
+/// The clock itself isn't among them: it says nothing that holds from one quote to the next.
+fn clock(clock: &ClockInfo) -> Option<RestrictedExpression> {
+    let members = [
+        ("resets", long(u64::from(clock.reset_count))),
+        ("restarts", long(u64::from(clock.restart_count))),
+        ("safe", RestrictedExpression::new_bool(clock.safe)),
+    ];
+    RestrictedExpression::new_record(members.map(|(name, value)| (name.to_owned(), value))).ok()
 }
 
 fn ima(facts: &ImaFacts<'_>) -> Option<RestrictedExpression> {

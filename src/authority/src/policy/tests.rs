@@ -13,7 +13,11 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::Appraisal;
 use countersign_core::leaf::host::{Endorsement, EndorsementKind, HostKeyKind, Tier, TpmModel};
 use countersign_core::request::{Request, RequestDocument};
-use countersign_tpm::eventlog::VerifiedBootLog;
+use countersign_tpm::algorithm::HashAlg;
+use countersign_tpm::attest::ClockInfo;
+use countersign_tpm::eventlog::facts::SECTIONS;
+use countersign_tpm::eventlog::{EventLog, VerifiedBootLog, verify_replay};
+use countersign_tpm::simulated::SimulatedTpm;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
 
@@ -51,6 +55,8 @@ fn boot() -> &'static VerifiedBootLog {
 const CERTIFIED: Endorsement =
     Endorsement { kind: EndorsementKind::EkCertificate, weak_key: false, tpm: None };
 
+const CLOCK: ClockInfo = ClockInfo { clock_ms: 1, reset_count: 5, restart_count: 2, safe: true };
+
 fn facts<'a>(request: &'a Request, appraisal: &'a Appraisal) -> PolicyFacts<'a> {
     PolicyFacts {
         request,
@@ -58,6 +64,7 @@ fn facts<'a>(request: &'a Request, appraisal: &'a Appraisal) -> PolicyFacts<'a> 
         secure_boot: SecureBootFact::On,
         boot: boot(),
         firmware_version: 0x0007_0002_0000_0005,
+        clock: CLOCK,
         host_key_kind: HostKeyKind::Certified,
         endorsement: &CERTIFIED,
         asserted: &[],
@@ -163,6 +170,8 @@ fn policies_see_what_the_boot_log_proves() {
         r#"context.boot has cmdline && context.boot.cmdline like "/vmlinuz root=*" && !(context.boot.cmdline like "*init=*")"#.to_owned(),
         // No unified kernel image, no shim that says anything, nothing from registers that aren't quoted.
         "!(context.boot has kernel) && !(context.boot has sbat_level)".to_owned(),
+        "!(context.boot.sections has cmdline) && !(context.boot.sections has linux)".to_owned(),
+        "context.clock.resets == 5 && context.clock.restarts == 2 && context.clock.safe".to_owned(),
     ];
     for clause in clauses {
         let ask_for = |when: &str| {
@@ -208,8 +217,49 @@ fn what_no_policy_reads_is_not_put() {
     assert!(boot("context.depth == 0 && [principal].contains(principal)")[0].1);
 }
 
+/// A log of a unified kernel image with every section that its stub measures.
+fn unified() -> VerifiedBootLog {
+    let mut bytes = Host::new(1).boot.log().to_vec();
+    let measured = SECTIONS.iter().flat_map(|name| [format!("{name}\0"), format!("contents of {name}")]);
+    for text in measured {
+        let [short, long] = [HashAlg::Sha256, HashAlg::Sha384].map(|bank| bank.digest(text.as_bytes()));
+        let head: Vec<u8> = [11_u32, 13, 2].into_iter().flat_map(u32::to_le_bytes).collect();
+        bytes.extend([&head[..], &[0x0b, 0], &short, &[0x0c, 0], &long, &[0; 4]].concat());
+    }
+    let log = EventLog::parse(&bytes).unwrap();
+    let values: Vec<(u32, Vec<u8>)> =
+        log.replay(HashAlg::Sha256).unwrap().pcrs().map(|(pcr, value)| (pcr, value.to_vec())).collect();
+    let tpm = SimulatedTpm::new(&mut |buffer: &mut [u8]| buffer.fill(3)).unwrap();
+    verify_replay(&log, &tpm.worn(HashAlg::Sha256, &values).unwrap(), &[0, 7]).unwrap()
+}
+
+#[test]
+fn policies_see_every_section_of_a_unified_kernel_image() {
+    let boot = unified();
+    let request = parsed(&Host::new(1).request("r-1"));
+    let affirmed = affirmed();
+    let facts = PolicyFacts { boot: &boot, ..facts(&request, &affirmed) };
+    let permits = |when: &str| {
+        let policy = compiled(&[("x", &format!("permit (principal, action, resource) when {{ {when} }};"))]);
+        policy.evaluate(&facts) == Verdict::Permitted(vec!["x".to_owned()])
+    };
+    for name in SECTIONS {
+        let member = name.trim_start_matches('.');
+        let digest =
+            data_encoding::HEXLOWER.encode(&HashAlg::Sha256.digest(format!("contents of {name}").as_bytes()));
+        let is =
+            format!("context.boot.sections has {member} && context.boot.sections.{member} == \"{digest}\"");
+        assert!(permits(&is), "{name}");
+        assert!(!permits(&is.replace(&digest, "00")), "{name}");
+    }
+    assert!(permits(
+        "context.boot has kernel && context.boot.sections has linux && context.boot.kernel == context.boot.sections.linux"
+    ));
+}
+
 /// Conditions that look at every part of the question, in every form of the language that can.
-const LOOKS: [&str; 15] = [
+const LOOKS: [&str; 16] = [
+    "context.clock.resets > 4 && !context.clock.safe",
     "context.tier == \"affirming\"",
     "context.secure_boot == \"unknown\" || context.host_key != \"certified\"",
     "context has reference_set && context.reference_set == \"fleet\"",
@@ -266,7 +316,10 @@ fn the_context_that_is_built_is_the_one_that_the_schema_declares() {
     };
     let firmware =
         PolicyFacts { firmware_version: u64::MAX, endorsement: &described, ..facts(&plain, &none) };
-    for facts in [full, firmware] {
+    let boot = unified();
+    let image =
+        PolicyFacts { boot: &boot, clock: ClockInfo { safe: false, ..CLOCK }, ..facts(&plain, &none) };
+    for facts in [full, firmware, image] {
         let uid = |text: &str| cedar_policy::EntityUid::from_str(text).unwrap();
         for family in super::FAMILIES {
             cedar_policy::Request::new(
