@@ -188,6 +188,8 @@ pub struct Enrolment {
     pub ek_policies: Vec<String>,
     /// PEM files with the roots of issuers of attestation key certificates (IAK). With none, no such certificate is taken.
     pub iak_roots: Vec<PathBuf>,
+    /// Certificate policies (dotted), of which an attestation key's certificate and its intermediates must assert one. Any when empty.
+    pub iak_policies: Vec<String>,
     /// Enrol RSA keys with the fingerprint of CVE-2017-15361 all the same; policy sees `context.endorsement.weak_key`.
     pub danger_weak_keys: bool,
     /// Lowest firmware version that enrols, by manufacturer as in its certificates (`IFX`, `STM`), `*` for all others: the two halves of
@@ -211,6 +213,7 @@ impl Default for Enrolment {
             ek_crl_required: false,
             ek_policies: Vec::new(),
             iak_roots: Vec::new(),
+            iak_policies: Vec::new(),
             danger_weak_keys: false,
             firmware_floor: BTreeMap::new(),
             ek_allow: Vec::new(),

@@ -12,7 +12,9 @@ use countersign_core::leaf::Leaf;
 use countersign_core::leaf::host::{Endorsement, EndorsementKind, Enrolment};
 use countersign_core::name::HostId;
 use countersign_tpm::ek::ueid;
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyUsagePurpose, SerialNumber, date_time_ymd};
+use rcgen::{
+    CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, KeyUsagePurpose, SerialNumber, date_time_ymd,
+};
 use support::{House, Machine, Manufacturer, code, policy, with_house};
 
 /// tcg-kp-EKCertificate and tcg-kp-AIKCertificate.
@@ -113,6 +115,62 @@ fn each_wrong_certificate_has_its_own_code() {
         call.ek_certificate.as_mut().unwrap().0.extend([0xff; 100]);
         let offer = house.service(ClientIdentity::Anonymous).begin_enrolment(&call).await.unwrap();
         house.finish("host", machine, &offer).await.unwrap();
+        house.serving.stop().await;
+    });
+}
+
+#[test]
+fn policies_are_demanded_of_each_kind_of_certificate_by_its_own_key() {
+    let name = "policies_are_demanded_of_each_kind_of_certificate_by_its_own_key";
+    let issuer = Manufacturer::new();
+    let root = tempfile::tempdir().unwrap();
+    let tweak = |options: &mut InitOptions| {
+        trust(root.path(), &issuer, |path| options.enrolment.iak_roots.push(path));
+        options.enrolment.ek_policies = vec!["2.23.133.1".to_owned()];
+        options.enrolment.iak_policies = vec!["2.23.133.2".to_owned()];
+    };
+    with_house(name, tweak, async |house| {
+        let machine = house.machine();
+        // certificatePolicies with 2.23.133.1, with 2.23.133.2, or none. RFC 5280, 4.2.1.4.
+        let asserting = |params: &mut CertificateParams, last: Option<u8>| {
+            let content = last.map(|last| vec![0x30, 8, 0x30, 6, 0x06, 4, 0x67, 0x81, 0x05, last]);
+            params.custom_extensions = content
+                .into_iter()
+                .map(|it| CustomExtension::from_oid_content(&[2, 5, 29, 32], it))
+                .collect();
+        };
+        let by_iak = |last: Option<u8>| {
+            let der = B64(issuer.certify_key(machine.tpm.ak_public(), |params| {
+                iak(params);
+                asserting(params, last);
+            }));
+            move |call: &mut EnrolmentBegin| {
+                call.ek_public = None;
+                call.ek_certificate = None;
+                call.ak_certificate = Some(der);
+            }
+        };
+        let by_ek = |last: Option<u8>| {
+            let der = B64(house.maker.certify_key(machine.tpm.ek_public(), |params| {
+                ek(params, 7);
+                asserting(params, last);
+            }));
+            move |call: &mut EnrolmentBegin| call.ek_certificate = Some(der)
+        };
+        for last in [None, Some(1)] {
+            refused(&house, &machine, by_iak(last), "iak-certificate-invalid").await;
+        }
+        for last in [None, Some(2)] {
+            refused(&house, &machine, by_ek(last), "ek-certificate-invalid").await;
+        }
+        let anyone = house.service(ClientIdentity::Anonymous);
+        for shape in
+            [Box::new(by_iak(Some(2))) as Box<dyn FnOnce(&mut EnrolmentBegin)>, Box::new(by_ek(Some(1)))]
+        {
+            let mut call = machine.begin(Some(&house.token().await));
+            shape(&mut call);
+            anyone.begin_enrolment(&call).await.unwrap();
+        }
         house.serving.stop().await;
     });
 }

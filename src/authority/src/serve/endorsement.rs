@@ -70,8 +70,8 @@ pub enum RootsError {
     #[error("ek_vendors: {0:?} isn't one of {1}")]
     Vendor(String, String),
     /// A policy that isn't an object identifier.
-    #[error("ek_policies: {0:?} isn't an object identifier")]
-    Policy(String),
+    #[error("{0}: {1:?} isn't an object identifier")]
+    Policy(&'static str, String),
     /// The bundled certificates of this build.
     #[error(transparent)]
     Bundle(#[from] BundleError),
@@ -135,8 +135,14 @@ impl Endorsements {
         if let Some(directory) = &enrolment.ek_cache {
             add_cache(&mut [&mut store, &mut iak_store], directory)?;
         }
-        for policy in &enrolment.ek_policies {
-            store.demand_policy(policy).map_err(|_| RootsError::Policy(policy.clone()))?;
+        let demanded = [
+            ("ek_policies", &mut store, &enrolment.ek_policies),
+            ("iak_policies", &mut iak_store, &enrolment.iak_policies),
+        ];
+        for (key, store, policies) in demanded {
+            for policy in policies {
+                store.demand_policy(policy).map_err(|_| RootsError::Policy(key, policy.clone()))?;
+            }
         }
         if enrolment.ek_crl_required {
             store.require_crls();

@@ -117,6 +117,9 @@ fn a_directory_with_something_that_could_never_serve_is_a_mistake_told_at_the_st
     let absent = Endorsements::load(&Enrolment { ek_cache: absent, ..Enrolment::default() });
     assert!(matches!(absent, Err(RootsError::Read { .. })));
     let policies = vec!["not an identifier".to_owned()];
-    let policies = Endorsements::load(&Enrolment { ek_policies: policies, ..Enrolment::default() });
-    assert!(matches!(policies, Err(RootsError::Policy(_))));
+    let of_ek = Enrolment { ek_policies: policies.clone(), ..Enrolment::default() };
+    let of_iak = Enrolment { iak_policies: policies, ..Enrolment::default() };
+    for (key, rules) in [("ek_policies", of_ek), ("iak_policies", of_iak)] {
+        assert!(matches!(Endorsements::load(&rules), Err(RootsError::Policy(named, _)) if named == key));
+    }
 }
