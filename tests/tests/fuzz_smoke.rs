@@ -18,6 +18,18 @@ fn no_parser_panics_on_a_seed_or_a_mutation() {
 }
 
 #[test]
+fn the_fuzz_crate_has_the_same_bodies() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let manifest = std::fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    for target in TARGETS {
+        let text = std::fs::read_to_string(folder.join(format!("fuzz_targets/{}.rs", target.name))).unwrap();
+        assert!(text.contains(&format!("body(\"{}\", bytes)", target.name)), "{}", target.name);
+        assert!(manifest.contains(&format!("name = \"{}\"\n", target.name)), "{}", target.name);
+    }
+    assert_eq!(std::fs::read_dir(folder.join("fuzz_targets")).unwrap().count(), TARGETS.len());
+}
+
+#[test]
 fn a_panic_is_found_and_its_input_kept() {
     fn body(bytes: &[u8]) {
         assert!(bytes.len() < 3, "too long for this parser");

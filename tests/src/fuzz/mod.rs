@@ -4,9 +4,10 @@
 //! `fuzz_smoke` runs it for seconds over seeds and mutations of them, the program `fuzz` for as long as it is told, and the crate under
 //! `tests/fuzz` hands the same bodies to libFuzzer.
 //!
-//! To add a parser: write its body in `targets.rs` and add a line to [`TARGETS`]. Seeds are shared: bytes that mean something to one parser
+//! To add a parser: write its body in `targets.rs` or `evidence.rs`, add a line to [`TARGETS`] and a target to the crate. Seeds are shared: bytes that mean something to one parser
 //! are good hostile bytes for the next.
 
+mod evidence;
 mod mutate;
 mod run;
 mod seeds;
@@ -31,8 +32,12 @@ pub const TARGETS: &[Target] = &[
     Target { name: "boot_log_agile", body: targets::boot_log_agile },
     Target { name: "cel_tlv", body: targets::cel_tlv },
     Target { name: "cel_json", body: targets::cel_json },
-    Target { name: "ima", body: targets::ima },
-    Target { name: "attest", body: targets::attest },
+    Target { name: "ima", body: evidence::ima },
+    Target { name: "ima_appraise", body: evidence::ima_appraise },
+    Target { name: "ima_policy", body: evidence::ima_policy },
+    Target { name: "attest", body: evidence::attest },
+    Target { name: "credential", body: evidence::credential },
+    Target { name: "certificates", body: evidence::certificates },
     Target { name: "public", body: targets::public },
     Target { name: "signature", body: targets::signature },
     Target { name: "ek_certificate", body: targets::ek_certificate },

@@ -3,15 +3,21 @@
 //! Comes in: the repository's own vectors, a simulated boot and, where they are present, the real-world vectors. Goes out: distinct byte
 //! strings, the shorter ones first.
 
+use super::evidence::{CERTIFY_EXTRA, LISTED, QUOTE_EXTRA, machine, signer};
 use countersign_tpm::algorithm::HashAlg;
+use countersign_tpm::credential::make_credential;
+use countersign_tpm::ima::list::Entries;
+use countersign_tpm::ima::signature::KeyId;
 use countersign_tpm::quote::PcrSelectionSpec;
 use countersign_tpm::simulated::SimulatedTpm;
-use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
+use countersign_tpm::simulated::ima::SimulatedIma;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Longest file taken as a seed.
+/// Longest file taken as a seed whole.
 const MAX_SEED: usize = 128 * 1024;
+/// How much is taken of a longer one: IMA lists to the end of an entry, texts to the end of a line.
+const MAX_CUT: usize = 32 * 1024;
 
 /// All seeds.
 ///
@@ -37,9 +43,26 @@ pub fn seeds() -> Vec<Vec<u8>> {
             found.extend(of_folder.iter().filter_map(|path| decoded(path)));
         }
     }
-    let mut seeds: Vec<Vec<u8>> = found.into_iter().filter(|seed| seed.len() <= MAX_SEED).collect();
+    let mut seeds: Vec<Vec<u8>> = found.into_iter().map(cut).collect();
     seeds.sort_by_key(Vec::len);
     seeds
+}
+
+/// A long seed's beginning.
+fn cut(mut seed: Vec<u8>) -> Vec<u8> {
+    if seed.len() <= MAX_SEED {
+        return seed;
+    }
+    let mut ends = 0;
+    if let Ok(mut entries) = Entries::new(&seed, HashAlg::Sha1) {
+        while entries.next().is_some_and(|entry| entry.is_ok()) && entries.position() <= MAX_CUT {
+            ends = entries.position();
+        }
+    }
+    let line = || seed.iter().take(MAX_CUT).rposition(|byte| *byte == b'\n').map(|at| at + 1);
+    let len = if ends > 0 { ends } else { line().unwrap_or(MAX_CUT) };
+    seed.truncate(len);
+    seed
 }
 
 /// `VECTORS`, or `shared/vectors` beside the workspace.
@@ -93,13 +116,19 @@ fn strings(value: &serde_json::Value, into: &mut BTreeSet<Vec<u8>>) {
 
 #[expect(clippy::unwrap_used, reason = "a simulated TPM quotes registers that exist")]
 fn simulated() -> Vec<Vec<u8>> {
-    let mut tpm = SimulatedTpm::new(&mut |buffer: &mut [u8]| buffer.fill(0x29)).unwrap();
-    let boot = SimulatedBoot::new(&BootOptions { pad_to_bytes: 6_000, ..BootOptions::default() });
-    tpm.boot(&boot).unwrap();
+    let (tpm, boot) = machine();
     let selection = PcrSelectionSpec::new(HashAlg::Sha256, &[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
-    let quote = tpm.quote(&[7; 32], &selection).unwrap();
-    let certify = tpm.certify_host_key(&[8; 32]).unwrap();
+    let quote = tpm.quote(&QUOTE_EXTRA, &selection).unwrap();
+    let certify = tpm.certify_host_key(&CERTIFY_EXTRA).unwrap();
+    let secret =
+        make_credential(tpm.ek_public(), tpm.ak_public().name().as_bytes(), &[5; 32], &mut |buffer| {
+            buffer.fill(0x17);
+        })
+        .unwrap();
     vec![
+        list(&tpm),
+        [secret.encrypted_secret, secret.id_object].concat(),
+        tpm.host_public().bytes().to_vec(),
         boot.log().to_vec(),
         quote.attest,
         quote.signature,
@@ -108,6 +137,27 @@ fn simulated() -> Vec<Vec<u8>> {
         tpm.ek_public().bytes().to_vec(),
         tpm.ek_public().spki_der(),
     ]
+}
+
+/// A list with an entry of most kinds: files listed, signed by a known key and by an unknown one, a program without a file, a buffer, a
+/// violation.
+fn list(tpm: &SimulatedTpm) -> Vec<u8> {
+    let boot: Vec<Vec<u8>> = (0..10).map(|_| vec![1; 32]).collect();
+    let mut ima = SimulatedIma::after_boot(HashAlg::Sha256, &boot);
+    let digest = HashAlg::Sha256.digest(LISTED);
+    ima.measure(HashAlg::Sha256, LISTED, &digest);
+    let (_, KeyId(id)) = signer(tpm);
+    // ECDSA-Sig-Value of two small numbers: a signature in form.
+    let value = [0x30, 6, 2, 1, 1, 2, 1, 1];
+    for id in [id, [9; 4]] {
+        let signature = [&[3, 2, 4][..], &id, &[0, 8], &value].concat();
+        ima.measure_signed(HashAlg::Sha256, b"/usr/bin/signed", &digest, &signature);
+    }
+    ima.measure(HashAlg::Sha256, b"/memfd:payload", &digest);
+    ima.measure_buffer(HashAlg::Sha256, b".ima", b"a key");
+    ima.violate(b"/var/log/journal");
+    ima.measure(HashAlg::Sha1, LISTED, &[7; 20]);
+    ima.bytes().to_vec()
 }
 
 /// What no vector holds: a CoRIM with two triples, a quorum file, a tile's name.

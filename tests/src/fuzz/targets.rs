@@ -21,12 +21,8 @@ use countersign_core::tile::parse_tile;
 use countersign_core::tlog_proof::TlogProof;
 use countersign_core::witness::{AddCheckpoint, Quorum, WitnessKey};
 use countersign_tpm::algorithm::HashAlg;
-use countersign_tpm::attest::Attest;
 use countersign_tpm::ek::TrustStore;
 use countersign_tpm::eventlog::{EventLog, MAX_EVENTS, MAX_LOG_BYTES, verify_replay};
-use countersign_tpm::ima::list::Entries;
-use countersign_tpm::ima::policy::RuntimePolicy;
-use countersign_tpm::ima::state::ImaState;
 use countersign_tpm::key::PublicKey;
 use countersign_tpm::public::Public;
 use countersign_tpm::quote::VerifiedQuote;
@@ -79,29 +75,6 @@ pub(super) fn cel_tlv(bytes: &[u8]) {
 pub(super) fn cel_json(bytes: &[u8]) {
     boot_log(&[b"{", bytes].concat());
     boot_log(&[b"[", bytes, b"]"].concat());
-}
-
-/// An IMA list, binary and in text; what an operator imports as an IMA policy.
-pub(super) fn ima(bytes: &[u8]) {
-    for column in [HashAlg::Sha1, HashAlg::Sha256] {
-        let Ok(entries) = Entries::new(bytes, column) else { continue };
-        for entry in entries.map_while(Result::ok) {
-            let _ = entry.measured();
-            let _ = entry.hinted_path();
-            let _ = entry.template_hash(HashAlg::Sha256);
-        }
-        let _ = countersign_tpm::ima::to_binary(bytes, column);
-    }
-    let _ = countersign_tpm::ima::import::keylime(bytes);
-    let _ = RuntimePolicy::parse(bytes);
-    if let Ok(state) = ImaState::parse(bytes) {
-        assert_eq!(state.encode(), bytes, "another encoding was taken");
-    }
-}
-
-/// TPMS_ATTEST, and what is quoted with it.
-pub(super) fn attest(bytes: &[u8]) {
-    let _ = Attest::parse(bytes);
 }
 
 /// TPMT_PUBLIC and TPM2B_PUBLIC: what parses has a name.
