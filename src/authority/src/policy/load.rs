@@ -1,11 +1,12 @@
 //! Loading a policy document: parse, rename, validate strictly, slice by action.
 
 use super::reads::Reads;
-use super::{CompiledPolicy, EntityTypes, FAMILIES, SCHEMA, Slice};
+use super::{CompiledPolicy, EARLIER_SCHEMAS, EntityTypes, FAMILIES, SCHEMA, Slice};
 use cedar_policy::{
     ActionConstraint, Authorizer, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema,
     ValidationMode, Validator,
 };
+use countersign_core::digest::sha256;
 use countersign_core::document::{PolicyDocument, Settings};
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::quote::PcrSelectionSpec;
@@ -78,7 +79,8 @@ fn position(source: &str, offset: usize) -> Option<SourcePosition> {
 impl CompiledPolicy {
     /// Parses and validates strictly; what loads can be evaluated without a look at its form again.
     pub fn load(document: &PolicyDocument) -> Result<Self, PolicyInvalid> {
-        if document.schema != SCHEMA {
+        let earlier = || EARLIER_SCHEMAS.contains(&sha256(document.schema.as_bytes()).to_hex().as_str());
+        if document.schema != SCHEMA && !earlier() {
             return Err(PolicyInvalid::document("the schema isn't the one of this engine version"));
         }
         check_settings(&document.settings)?;

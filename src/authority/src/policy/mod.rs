@@ -23,8 +23,12 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
 use reads::Reads;
 
-/// The schema against which every policy is validated; a document must carry exactly this text.
+/// The schema against which every policy is validated; a document carries this text, or that of an engine before.
 pub const SCHEMA: &str = include_str!("schema.cedarschema");
+
+/// SHA-256 of the schemas of engines before, to which only members were added: what was valid under one of them is under [`SCHEMA`], and an
+/// authority starts under the policy that was in force when it was another version.
+const EARLIER_SCHEMAS: [&str; 1] = ["aead390c778ed266f2b9291ed9991cc4f3c68b240ddac56806c149a50e40ae2c"];
 
 /// Families of actions: each is a Cedar action of the schema.
 pub const FAMILIES: [&str; 3] = ["exec", "call", "request"];

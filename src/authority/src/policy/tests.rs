@@ -356,6 +356,23 @@ fn what_does_not_parse_or_validate_is_told_by_policy_line_and_column() {
 }
 
 #[test]
+fn a_policy_of_an_engine_before_stays_in_force() {
+    let mut earlier = document(&[("base", PERMIT)]);
+    earlier.schema = include_str!("testdata/schema-of-engine-2.cedarschema").to_owned();
+    let policy = CompiledPolicy::load(&earlier).unwrap();
+    assert_eq!(*policy.digest(), earlier.digest());
+    assert_eq!(ask(&policy, |_| {}), ask(&compiled(&[("base", PERMIT)]), |_| {}));
+    // Nothing was taken away and no type changed: without comments, every line is still there.
+    let lines = |text: &'static str| text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
+    let before = lines(include_str!("testdata/schema-of-engine-2.cedarschema"));
+    let now: Vec<&str> = lines(SCHEMA).collect();
+    let gone: Vec<&str> = before.filter(|line| !now.contains(line)).collect();
+    assert_eq!(gone, [""; 0]);
+    earlier.schema.push('\n');
+    assert!(CompiledPolicy::load(&earlier).is_err());
+}
+
+#[test]
 fn templates_foreign_schemas_and_impossible_settings_are_refused() {
     assert!(
         invalid(&[("t", "permit (principal == ?principal, action, resource);")])
