@@ -20,9 +20,11 @@ demo: packages
 	SIGNER=$(SIGNER) KEEP=$(KEEP) deploy/demo/run.sh
 
 # The binaries first: end to end tests run them, and `cargo test` builds a package's binaries for that package's own tests only.
+# Before and after: where the real-world vectors are absent, that is said aloud.
 test: packages lint docs
+	@tests/vectors/told.sh
 	$(CARGO) build --locked --workspace --all-features --bins
-	$(CARGO) test --locked --workspace --all-features
+	$(CARGO) test --locked --workspace --all-features; status=$$?; tests/vectors/told.sh; exit $$status
 
 # The simulations of `make test` with 300 fresh seeds for each store, and its kill tests with 500 kills.
 soak: packages

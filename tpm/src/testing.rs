@@ -7,8 +7,14 @@ use crate::quote::PcrSelectionSpec;
 use crate::simulated::SimulatedTpm;
 use crate::simulated::boot::{BootOptions, SimulatedBoot};
 
+/// The folders of vectors that a test walks: the project's own, made from a software TPM, and the real-world ones where they are.
+pub(crate) fn every_vectors(folder: &str) -> Vec<PathBuf> {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("vectors").join(folder);
+    std::iter::once(own).chain(vectors(folder)).collect()
+}
+
 /// The folder of real-world vectors: `VECTORS`, or `shared/vectors` beside the workspace. Where there is none the
-/// test says so and does with what it makes itself; in CI that is a failure.
+/// test says so and does with what is the project's own; `make test` says it aloud, and in CI it is a failure.
 pub(crate) fn vectors(folder: &str) -> Option<PathBuf> {
     let root = std::env::var_os("VECTORS").map(PathBuf::from).or_else(|| {
         let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));

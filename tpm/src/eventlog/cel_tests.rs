@@ -3,7 +3,7 @@
 use super::facts::BootFacts;
 use super::facts_tests::Log;
 use super::*;
-use crate::testing::{json, vector_bytes, vectors};
+use crate::testing::{every_vectors, json, vector_bytes};
 
 fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
     let len = u32::try_from(value.len()).unwrap();
@@ -61,9 +61,10 @@ fn same(path: &str, original: &EventLog, other: &EventLog) {
 fn logs() -> Vec<(String, EventLog)> {
     let boot = crate::testing::booted(1).1;
     let mut logs = vec![("simulated".to_owned(), EventLog::parse(boot.log()).unwrap())];
-    let Some(folder) = vectors("eventlog") else { return logs };
-    for path in json(&folder.join("expected.json"))["logs"].as_object().unwrap().keys() {
-        logs.extend(EventLog::parse(&vector_bytes(&folder.join(path))).map(|log| (path.clone(), log)));
+    for folder in every_vectors("eventlog") {
+        for path in json(&folder.join("expected.json"))["logs"].as_object().unwrap().keys() {
+            logs.extend(EventLog::parse(&vector_bytes(&folder.join(path))).map(|log| (path.clone(), log)));
+        }
     }
     logs
 }

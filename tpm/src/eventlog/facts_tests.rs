@@ -8,7 +8,7 @@ use super::known_facts_tests::{ROWS, Row};
 use super::variable::{self, EFI_GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, SHIM_LOCK};
 use super::{EventLog, MAX_EVENTS, event_type};
 use crate::algorithm::HashAlg;
-use crate::testing::{json, vector_bytes, vectors};
+use crate::testing::{every_vectors, json, vector_bytes, vectors};
 
 const ALL: [u32; 15] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
 
@@ -66,7 +66,10 @@ fn facts_of_every_real_log_are_what_another_program_counts() {
 
 #[test]
 fn applications_and_separators_of_every_real_log_are_as_expected() {
-    let Some(folder) = vectors("eventlog") else { return };
+    every_vectors("eventlog").iter().for_each(|folder| applications_and_separators_are_as_expected(folder));
+}
+
+fn applications_and_separators_are_as_expected(folder: &std::path::Path) {
     let expected = json(&folder.join("expected.json"));
     for (path, item) in expected["logs"].as_object().unwrap() {
         // A CCEL log numbers its registers otherwise.
