@@ -3,14 +3,16 @@
 //! Comes in: requests of local runtimes, each with somebody who waits. Goes out: one decision for each. There is no timer: while one call is
 //! under way the next gathers, up to 256 requests, and starts when it ends; so an idle host pays no delay, and a slow TPM is shared by all that
 //! wait. Every request was parsed and its holder signature verified before it came here, since one bad request would spoil the call for all; if the
-//! authority still finds fault with a form, each request is tried alone.
+//! authority still finds fault with a form, the call is halved until it is known with which. Of different requests with one identifier, which would
+//! spoil a call, too, the second waits for the next.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use countersign_core::api::DecisionDocument;
 use countersign_core::digest::Sha256Digest;
+use countersign_core::name::RequestId;
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{MAX_REQUESTS, SignedRequest};
 use tokio::sync::{mpsc, oneshot};
@@ -25,6 +27,10 @@ use crate::refused::Refused;
 const QUEUE: usize = 4 * MAX_REQUESTS;
 /// For one call with its repetitions. Runtimes wait a little longer than this.
 const CALL_DEADLINE: Duration = Duration::from_secs(25);
+/// For all calls into which one was halved: longer than that nobody waits.
+const HALVING_DEADLINE: Duration = Duration::from_secs(30);
+/// Requests that wait because their identifier is in the call already.
+const MAX_HELD: usize = MAX_REQUESTS;
 /// A call is made at most this often; a repetition is byte-identical, so a decision already made is found again.
 const TRIES: u32 = 3;
 
@@ -72,13 +78,20 @@ impl Gatherer {
 impl Gathered {
     /// Makes one call after the other until every [`Gatherer`] is gone.
     pub(crate) async fn serve<A: AuthorityApi>(mut self, agent: Arc<Agent<A>>) {
-        while let Some(first) = self.queue.recv().await {
+        let mut held = VecDeque::new();
+        loop {
             let mut batch = Batch::default();
-            batch.add(first);
+            for waiting in std::mem::take(&mut held) {
+                batch.add(waiting, &mut held);
+            }
+            if batch.requests.is_empty() {
+                let Some(first) = self.queue.recv().await else { return };
+                batch.add(first, &mut held);
+            }
             while batch.requests.len() < MAX_REQUESTS
                 && let Ok(next) = self.queue.try_recv()
             {
-                batch.add(next);
+                batch.add(next, &mut held);
             }
             batch.run(&agent).await;
         }
@@ -89,19 +102,29 @@ impl Gathered {
 #[derive(Default)]
 struct Batch {
     requests: Vec<SignedRequest>,
+    ids: BTreeSet<RequestId>,
     replies: BTreeMap<Sha256Digest, Vec<oneshot::Sender<Answer>>>,
 }
 
 impl Batch {
-    fn add(&mut self, waiting: Waiting) {
+    /// Takes a request, or holds it for the next call if another one of this has its identifier (PROTOCOL §9: one refuses the call).
+    fn add(&mut self, waiting: Waiting, held: &mut VecDeque<Waiting>) {
         if waiting.reply.is_closed() {
             return;
         }
-        let replies = self.replies.entry(*waiting.request.digest()).or_default();
-        if replies.is_empty() {
+        let digest = *waiting.request.digest();
+        if let Some(replies) = self.replies.get_mut(&digest) {
+            replies.push(waiting.reply);
+        } else if self.requests.len() < MAX_REQUESTS && self.ids.insert(waiting.request.request().id.clone())
+        {
             self.requests.push(waiting.request);
+            self.replies.insert(digest, vec![waiting.reply]);
+        } else if held.len() < MAX_HELD {
+            held.push_back(waiting);
+        } else {
+            let many = "too many requests with one identifier wait";
+            let _ = waiting.reply.send(Err(Refused::new(RefusalCode::Overloaded, many)));
         }
-        replies.push(waiting.reply);
     }
 
     fn answer(&mut self, request: &SignedRequest, answer: &Answer) {
@@ -111,33 +134,41 @@ impl Batch {
         }
     }
 
+    fn is_awaited(&self, request: &SignedRequest) -> bool {
+        let replies = self.replies.get(request.digest());
+        replies.is_some_and(|replies| replies.iter().any(|reply| !reply.is_closed()))
+    }
+
     async fn run<A: AuthorityApi>(mut self, agent: &Agent<A>) {
         let requests = std::mem::take(&mut self.requests);
-        let all: Vec<&SignedRequest> = requests.iter().collect();
-        if all.is_empty() {
-            return;
-        }
-        tracing::debug!(requests = all.len(), "one call");
-        match bounded(agent, &all).await {
-            Err(refused) if all.len() > 1 && blames_a_request(&refused) => {
-                tracing::warn!(
-                    code = refused.code.as_str(),
-                    "a call was refused for its form; trying each request alone"
-                );
-                for request in &all {
-                    let mut answers =
-                        bounded(agent, &[*request]).await.unwrap_or_else(|refused| vec![Err(refused)]);
-                    self.answer(request, &answers.pop().unwrap_or_else(missing));
-                }
+        let started = Instant::now();
+        let mut parts: Vec<Vec<&SignedRequest>> = vec![requests.iter().collect()];
+        while let Some(mut part) = parts.pop() {
+            part.retain(|request| self.is_awaited(request));
+            if part.is_empty() {
+                continue;
             }
-            Err(refused) => {
-                for request in &all {
-                    self.answer(request, &Err(refused.clone()));
-                }
+            if started.elapsed() >= HALVING_DEADLINE {
+                let late =
+                    Refused::new(RefusalCode::TimedOut, "no decision in time; repeat the request as it was");
+                part.iter().for_each(|request| self.answer(request, &Err(late.clone())));
+                continue;
             }
-            Ok(answers) => {
-                for (request, answer) in all.iter().zip(&answers) {
-                    self.answer(request, answer);
+            tracing::debug!(requests = part.len(), "one call");
+            match bounded(agent, &part).await {
+                Err(refused) if part.len() > 1 && blames_a_request(&refused) => {
+                    tracing::warn!(
+                        code = refused.code.as_str(),
+                        "a call was refused for its form; halving it"
+                    );
+                    let second = part.split_off(part.len() / 2);
+                    parts.extend([second, part]);
+                }
+                Err(refused) => {
+                    part.iter().for_each(|request| self.answer(request, &Err(refused.clone())));
+                }
+                Ok(answers) => {
+                    part.iter().zip(&answers).for_each(|(request, answer)| self.answer(request, answer));
                 }
             }
         }

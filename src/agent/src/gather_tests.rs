@@ -88,7 +88,7 @@ async fn the_same_bytes_asked_for_twice_are_one_request_and_a_caller_who_left_no
     let mut batch = Batch::default();
     let (reply, answer) = oneshot::channel();
     drop(answer);
-    batch.add(Waiting { request: one, reply });
+    batch.add(Waiting { request: one, reply }, &mut VecDeque::new());
     assert!(batch.requests.is_empty());
 }
 
@@ -126,27 +126,62 @@ async fn what_will_not_pass_is_not_repeated() {
     }
 }
 
+/// A batch of these requests, and what each is answered.
+fn batch_of(requests: impl IntoIterator<Item = SignedRequest>) -> (Batch, Vec<oneshot::Receiver<Answer>>) {
+    let (mut batch, mut held) = (Batch::default(), VecDeque::new());
+    let answers = requests.into_iter().map(|request| {
+        let (reply, answer) = oneshot::channel();
+        batch.add(Waiting { request, reply }, &mut held);
+        answer
+    });
+    let answers = answers.collect();
+    assert!(held.is_empty());
+    (batch, answers)
+}
+
 #[tokio::test]
 async fn one_request_of_bad_form_does_not_spoil_the_others() {
     let world = World::enrolled().await;
     let malformed = || refusal(RefusalCode::RequestMalformed, Vec::new());
-    // The call of three is refused for one of them; alone, the first is, and the others aren't.
     let host = &world.agent.identity.host;
-    let mut batch = Batch::default();
-    let mut answers = Vec::new();
-    for id in 0..3 {
-        let (reply, answer) = oneshot::channel();
-        batch.add(Waiting { request: request(host, id), reply });
-        answers.push(answer);
-    }
-    world.authority.faults.lock().unwrap().extend([malformed(), malformed()]);
+    // The call of eight is refused for its first one, and so are the four, the two and the one that it is in.
+    let (batch, answers) = batch_of((0..8).map(|id| request(host, id)));
+    world.authority.faults.lock().unwrap().extend([malformed(), malformed(), malformed(), malformed()]);
+    let before = world.host.quotes.load(Ordering::SeqCst);
     batch.run(&world.agent).await;
     let mut codes = Vec::new();
     for answer in answers {
         codes.push(answer.await.unwrap().map_err(|refused| refused.code).map(|decision| decision.verdict));
     }
     let allow = || Ok("allow".to_owned());
-    assert_eq!(codes, [Err(RefusalCode::RequestMalformed), allow(), allow()]);
+    assert_eq!(codes.remove(0), Err(RefusalCode::RequestMalformed));
+    assert!(codes.iter().all(|code| *code == allow()), "{codes:?}");
+    assert_eq!(world.host.quotes.load(Ordering::SeqCst) - before, 4 + 3, "8, 4, 2, 1 and the other halves");
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_any_more_is_left_out_of_the_halves() {
+    let world = World::enrolled().await;
+    let host = &world.agent.identity.host;
+    let (batch, mut answers) = batch_of((0..4).map(|id| request(host, id)));
+    let last = answers.pop().unwrap();
+    drop(answers);
+    let before = world.host.quotes.load(Ordering::SeqCst);
+    batch.run(&world.agent).await;
+    assert_eq!(last.await.unwrap().unwrap().verdict, "allow");
+    assert_eq!(world.host.quotes.load(Ordering::SeqCst) - before, 1);
+    assert_eq!(world.authority.calls.lock().unwrap().last(), Some(&1), "one request, not four");
+}
+
+#[tokio::test]
+async fn different_requests_with_one_identifier_go_one_after_the_other() {
+    let world = World::enrolled().await;
+    let host = &world.agent.identity.host;
+    // Each is signed by a holder of its own, so the bytes differ.
+    let requests: Vec<_> = [7, 8, 7, 7].map(|id| request(host, id)).into();
+    let answers = while_one_is_under_way(&world, requests).await;
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|decision| decision.verdict == "allow")));
+    assert_eq!(*world.authority.calls.lock().unwrap(), [1, 2, 1, 1]);
 }
 
 #[tokio::test]

@@ -12,7 +12,6 @@ use countersign_core::artifact::{ArtifactError, Receipt, verify_head_signature, 
 use countersign_core::bundle::TrustBundle;
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::control::ControlState;
-use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::host::{Enrolment, HostStateRecord};
 use countersign_core::leaf::{Kind, Leaf};
@@ -27,6 +26,10 @@ use crate::refused::Refused;
 
 /// Most pages of one pull of the control chain.
 const MAX_PAGES: usize = 1_000;
+/// Most control leaves of one pull, bytes in them, and rotation heads: nothing of it is verified before all of it is there.
+const MAX_LEAVES: usize = 65_536;
+const MAX_BYTES: usize = 32 * 1024 * 1024;
+const MAX_ROTATIONS: usize = 64;
 
 /// Why an answer of the authority isn't believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,16 +104,26 @@ impl Judge {
         let mut leaves = VecDeque::new();
         let mut rotations = Vec::new();
         let mut next = control.number();
+        let mut bytes = 0_usize;
         for _ in 0..MAX_PAGES {
             let feed = api.feed(0, next).await?;
             next = next.saturating_add(u64::try_from(feed.control.len()).unwrap_or(u64::MAX));
+            bytes = feed.control.iter().fold(bytes, |sum, leaf| sum.saturating_add(leaf.0.len()));
             leaves.extend(feed.control);
             rotations.extend(feed.rotations);
+            if bytes > MAX_BYTES || leaves.len() > MAX_LEAVES || rotations.len() > MAX_ROTATIONS {
+                return Err(chain("it is longer than any that is followed"));
+            }
             if feed.more {
                 continue;
             }
+            let mut reached = (0, 0);
             for head in rotations.iter().chain([&feed.head]) {
-                self.step(&mut control, &mut leaves, head)?;
+                let now = self.step(&mut control, &mut leaves, head)?;
+                if now.0 < reached.0 || now.1 < reached.1 {
+                    return Err(chain("heads go back"));
+                }
+                reached = now;
             }
             if !leaves.is_empty() {
                 return Err(chain("leaves follow its newest head"));
@@ -124,13 +137,13 @@ impl Judge {
         Err(chain("it has no end"))
     }
 
-    /// Moves to the control number of one head, which a key believed before and a key believed after must have signed.
+    /// Moves to the control number of one head, which a key believed before and a key believed after must have signed. Its size and time.
     fn step(
         &self,
         control: &mut ControlState,
         leaves: &mut VecDeque<B64>,
         head: &str,
-    ) -> Result<(), ReceiptError> {
+    ) -> Result<(u64, u64), ReceiptError> {
         let note = SignedNote::parse(head).map_err(chain)?;
         let head = HeadBody::parse(note.text()).map_err(chain)?;
         if head.origin != self.bundle.origin().as_str() {
@@ -143,26 +156,19 @@ impl Judge {
         while control.number() < head.control_seq {
             let leaf = leaves.pop_front().ok_or_else(|| chain("a head is ahead of its leaves"))?;
             control.apply(&leaf.0).map_err(chain)?;
-            self.check_first_keys(control)?;
+        }
+        if !control.begins_with(self.bundle.head_keys()) {
+            return Err(chain("it doesn't begin with the trust bundle's head keys"));
+        }
+        if control.last_index().is_some_and(|last| last >= head.size) {
+            return Err(chain("a head is smaller than what it covers"));
         }
         if head.control_seq != control.number() || head.control_digest != *control.digest() {
             return Err(chain("a head carries another chain"));
         }
         verify_note_with(&note, &head.origin, &control.still_believed(&before))?;
         verify_head_signature(&note, &head, control)?;
-        Ok(())
-    }
-
-    /// The bundle's keys are the first that the chain introduces, all activated before any other is introduced.
-    fn check_first_keys(&self, control: &ControlState) -> Result<(), ReceiptError> {
-        let known = |key: &VerifyingKey| control.head_keys().iter().find(|known| known.key == *key);
-        let begun =
-            self.bundle.head_keys().iter().all(|key| known(key).is_some_and(|key| key.activated.is_some()));
-        let other = control.head_keys().iter().any(|key| !self.bundle.head_keys().contains(&key.key));
-        if other && !begun {
-            return Err(chain("it doesn't begin with the trust bundle's head keys"));
-        }
-        Ok(())
+        Ok((head.size, head.time_ms))
     }
 
     /// Checks that a decision is about this request and says what the document says.

@@ -32,6 +32,14 @@ pub enum ControlError {
     /// A new key that nobody showed to hold.
     #[error("introduced key without proof of possession")]
     Possession,
+    /// It doesn't stand behind the control leaf before it.
+    #[error("control leaf with index {found} follows one with index {last}")]
+    Index {
+        /// Of the leaf before.
+        last: u64,
+        /// Of this one.
+        found: u64,
+    },
     /// An epoch that isn't the next one.
     #[error("epoch {found} follows {current}")]
     Epoch {
@@ -107,6 +115,8 @@ pub struct ControlState {
     origin: String,
     recovery_key: VerifyingKey,
     number: u64,
+    /// Index of the newest control leaf.
+    last_index: Option<u64>,
     digest: Sha256Digest,
     head_keys: Vec<HeadKey>,
     jwt_keys: Vec<HeadKey>,
@@ -164,6 +174,7 @@ impl ControlState {
             origin: origin.to_owned(),
             recovery_key,
             number: 0,
+            last_index: None,
             digest: Sha256Digest::ZERO,
             head_keys: Vec::new(),
             jwt_keys: Vec::new(),
@@ -200,6 +211,12 @@ impl ControlState {
     pub fn apply(&mut self, leaf_bytes: &[u8]) -> Result<Leaf, ControlError> {
         let leaf = Leaf::parse(leaf_bytes)?;
         let number = self.number + 1;
+        // PROTOCOL §13.1: control leaves stand in the log in the order of their numbers.
+        if let Some(last) = self.last_index
+            && leaf.index <= last
+        {
+            return Err(ControlError::Index { last, found: leaf.index });
+        }
         match leaf.kind {
             Kind::Key => self.apply_key(&KeyRecord::parse(&leaf.body)?, number)?,
             Kind::Policy => {
@@ -231,7 +248,7 @@ impl ControlState {
         }
         let leaf_hash = leaf_hash(leaf_bytes);
         self.digest = control_digest(&self.digest, number, &leaf_hash);
-        self.number = number;
+        (self.number, self.last_index) = (number, Some(leaf.index));
         Ok(leaf)
     }
 
@@ -374,6 +391,24 @@ impl ControlState {
     #[must_use]
     pub const fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Index of the newest control leaf: every head with its control number is larger.
+    #[must_use]
+    pub const fn last_index(&self) -> Option<u64> {
+        self.last_index
+    }
+
+    /// Whether these head keys, which are the trust bundle's, are the first that the chain introduces, all activated before any other is introduced
+    /// (PROTOCOL §13.1).
+    #[must_use]
+    pub fn begins_with(&self, keys: &[VerifyingKey]) -> bool {
+        let Some((first, later)) = self.head_keys.split_at_checked(keys.len()) else { return false };
+        let last_activation = first.iter().map(|key| key.activated).max().flatten();
+        let all_named = keys.iter().all(|key| first.iter().any(|known| known.key == *key));
+        let all_active = first.iter().all(|key| key.activated.is_some());
+        let before_others = later.iter().all(|key| last_activation.is_some_and(|at| at < key.introduced));
+        all_named && all_active && before_others
     }
 
     /// Digest of the chain at this number.

@@ -75,6 +75,6 @@ pub struct Route {
     pub takes: Option<&'static str>,
     /// What is answered.
     pub gives: Answer,
-    /// Whether it needs a place in the queue of calls: everything but what tells of our health.
+    /// What answers it.
     pub handler: fn(Arc<Authority>, Call) -> Handled,
 }

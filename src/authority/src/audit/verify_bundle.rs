@@ -117,7 +117,8 @@ fn follow(
         at_decision: None,
         activations: Vec::new(),
         believed: trust.head_keys().to_vec(),
-        size: 0,
+        bundle_keys: trust.head_keys(),
+        reached: (0, 0),
     };
     for text in &bundle.rotations {
         let note = SignedNote::parse(text).map_err(malformed)?;
@@ -146,7 +147,9 @@ struct Chain<'a> {
     at_decision: Option<ControlState>,
     activations: Vec<u64>,
     believed: Vec<VerifyingKey>,
-    size: u64,
+    bundle_keys: &'a [VerifyingKey],
+    /// Size and time of the head before.
+    reached: (u64, u64),
 }
 
 impl Chain<'_> {
@@ -154,7 +157,8 @@ impl Chain<'_> {
         if head.origin != self.state.origin() {
             return Err(ArtifactError::Origin.into());
         }
-        if head.control_seq < self.state.number() || head.size < self.size {
+        let (size, time_ms) = self.reached;
+        if head.control_seq < self.state.number() || head.size < size || head.time_ms < time_ms {
             return Err(mismatch("heads go back"));
         }
         while self.state.number() < head.control_seq {
@@ -169,13 +173,19 @@ impl Chain<'_> {
             }
         }
         self.keep();
+        if self.state.last_index().is_some_and(|last| last >= head.size) {
+            return Err(mismatch("a head is smaller than what it covers"));
+        }
+        if !self.state.begins_with(self.bundle_keys) {
+            return Err(mismatch("the control chain doesn't begin with the trust bundle's head keys"));
+        }
         if *self.state.digest() != head.control_digest {
             return Err(mismatch("the control leaves don't give the head's control digest"));
         }
         verify_note_with(note, &head.origin, &self.state.still_believed(&self.believed))?;
         verify_head_signature(note, head, &self.state)?;
         self.believed = self.state.head_keys_at(head.control_seq).cloned().collect();
-        self.size = head.size;
+        self.reached = (head.size, head.time_ms);
         Ok(())
     }
 

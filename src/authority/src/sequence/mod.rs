@@ -8,7 +8,7 @@
 //! written, while the clock can't be relied upon, and when the queue is full. These attempts are counted, and a leaf tells of them when
 //! the log is back.
 //!
-//! Absent: verification, policy, any reading of leaves.
+//! Absent: verification and policy. Leaves are read only where another process wrote them: what they say of hosts and of control state.
 
 mod append;
 mod faults;

@@ -158,11 +158,10 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     })?;
     let policies = PolicyCache::default();
     let documents = Documents::load(sequencer.control(), None, &policies, reader.as_ref())?;
-    let stored = reader.challenge_keys()?;
-    let challenge_keys = ChallengeKeys::new(stored.iter().map(challenge_key).collect());
     let limits = &config.limits;
     let verifier =
         Verifier::new(config.origin.clone(), config.trust_domain.clone(), BootLogCache::new(BOOT_LOGS));
+    let challenge_keys = challenge_keys(reader.as_ref())?;
     let authority = Authority {
         pool: Pool::start(limits.worker_count(), limits.queue)?,
         budgets: Budgets::of(limits),
@@ -198,6 +197,10 @@ pub(super) fn start(config: Config) -> Result<Authority, StartError> {
     };
     authority.open_jwt_key();
     Ok(authority)
+}
+
+fn challenge_keys(reader: &dyn Reader) -> Result<ChallengeKeys, StartError> {
+    Ok(ChallengeKeys::new(reader.challenge_keys()?.iter().map(challenge_key).collect()))
 }
 
 fn sequencer_limits(config: &Config) -> SequencerLimits {

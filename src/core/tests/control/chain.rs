@@ -318,3 +318,22 @@ fn a_bundle_holds_statements_without_a_gap() {
     assert!(bundle(&[one.clone(), statement(3, compromise())]).is_err());
     assert!(bundle(&[one, statement(2, initial())]).is_err());
 }
+
+#[test]
+fn control_leaves_stand_in_the_log_in_the_order_of_their_numbers() {
+    let state = begun();
+    let last = state.last_index().unwrap();
+    let leaf = |index| {
+        let body = principal(OPERATOR, Role::Operator, None);
+        Leaf { kind: Kind::Principal, index, time_ms: 1, salt: [0; 16], body }.encode().unwrap()
+    };
+    for index in [0, last] {
+        let mut next = state.clone();
+        let refused = next.apply(&leaf(index)).unwrap_err();
+        assert_eq!(refused, ControlError::Index { last, found: index });
+        assert_eq!((next.number(), next.last_index()), (state.number(), Some(last)));
+    }
+    let mut next = state.clone();
+    next.apply(&leaf(last + 9)).unwrap();
+    assert_eq!(next.last_index(), Some(last + 9));
+}

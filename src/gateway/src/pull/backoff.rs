@@ -29,7 +29,7 @@ pub(super) fn holds(dir: &StateDir, now: &ClockReading) -> bool {
 /// Doubles the wait, from one second to a minute, with up to a half more so that gateways don't come back together.
 pub(super) fn failed(dir: &StateDir, now: &ClockReading) {
     let failures = read(dir).map_or(0, |backoff| backoff.failures).saturating_add(1);
-    let wait = FIRST_MS.saturating_mul(1 << failures.min(6).saturating_sub(1)).min(LONGEST_MS);
+    let wait = FIRST_MS.saturating_mul(1 << failures.min(7).saturating_sub(1)).min(LONGEST_MS);
     let mut random = [0; 8];
     // Without randomness the wait is merely not spread.
     let spread = getrandom::fill(&mut random).map_or(0, |()| u64::from_be_bytes(random) % (wait / 2));

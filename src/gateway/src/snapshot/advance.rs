@@ -222,10 +222,10 @@ impl Walk<'_> {
             return Err(AdvanceRefused::ControlDigest);
         }
         // A covered leaf stands in the log that the head covers.
-        if self.chain.last_index().is_some_and(|last| last >= body.size) && body.control_seq > known {
+        if self.chain.state().last_index().is_some_and(|last| last >= body.size) && body.control_seq > known {
             return Err(AdvanceRefused::ControlOrder);
         }
-        if !self.bundle_keys.is_empty() && !self.chain.begins_with(self.bundle_keys) {
+        if !self.bundle_keys.is_empty() && !self.chain.state().begins_with(self.bundle_keys) {
             return Err(AdvanceRefused::BundleKeys);
         }
         // Signed by a key active after the leaves, and by a key that was believed before them.

@@ -128,7 +128,7 @@ impl StateDir {
         let same = body.origin == state.origin()
             && body.control_seq == state.number()
             && body.control_digest == *state.digest()
-            && chain.begins_with(bundle.head_keys());
+            && chain.state().begins_with(bundle.head_keys());
         if !same {
             return Err(damaged("the head doesn't fit the control leaves or the trust bundle"));
         }
