@@ -40,22 +40,6 @@ pub enum CertifyRefusal {
     NameMismatch,
 }
 
-impl CertifyRefusal {
-    /// Stable code.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Malformed(_) => "certify-malformed",
-            Self::NotACertification => "certify-not-a-certification",
-            Self::KeyUnfit(_) => "certify-key-unfit",
-            Self::SubjectUnfit(_) => "certify-subject-unfit",
-            Self::Signature(_) => "certify-signature-scheme",
-            Self::SignatureInvalid => "certify-signature-invalid",
-            Self::NonceMismatch => "certify-nonce-mismatch",
-            Self::NameMismatch => "certify-name-mismatch",
-        }
-    }
-}
-
 /// A signing key that lives in the same TPM as the attestation key. Only [`verify_certification`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertifiedKey {

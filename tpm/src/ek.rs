@@ -121,37 +121,6 @@ pub enum EkRefusal {
     StoreFull,
 }
 
-impl EkRefusal {
-    /// Stable code.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::TooLong(_) => "ek-certificate-too-long",
-            Self::Malformed(_) => "ek-certificate-malformed",
-            Self::TrailingBytes(_) => "ek-certificate-trailing-bytes",
-            Self::TooManyIntermediates(_) => "ek-too-many-intermediates",
-            Self::IssuerUnknown => "ek-issuer-unknown",
-            Self::PathTooComplex => "ek-path-too-complex",
-            Self::SignatureInvalid => "ek-signature-invalid",
-            Self::SignatureAlgorithm(_) => "ek-signature-algorithm",
-            Self::NotYetValid => "ek-not-yet-valid",
-            Self::Expired => "ek-expired",
-            Self::Revoked => "ek-revoked",
-            Self::CrlStale => "ek-crl-stale",
-            Self::CrlMissing => "ek-crl-missing",
-            Self::PolicyMissing => "ek-policy-missing",
-            Self::CriticalExtension(_) => "ek-critical-extension",
-            Self::RepeatedExtension(_) => "ek-repeated-extension",
-            Self::NotAnAuthority => "ek-issuer-not-an-authority",
-            Self::NotAnEkCertificate => "ek-not-an-ek-certificate",
-            Self::NotAnIakCertificate => "ek-not-an-iak-certificate",
-            Self::OtherTpm { .. } => "ek-other-tpm",
-            Self::Key(_) => "ek-key-unsupported",
-            Self::KeyMismatch => "ek-key-mismatch",
-            Self::StoreFull => "ek-store-full",
-        }
-    }
-}
-
 /// An endorsement key under a trusted root. Only [`TrustStore::verify_ek`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedEk {

@@ -138,24 +138,6 @@ pub enum QuoteRefusal {
 }
 
 impl QuoteRefusal {
-    /// Stable code.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Malformed(_) => "quote-malformed",
-            Self::NotAQuote => "quote-not-a-quote",
-            Self::KeyUnfit(_) => "quote-key-unfit",
-            Self::SignatureMalformed(_) => "quote-signature-malformed",
-            Self::SignatureScheme => "quote-signature-scheme",
-            Self::SignatureInvalid => "quote-signature-invalid",
-            Self::NonceMismatch => "quote-nonce-mismatch",
-            Self::SelectionMismatch => "quote-selection-mismatch",
-            Self::ValuesMismatch => "quote-values-mismatch",
-            Self::ValueLength { .. } => "quote-value-length",
-            Self::DigestMismatch => "quote-digest-mismatch",
-            Self::BootPcrZero { .. } => "quote-boot-pcr-zero",
-        }
-    }
-
     fn from_attest(error: AttestError) -> Self {
         match error {
             AttestError::NotGenerated | AttestError::Type(_) => Self::NotAQuote,

@@ -63,6 +63,11 @@ pub(crate) fn random(seed: u64) -> impl FnMut(&mut [u8]) {
     }
 }
 
+/// The name of a refusal's variant, by which tests tell refusals apart.
+pub(crate) fn variant(refusal: &impl std::fmt::Debug) -> String {
+    format!("{refusal:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
+}
+
 pub(crate) const NONCE: [u8; 32] = [0x5a; 32];
 
 pub(crate) fn boot_pcrs() -> PcrSelectionSpec {

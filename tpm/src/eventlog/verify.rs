@@ -71,22 +71,6 @@ fn place(event: Option<&usize>) -> String {
     event.map_or_else(|| "no event".to_owned(), |event| format!("event {event}"))
 }
 
-impl BootLogRefusal {
-    /// Stable code.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::NothingCovered => "boot-log-nothing-covered",
-            Self::NotQuoted { .. } => "boot-log-pcr-not-quoted",
-            Self::Replay(ReplayError::NoSuchBank(_)) => "boot-log-no-such-bank",
-            Self::Replay(ReplayError::DigestMissing { .. }) => "boot-log-digest-missing",
-            Self::Mismatch { .. } => "boot-log-pcr-mismatch",
-            Self::SeparatorMissing { .. } => "boot-log-separator-missing",
-            Self::SeparatorRepeated { .. } => "boot-log-separator-repeated",
-            Self::SeparatorFalse { .. } => "boot-log-separator-false",
-        }
-    }
-}
-
 /// A log that explains the quoted registers, and what it proves. Only [`verify_replay`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedBootLog {
