@@ -168,21 +168,21 @@ fn verify_head(
     control: &ControlState,
     covered: impl Fn(&HeadBody) -> bool,
 ) -> Result<(), ArtifactError> {
-    let keys: Vec<VerifyingKey> = control.head_keys_at(head.control_seq).cloned().collect();
-    let refused = match verify_note_with(note, &head.origin, &keys) {
-        Err(ArtifactError::Unsigned) => ArtifactError::Unsigned,
-        other => return other,
-    };
-    let mut verdict = Err(refused);
-    for (key, last_good) in control.compromised_at(head.control_seq) {
-        if verify_note_with(note, &head.origin, std::slice::from_ref(key)).is_ok() {
-            if covered(last_good) {
-                return Ok(());
-            }
-            verdict = Err(ArtifactError::Compromised);
-        }
+    // A signature that fails speaks against the head, whether or not its key is active.
+    let known = control.head_keys().iter().map(|known| NoteKey::new(&head.origin, known.key.clone()));
+    let known: Vec<NoteKey> = known.collect::<Result<_, _>>().map_err(malformed)?;
+    let verified = note::verify(note, &known).map_err(|_| ArtifactError::Unsigned)?;
+    let signed_by = |key: &VerifyingKey| verified.signers().iter().any(|signer| signer.key() == key);
+    if control.head_keys_at(head.control_seq).any(signed_by) {
+        return Ok(());
     }
-    verdict
+    // PROTOCOL §8.5: it was active then, before it was known to be compromised.
+    let mut pinned = control.compromised_at(head.control_seq).filter(|(key, _)| signed_by(key));
+    if pinned.any(|(_, last_good)| covered(last_good)) {
+        return Ok(());
+    }
+    let compromised = control.head_keys().iter().any(|known| known.compromised && signed_by(&known.key));
+    Err(if compromised { ArtifactError::Compromised } else { ArtifactError::Unsigned })
 }
 
 /// The same with an explicit key list, for the first head under a trust bundle.

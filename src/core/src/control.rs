@@ -88,6 +88,8 @@ pub struct HeadKey {
     pub activated: Option<u64>,
     /// Control number of its deactivation or compromise.
     pub ended: Option<u64>,
+    /// Whether its token no longer has it.
+    pub destroyed: bool,
     /// Whether the recovery key called it compromised, or, of a JWT key, an officer withdrew it.
     pub compromised: bool,
 }
@@ -120,6 +122,7 @@ pub struct ControlState {
     digest: Sha256Digest,
     head_keys: Vec<HeadKey>,
     jwt_keys: Vec<HeadKey>,
+    ca_keys: Vec<HeadKey>,
     /// The JWT key that a successor has replaced last, unless it was withdrawn since.
     jwt_retired: Option<VerifyingKey>,
     epoch: u64,
@@ -127,6 +130,7 @@ pub struct ControlState {
     references: Option<Sha256Digest>,
     revoked: BTreeSet<Subject>,
     principals: BTreeMap<Sha256Digest, Principal>,
+    any_principal: bool,
     /// What the recovery key said.
     recovery: Recovery,
     /// Keys that were revoked or removed once: they approve nothing any more, even when reinstated.
@@ -140,6 +144,8 @@ struct Recovery {
     number: u64,
     /// Exact statements of the trust bundle: those of the chain have to be the same.
     pinned: Vec<Vec<u8>>,
+    /// Head keys of the trust bundle: the chain begins with them.
+    first_keys: Vec<VerifyingKey>,
     /// Head keys that need no approval.
     head_keys: Vec<VerifyingKey>,
     /// Security officers that need none.
@@ -178,12 +184,14 @@ impl ControlState {
             digest: Sha256Digest::ZERO,
             head_keys: Vec::new(),
             jwt_keys: Vec::new(),
+            ca_keys: Vec::new(),
             jwt_retired: None,
             epoch: 0,
             policy: None,
             references: None,
             revoked: BTreeSet::new(),
             principals: BTreeMap::new(),
+            any_principal: false,
             recovery: Recovery::default(),
             barred: BTreeSet::new(),
         }
@@ -193,6 +201,7 @@ impl ControlState {
     #[must_use]
     pub fn of_bundle(bundle: &TrustBundle) -> Self {
         let mut state = Self::genesis(bundle.origin().as_str(), bundle.recovery_key().clone());
+        state.recovery.first_keys.extend_from_slice(bundle.head_keys());
         for (bytes, statement) in bundle.statements() {
             state.recovery.pinned.push(bytes.clone());
             state.recovery.take(&statement.says);
@@ -262,11 +271,13 @@ impl ControlState {
 
     fn apply_principal(&mut self, record: PrincipalRecord) -> Result<(), ControlError> {
         if !record.added {
+            self.any_principal = true;
             self.barred.insert(record.thumbprint);
             self.principals.remove(&record.thumbprint);
             return Ok(());
         }
         self.require_addition(&record)?;
+        self.any_principal = true;
         self.principals.insert(record.thumbprint, Principal { kind: record.kind, name: record.name });
         Ok(())
     }
@@ -320,9 +331,9 @@ impl ControlState {
             self.recovery.take(&statement.says);
         }
         self.recovery.number = next;
+        let mut keys = self.head_keys.iter_mut().chain(&mut self.jwt_keys).chain(&mut self.ca_keys);
         if let Says::Compromise(compromise) = &statement.says
-            && let Some(key) =
-                self.head_keys.iter_mut().chain(&mut self.jwt_keys).find(|known| known.key == compromise.key)
+            && let Some(key) = keys.find(|known| known.key == compromise.key)
         {
             key.ended = Some(key.ended.unwrap_or(number));
             key.compromised = true;
@@ -339,7 +350,7 @@ impl ControlState {
         let named = match purpose {
             KeyPurpose::Head => self.recovery.head_keys.contains(key),
             // The first keys for these purposes come before the first officer; relying parties pin the CA's certificate, not this leaf.
-            KeyPurpose::Ca | KeyPurpose::Jwt => self.principals.is_empty() && self.barred.is_empty(),
+            KeyPurpose::Ca | KeyPurpose::Jwt => !self.any_principal,
         };
         if named {
             return Ok(());
@@ -348,15 +359,31 @@ impl ControlState {
         self.require_approval(introduction.approval.as_ref(), &act)
     }
 
+    /// PROTOCOL §13.1: the first head keys are those of the trust bundle, and all of them are active before there is another.
+    fn is_first(&self, key: &VerifyingKey) -> bool {
+        let first = &self.recovery.first_keys;
+        if self.head_keys.len() < first.len() {
+            return first.contains(key);
+        }
+        let active = |key: &VerifyingKey| {
+            self.head_keys.iter().any(|known| known.key == *key && known.activated.is_some())
+        };
+        first.iter().all(active)
+    }
+
     fn apply_key(&mut self, record: &KeyRecord, number: u64) -> Result<(), ControlError> {
         self.require_introduction(record)?;
+        let introduces = record.event == KeyEvent::Introduced && record.purpose == KeyPurpose::Head;
+        if introduces && !self.is_first(&record.key) {
+            return Err(ControlError::KeyOrder);
+        }
         let (keys, others) = match record.purpose {
-            KeyPurpose::Head => (&mut self.head_keys, &self.jwt_keys),
-            KeyPurpose::Jwt => (&mut self.jwt_keys, &self.head_keys),
-            KeyPurpose::Ca => return Ok(()),
+            KeyPurpose::Head => (&mut self.head_keys, [&self.jwt_keys, &self.ca_keys]),
+            KeyPurpose::Jwt => (&mut self.jwt_keys, [&self.head_keys, &self.ca_keys]),
+            KeyPurpose::Ca => (&mut self.ca_keys, [&self.head_keys, &self.jwt_keys]),
         };
         // PROTOCOL §8.5: purposes never share a key.
-        if others.iter().any(|other| other.key == record.key) {
+        if others.into_iter().flatten().any(|other| other.key == record.key) {
             return Err(ControlError::KeyOrder);
         }
         let withdraws = record.purpose == KeyPurpose::Jwt && record.by.is_some();
@@ -367,6 +394,7 @@ impl ControlState {
                 introduced: number,
                 activated: None,
                 ended: None,
+                destroyed: false,
                 compromised: self.recovery.of(&record.key).is_some(),
             }),
             (KeyEvent::Activated, Some(key)) if key.activated.is_none() && key.ended.is_none() => {
@@ -381,7 +409,7 @@ impl ControlState {
                 }
             }
             // PROTOCOL §8.5: only the recovery key says so (`KeyEvent::Compromised` has no place in a chain).
-            (KeyEvent::Destroyed, Some(key)) if key.ended.is_some() => {}
+            (KeyEvent::Destroyed, Some(key)) if key.ended.is_some() && !key.destroyed => key.destroyed = true,
             _ => return Err(ControlError::KeyOrder),
         }
         Ok(())

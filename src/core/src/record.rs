@@ -4,6 +4,7 @@
 
 use crate::cbor::{Decoder, encode_map};
 use crate::digest::{Sha256Digest, sha256};
+use crate::key::SIGNATURE_LEN;
 use crate::leaf::LeafError;
 use crate::leaf::control::Subject;
 use crate::leaf::decision::{LeafRef, read_leaf_ref, write_leaf_ref};
@@ -238,7 +239,7 @@ impl InputsRecord {
         d.expect_key(2)?;
         let request = Sha256Digest::new(d.byte_array()?);
         d.expect_key(3)?;
-        let holder_signature = d.bytes()?.to_vec();
+        let holder_signature = d.byte_array::<SIGNATURE_LEN>()?.to_vec();
         d.expect_key(4)?;
         let evidence = Sha256Digest::new(d.byte_array()?);
         d.expect_key(5)?;

@@ -6,6 +6,7 @@
 
 use super::verify::FindingKind;
 use super::{LogSource, PAGE, Unreadable};
+use countersign_core::bundle::TrustBundle;
 use countersign_core::key::KnownKeys;
 use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
 use countersign_core::leaf::decision::{Decision, Verdict};
@@ -39,6 +40,19 @@ struct Worker {
     checked: Receiver<Vec<CheckedLeaf>>,
 }
 
+/// What every decision of the log names.
+#[derive(Clone, Copy)]
+pub(super) struct LogName<'a> {
+    pub(super) origin: &'a str,
+    pub(super) trust_domain: &'a str,
+}
+
+impl<'a> LogName<'a> {
+    pub(super) fn of(bundle: &'a TrustBundle) -> Self {
+        Self { origin: bundle.origin().as_str(), trust_domain: bundle.trust_domain().as_str() }
+    }
+}
+
 /// Leaves in order.
 pub(super) struct ReadAhead<'a> {
     source: &'a dyn LogSource,
@@ -58,7 +72,7 @@ impl<'a> ReadAhead<'a> {
     pub(super) fn start_at<'scope>(
         scope: &'scope Scope<'scope, '_>,
         source: &'a dyn LogSource,
-        origin: &'scope str,
+        log: LogName<'scope>,
         next: u64,
     ) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
@@ -68,8 +82,7 @@ impl<'a> ReadAhead<'a> {
             scope.spawn(move || {
                 let mut known = KnownKeys::default();
                 for (from, page) in work {
-                    let page =
-                        (from..).zip(page).map(|(index, bytes)| check(index, bytes, origin, &mut known));
+                    let page = (from..).zip(page).map(|(index, bytes)| check(index, bytes, log, &mut known));
                     if results.send(page.collect()).is_err() {
                         return;
                     }
@@ -133,7 +146,7 @@ fn stopped() -> Unreadable {
     Unreadable("a thread that checks leaves has ended".to_owned())
 }
 
-fn check(index: u64, bytes: Vec<u8>, origin: &str, known: &mut KnownKeys) -> CheckedLeaf {
+fn check(index: u64, bytes: Vec<u8>, log: LogName<'_>, known: &mut KnownKeys) -> CheckedLeaf {
     let leaf = match Leaf::parse(&bytes) {
         Ok(leaf) if leaf.index == index => Ok(leaf),
         Ok(leaf) => Err(FindingKind::Index(leaf.index)),
@@ -141,7 +154,7 @@ fn check(index: u64, bytes: Vec<u8>, origin: &str, known: &mut KnownKeys) -> Che
     };
     CheckedLeaf {
         index,
-        body: leaf.as_ref().map_or(Ok(()), |leaf| check_body(leaf, origin, known)),
+        body: leaf.as_ref().map_or(Ok(()), |leaf| check_body(leaf, log, known)),
         leaf,
         sha256: Sha256Tree::leaf_hash(&bytes),
         sha3: Sha3_512Tree::leaf_hash(&bytes),
@@ -150,13 +163,16 @@ fn check(index: u64, bytes: Vec<u8>, origin: &str, known: &mut KnownKeys) -> Che
     }
 }
 
-fn check_body(leaf: &Leaf, origin: &str, known: &mut KnownKeys) -> Result<(), FindingKind> {
+fn check_body(leaf: &Leaf, log: LogName<'_>, known: &mut KnownKeys) -> Result<(), FindingKind> {
     let body = leaf.body.as_slice();
     let parsed = match leaf.kind {
         Kind::Allow | Kind::Deny => {
             let decision = Decision::parse_among(body, known).map_err(FindingKind::Malformed)?;
             let allows = matches!(decision.verdict, Verdict::Allow { .. });
-            if allows != (leaf.kind == Kind::Allow) || decision.issuer.as_str() != origin {
+            // PROTOCOL §2: runtimes are those of the bundle's trust domain.
+            let own = decision.issuer.as_str() == log.origin
+                && decision.runtime.trust_domain().as_str() == log.trust_domain;
+            if allows != (leaf.kind == Kind::Allow) || !own {
                 return Err(FindingKind::Body);
             }
             Ok(())
@@ -209,6 +225,8 @@ mod tests {
         }
     }
 
+    const LOG: LogName<'static> = LogName { origin: "log.example", trust_domain: "example" };
+
     fn leaf(index: u64) -> Vec<u8> {
         let body = Heartbeat(HeartbeatReason::Idle).encode();
         Leaf { kind: Kind::Heartbeat, index, time_ms: 7, salt: [0; 16], body }.encode().unwrap()
@@ -217,7 +235,7 @@ mod tests {
     /// How many leaves came in order, and how it ended.
     fn walk(source: &Pages) -> (u64, Result<(), Unreadable>, Vec<u64>) {
         std::thread::scope(|scope| {
-            let mut leaves = ReadAhead::start_at(scope, source, "log.example", 0);
+            let mut leaves = ReadAhead::start_at(scope, source, LOG, 0);
             let (mut count, mut wrong) = (0, Vec::new());
             loop {
                 match leaves.next() {
@@ -251,7 +269,7 @@ mod tests {
     fn whoever_stops_early_leaves_no_thread_behind() {
         let source = Pages { leaves: (0..1_000).map(leaf).collect(), broken_from: usize::MAX };
         std::thread::scope(|scope| {
-            let mut leaves = ReadAhead::start_at(scope, &source, "log.example", 0);
+            let mut leaves = ReadAhead::start_at(scope, &source, LOG, 0);
             assert!(leaves.next().unwrap().is_some());
         });
     }

@@ -49,6 +49,7 @@ codes! {
     HeadControl = "head-control", "A head's control number or digest isn't that of the control chain.";
     HeadSignature = "head-signature", "A note isn't over its head, doesn't parse, or a known key's signature fails.";
     HeadUnvouched = "head-unvouched", "No active head key that the heads before vouch for has signed a head.";
+    RotationUnsigned = "rotation-unsigned", "A head key was activated, and the first signed head after that lacks its signature.";
     NewestHeadUnsigned = "newest-head-unsigned", "The newest head has no signature.";
     LastGoodHeadMissing = "last-good-head-missing", "The last good head of a compromised key isn't a head of this log.";
     OutcomeGatewayUnknown = "outcome-gateway-unknown", "An outcome was told by a key that was never a gateway's.";
@@ -105,6 +106,7 @@ impl FindingKind {
             Self::ControlLine => AuditCode::HeadControl,
             Self::Signature(_) => AuditCode::HeadSignature,
             Self::Unsigned => AuditCode::HeadUnvouched,
+            Self::Rotation => AuditCode::RotationUnsigned,
             Self::LastGood => AuditCode::LastGoodHeadMissing,
             Self::NewestUnsigned => AuditCode::NewestHeadUnsigned,
             Self::Empty => AuditCode::LogEmpty,

@@ -17,6 +17,9 @@ use std::sync::{Mutex, PoisonError};
 /// Longest line, bytes: clients take no larger answer.
 const MAX_LINE: u64 = 16 * 1024 * 1024;
 
+/// Most leaves or heads of a page (PROTOCOL §11.2).
+const MAX_ITEMS: u64 = 1_024;
+
 /// Where a page stands in the file.
 #[derive(Clone, Copy)]
 struct Page {
@@ -73,10 +76,16 @@ impl ExportLog {
                     )));
                 }
                 let count = page.leaves.len() as u64;
+                if count > MAX_ITEMS {
+                    return Err(wrong("has more than 1,024 leaves"));
+                }
                 leaves.push(Page { first: size, count, offset, length });
                 size += count;
             } else {
                 let page = parse_heads(&line).map_err(|what| wrong(&what))?;
+                if page.len() as u64 > MAX_ITEMS {
+                    return Err(wrong("has more than 1,024 heads"));
+                }
                 for (at, _) in &page {
                     if *at < next_head {
                         return Err(wrong("has heads whose sizes don't rise"));

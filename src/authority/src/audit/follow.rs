@@ -4,7 +4,7 @@
 //! trees, the control chain, the link to the head before and the signatures agree. Refused: whatever `verify` refuses; a log that is shorter than
 //! it was, or has another head of a size that was seen. Since the trees are grown here from the leaves themselves, no proof has to be believed.
 
-use super::ahead::ReadAhead;
+use super::ahead::{LogName, ReadAhead};
 use super::checkpoint::below;
 use super::verify::{FindingKind, Walk};
 use super::{Finding, HeadExport, LogSource, PAGE, Unreadable};
@@ -180,6 +180,7 @@ impl<'a> Follow<'a> {
         }
         // Its keys: whoever holds the next head has to be vouched for by one of these.
         walk.vouched = walk.control.head_keys_at(head.control_seq).cloned().collect();
+        walk.signed_number = head.control_seq;
         let pinned = walk.control.compromised_at(head.control_seq).filter(|(_, good)| **good == head);
         let signers: Vec<_> = walk.vouched.iter().chain(pinned.map(|(key, _)| key)).cloned().collect();
         verify_note_with(&note, &head.origin, &signers).map_err(|_| wrong("its signature"))?;
@@ -275,9 +276,9 @@ impl<'a> Follow<'a> {
             page.extend(more);
         }
         let last = page.iter().rposition(|head| head.note.is_some()).unwrap_or(0);
-        let origin = self.walk.bundle.origin();
+        let log = LogName::of(self.walk.bundle);
         std::thread::scope(|scope| {
-            let mut leaves = ReadAhead::start_at(scope, source, origin.as_str(), size);
+            let mut leaves = ReadAhead::start_at(scope, source, log, size);
             self.walk.keep_leaves();
             for head in page.iter().take(last + 1) {
                 self.walk.take_head(source, &mut leaves, head)?;

@@ -111,10 +111,15 @@ pub(super) fn bundle_of(origin: &Origin, head_key: VerifyingKey) -> (TrustBundle
     .encode();
     let signature = ed25519(RECOVERY).0.sign(&statement_preimage(&statement)).as_ref().to_vec();
     let record = RecoveryRecord { statement, signature };
-    (bundle_with(origin, std::iter::once(&record)), record)
+    (bundle_with(origin, "example.org", std::iter::once(&record)), record)
 }
 
-fn bundle_with<'a>(origin: &Origin, records: impl Iterator<Item = &'a RecoveryRecord>) -> TrustBundle {
+/// A bundle of these statements for a trust domain.
+pub(super) fn bundle_with<'a>(
+    origin: &Origin,
+    trust_domain: &str,
+    records: impl Iterator<Item = &'a RecoveryRecord>,
+) -> TrustBundle {
     let text = |bytes: &[u8]| data_encoding::BASE64URL_NOPAD.encode(bytes);
     let signed = |record: &RecoveryRecord| StatementDocument {
         statement: text(&record.statement),
@@ -123,7 +128,7 @@ fn bundle_with<'a>(origin: &Origin, records: impl Iterator<Item = &'a RecoveryRe
     let document = BundleDocument {
         v: 1,
         origin: origin.as_str().to_owned(),
-        trust_domain: "example.org".to_owned(),
+        trust_domain: trust_domain.to_owned(),
         recovery_key: JsonKey::from(ed25519(RECOVERY).1),
         statements: records.map(signed).collect(),
     };
@@ -133,7 +138,7 @@ fn bundle_with<'a>(origin: &Origin, records: impl Iterator<Item = &'a RecoveryRe
 /// The bundle of these tests with one more statement.
 pub(super) fn extended(bundle: &TrustBundle, record: &RecoveryRecord) -> TrustBundle {
     let (_, first) = bundle_of(bundle.origin(), bundle.head_keys()[0].clone());
-    bundle_with(bundle.origin(), [&first, record].into_iter())
+    bundle_with(bundle.origin(), "example.org", [&first, record].into_iter())
 }
 
 pub(super) fn key_leaf(origin: &str, seed: u8, event: KeyEvent) -> (Kind, Vec<u8>) {

@@ -1,7 +1,8 @@
 //! A small log with everything in it, every way to falsify it, and every way in which an authority could lie about a decision.
 
 use super::kit::{
-    HEAD, Lie, Log, NEXT_HEAD, RECOVERY, bundle, bundle_of, code, extended, key_leaf, officer_leaf,
+    HEAD, Lie, Log, NEXT_HEAD, RECOVERY, bundle, bundle_of, bundle_with, code, extended, key_leaf,
+    officer_leaf,
 };
 use super::{FindingKind, Kept, MismatchKind, Missing, PrunedRun, StoreLog, WithKept, replay, verify};
 use crate::sequence::tests::support;
@@ -512,7 +513,8 @@ fn a_log_of_another_bundle_is_found() {
 fn a_log_that_the_sequencer_wrote_into_a_store_verifies() {
     let mut rig = support::Rig::empty(Algorithm::EdDsa);
     rig.recovery = ed25519(RECOVERY).1;
-    let (bundle, recovery) = bundle_of(&support::origin(), rig.key.verifying_key().clone());
+    let (_, recovery) = bundle_of(&support::origin(), rig.key.verifying_key().clone());
+    let bundle = bundle_with(&support::origin(), "test.example", std::iter::once(&recovery));
     let log = rig.open().unwrap();
     log.appended(Append::of(vec![
         Entry::plain(Kind::Recovery, recovery.encode()),

@@ -1,6 +1,6 @@
 //! The whole log, offline: every leaf, every head, three trees, the control chain, every signature (PROTOCOL §5, §6).
 
-use super::ahead::{CheckedLeaf, ReadAhead};
+use super::ahead::{CheckedLeaf, LogName, ReadAhead};
 use super::outcomes::{Book, OutcomeFault};
 use super::{HeadExport, LogSource, PAGE, Unreadable};
 use countersign_core::bundle::TrustBundle;
@@ -108,6 +108,9 @@ pub enum FindingKind {
     /// No signature of an active key that the heads before vouch for.
     #[error("no active head key that is vouched for has signed")]
     Unsigned,
+    /// A key was activated since the last signed head, and hasn't signed this one.
+    #[error("a head key that was activated before it hasn't signed it")]
+    Rotation,
     /// A recovery statement names a last good head that this log doesn't have.
     #[error("the last good head of a compromised key isn't a head of this log")]
     LastGood,
@@ -151,6 +154,8 @@ pub(super) struct Walk<'a> {
     pub(super) outcomes: Book,
     /// Keys by one of which the next signed head has to be signed: the bundle's, then those active at the newest signed head.
     pub(super) vouched: Vec<VerifyingKey>,
+    /// Control number of the newest signed head: keys activated since sign the next one.
+    pub(super) signed_number: u64,
     pub(super) sha256: Frontier<Sha256Tree>,
     pub(super) sha3: Frontier<Sha3_512Tree>,
     pub(super) blake2: Frontier<Blake2b512Tree>,
@@ -182,6 +187,7 @@ impl<'a> Walk<'a> {
             control: ControlState::of_bundle(bundle),
             outcomes: Book::default(),
             vouched: bundle.head_keys().to_vec(),
+            signed_number: 0,
             sha256: Frontier::new(),
             sha3: Frontier::new(),
             blake2: Frontier::new(),
@@ -207,11 +213,13 @@ impl<'a> Walk<'a> {
         source: &dyn LogSource,
         progress: &mut dyn FnMut(u64),
     ) -> Result<(), Finding> {
-        let origin = self.bundle.origin().as_str();
+        let bundle = self.bundle;
         std::thread::scope(|scope| {
-            let mut leaves = ReadAhead::start_at(scope, source, origin, self.size);
+            let mut leaves = ReadAhead::start_at(scope, source, LogName::of(bundle), self.size);
             loop {
-                let page = source.heads(self.size + 1, PAGE).map_err(Finding::log)?;
+                // A head of no leaves isn't passed over: it is refused, as it has no batch.
+                let from = if self.size == 0 { 0 } else { self.size + 1 };
+                let page = source.heads(from, PAGE).map_err(Finding::log)?;
                 if page.is_empty() {
                     break;
                 }
@@ -336,7 +344,8 @@ impl<'a> Walk<'a> {
         if head.blake2_root != self.blake2.root() {
             return Err(FindingKind::Root(Blake2b512Tree::NAME));
         }
-        if head.time_ms < self.time_ms {
+        // PROTOCOL §6.1: the time of the batch.
+        if head.time_ms != self.time_ms {
             return Err(FindingKind::Time);
         }
         if head.prev != self.previous {
@@ -372,15 +381,26 @@ impl<'a> Walk<'a> {
         let signed_by = |key: &VerifyingKey| verified.signers().iter().any(|signer| signer.key() == key);
         let active: Vec<VerifyingKey> = self.control.head_keys_at(head.control_seq).cloned().collect();
         if !active.iter().any(signed_by) {
-            let mut compromised = self.control.compromised_at(head.control_seq);
-            let found = compromised.find(|(key, _)| signed_by(key));
-            let (_, last_good) = found.ok_or(FindingKind::Unsigned)?;
-            return Ok(last_good == head);
+            if !self.control.head_keys().iter().any(|known| known.compromised && signed_by(&known.key)) {
+                return Err(FindingKind::Unsigned);
+            }
+            let mut pinned = self.control.compromised_at(head.control_seq);
+            return Ok(pinned.any(|(key, last_good)| signed_by(key) && last_good == head));
         }
         if !self.control.still_believed(&self.vouched).iter().any(signed_by) {
             return Err(FindingKind::Unsigned);
         }
+        let since = |at: u64| at > self.signed_number && at <= head.control_seq;
+        let mut activated = self
+            .control
+            .head_keys()
+            .iter()
+            .filter(|known| !known.compromised && known.activated.is_some_and(since));
+        if !activated.all(|known| signed_by(&known.key)) {
+            return Err(FindingKind::Rotation);
+        }
         self.vouched = active;
+        self.signed_number = head.control_seq;
         Ok(true)
     }
 

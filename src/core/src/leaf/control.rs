@@ -4,7 +4,7 @@ use super::LeafError;
 use super::field::{read_digest_or_null, read_key, write_digest};
 use crate::cbor::{Decoder, Slot, encode_map};
 use crate::digest::Sha256Digest;
-use crate::key::VerifyingKey;
+use crate::key::{SIGNATURE_LEN, VerifyingKey};
 use crate::name::HostId;
 use crate::tuple;
 
@@ -202,7 +202,7 @@ impl KeyRecord {
         let key = read_key(&mut decoder)?;
         decoder.expect_key(4)?;
         let mut introduction = if event == KeyEvent::Introduced {
-            let possession = decoder.bytes()?.to_vec();
+            let possession = decoder.byte_array::<SIGNATURE_LEN>()?.to_vec();
             decoder.expect_key(5)?;
             decoder.array_of(2)?;
             let backend = decoder.text()?.to_owned();
@@ -483,7 +483,7 @@ impl RecoveryRecord {
         decoder.expect_key(1)?;
         let statement = decoder.bytes()?.to_vec();
         decoder.expect_key(2)?;
-        let signature = decoder.bytes()?.to_vec();
+        let signature = decoder.byte_array::<SIGNATURE_LEN>()?.to_vec();
         decoder.finish()?;
         Ok(Self { statement, signature })
     }

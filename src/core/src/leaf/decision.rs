@@ -311,6 +311,9 @@ impl Decision {
         let host_state = HostState::read(d.required(label::HOST_STATE)?)?;
         let inputs = d.digest(label::INPUTS)?;
         let asserted = read_texts(d.required(label::ASSERTED)?)?;
+        if !asserted.is_sorted_by(|a, b| a < b) {
+            return Err(LeafError::Value("asserted"));
+        }
         let engine = d.required(label::ENGINE)?.text()?.to_owned();
         let control = d.required(label::CONTROL)?.uint()?;
         reader.finish()?;
@@ -480,7 +483,11 @@ fn read_policy(decoder: &mut Decoder<'_>) -> Result<PolicyClaim, LeafError> {
     decoder.expect_key(1)?;
     let digest = Sha256Digest::new(decoder.byte_array()?);
     decoder.expect_key(2)?;
+    // PROTOCOL §8.6: numbered from 1.
     let epoch = decoder.uint()?;
+    if epoch == 0 {
+        return Err(LeafError::Value("epoch"));
+    }
     decoder.expect_key(3)?;
     let determining = read_texts(decoder)?;
     Ok(PolicyClaim { digest, epoch, determining })
@@ -494,7 +501,11 @@ fn read_appraisal(decoder: &mut Decoder<'_>) -> Result<Appraisal, LeafError> {
     let mut vector = Vec::new();
     for _ in 0..decoder.map()? {
         match decoder.key()? {
-            Key::Int(number @ 0..=7) => vector.push((number.unsigned_abs(), decoder.uint()?)),
+            // PROTOCOL §7.1: these claims, and values that are tiers.
+            Key::Int(number @ 0..=4) => {
+                let value = Tier::from_number(decoder.uint()?)?.number();
+                vector.push((number.unsigned_abs(), value));
+            }
             _ => return Err(LeafError::Value("trust vector")),
         }
     }

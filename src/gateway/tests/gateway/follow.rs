@@ -74,7 +74,7 @@ fn a_log_that_begins_with_other_keys_than_the_bundles_is_refused() {
                 log.introduce(&key(1));
                 log.key_event(&key(1), KeyEvent::Activated);
             },
-            Some(AdvanceRefused::BundleKeys),
+            Some(AdvanceRefused::Control(ControlError::KeyOrder)),
         ),
         (
             |log| {
@@ -82,7 +82,7 @@ fn a_log_that_begins_with_other_keys_than_the_bundles_is_refused() {
                 log.introduce(&key(2));
                 log.key_event(&key(1), KeyEvent::Activated);
             },
-            Some(AdvanceRefused::BundleKeys),
+            Some(AdvanceRefused::Control(ControlError::KeyOrder)),
         ),
         (|log| log.introduce(&key(1)), Some(AdvanceRefused::BundleKeys)),
     ];
