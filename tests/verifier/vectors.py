@@ -14,6 +14,7 @@ from countersign_verifier.follow import Follower  # noqa: E402
 from countersign_verifier.hashing import sha256, tuple_bytes, tuple_hash  # noqa: E402
 from countersign_verifier.keys import Key  # noqa: E402
 from countersign_verifier.log import check_log  # noqa: E402
+from countersign_verifier.refusal_codes import REFUSALS  # noqa: E402
 from countersign_verifier.refusal import CODES, Refused, demand  # noqa: E402
 from countersign_verifier.schema import judge_bytes  # noqa: E402
 
@@ -342,6 +343,8 @@ def page():
     rows = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", table, re.M)
     assert dict(rows) == CODES and len(rows) == len(CODES), "the table of codes in the README isn't refusal.py's"
     source = "".join(path.read_text() for path in (folder / "countersign_verifier").glob("*.py") if path.name != "refusal.py")
+    listed = (ROOT / "docs" / "ERRORS.md").read_text().split("## What audits find")[0]
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", listed, re.M)) == REFUSALS, "refusal_codes.py isn't what ERRORS.md lists"
     assert not [code for code in CODES if f'"{code}"' not in source], "a code that nothing raises"
 
 

@@ -44,6 +44,7 @@ class Chain:
         self.any_principal = False
         self.barred = set()
         self.statements = 0
+        self.epoch = 0
         self.compromises = list(bundle.compromises)
 
     @property
@@ -70,6 +71,10 @@ class Chain:
             self._principal(leaf.body)
         elif leaf.kind == "recovery":
             self._recovery(leaf.body)
+        else:
+            # §8.6: one counter for policies and references.
+            self.epoch += 1
+            demand(leaf.body["epoch"] == self.epoch, "state-invalid", f"leaf {leaf.index}: not epoch {self.epoch}")
 
     def _key(self, body):
         key, event = body["key"], body["event"]
@@ -96,7 +101,7 @@ class Chain:
             # §8.5: that a key is compromised is for the recovery key to say.
             withdraws = state.purpose == JWT and body["principal"] is not None
             withdraws = withdraws and not state.withdrawn and not self.is_compromised(key)
-            good = event == DEACTIVATED and state.destroyed is None and (state.ended is None or withdraws)
+            good = event == DEACTIVATED and (state.ended is None or withdraws)
             demand(good, "key-state-invalid", "a key ended twice, or in a way that isn't the log's to say")
             state.ended = self.number if state.ended is None else state.ended
             state.withdrawn |= withdraws
@@ -173,6 +178,11 @@ class Chain:
     def last_good(self, keys):
         """The last good heads of those of the keys that are compromised."""
         return [found["last_good"] for found in self.compromises if found["key"] in keys]
+
+    def was_last_good(self, head, keys):
+        """Whether one of the keys is compromised, was active then before that was known, and this is its last good head."""
+        active = [key for key in keys if key in self.keys and self.keys[key].active_at(head.control_number)]
+        return any(good.body == head.body for good in self.last_good(active))
 
     def _revocation(self, body):
         if body["effect"] == 1 and body["subject"][0] == 3:

@@ -28,9 +28,8 @@ def check_head(head, bundle, chain=None):
     if any(key in active for key in signed):
         return
     # §8.5: nothing here links the head to the last good one, so only that one counts.
-    last_good = chain.last_good(signed)
-    demand(last_good, "head-unsigned", "no key active at the head's control number signed it")
-    demand(any(good.body == head.body for good in last_good), "key-compromised", "only a compromised key signed the head")
+    demand(chain.last_good(signed), "head-unsigned", "no key active at the head's control number signed it")
+    demand(chain.was_last_good(head, signed), "key-compromised", "only a compromised key signed the head")
 
 
 def check_receipt(data, bundle, chain=None):

@@ -11,6 +11,8 @@ from .refusal import Refused, demand
 P25519 = 2**255 - 19
 # The eight points whose order divides 8 have these y coordinates (RFC 7748's curve in Edwards form): 1, -1, 0 and the two of order 8.
 _ORDER_8 = 0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826
+# RFC 8032 §5.1: the curve's d.
+_D = -121665 * pow(121666, -1, P25519) % P25519
 SMALL_ORDER_Y = frozenset({0, 1, P25519 - 1, _ORDER_8, P25519 - _ORDER_8})
 
 
@@ -19,6 +21,9 @@ def _ed25519_point(data, code, what):
     y = int.from_bytes(data, "little") & ((1 << 255) - 1)
     demand(y < P25519, code, f"{what} isn't in canonical form")
     demand(y not in SMALL_ORDER_Y, code, f"{what} is of small order")
+    # §5.1.3: x² has to be a square. The library takes any 32 bytes for a key.
+    square = (y * y - 1) * pow(_D * y * y + 1, -1, P25519) % P25519
+    demand(pow(square, (P25519 - 1) // 2, P25519) == 1, code, f"{what} isn't a point of the curve")
 
 
 class Key:

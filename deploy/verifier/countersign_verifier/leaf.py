@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from .hashing import leaf_hash, tuple_hash
 from .refusal import demand
+from .refusal_codes import REFUSALS
 from .schema import (array, boolean, cose_key, data, judge_bytes, nullable, one_of, record, row,
                      strictly_rising, table, text, uint, want)
 
@@ -13,7 +14,6 @@ U32 = (1 << 32) - 1
 TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}")
 SEGMENT = r"(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]{1,64}"
 RUNTIME = re.compile(rf"spiffe://({TRUST_DOMAIN.pattern})/host/(01[0-9a-f]{{64}})((?:/{SEGMENT}){{1,4}})")
-CODE = re.compile(r"[a-z0-9-]{1,64}")
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 ACTION = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 AUDIENCE = re.compile(r"[A-Za-z0-9._:/-]{1,255}")
@@ -24,8 +24,14 @@ CONTROL = frozenset({"key", "policy", "references", "revocation", "principal", "
 
 digest = data(32)
 leaf_name = row(uint(), digest)
-action, audience, code = text(pattern=ACTION), text(pattern=AUDIENCE), text(pattern=CODE)
+action, audience = text(pattern=ACTION), text(pattern=AUDIENCE)
 tier = one_of(0, 2, 32, 96)
+
+
+def code(value):
+    """§7.1: a refusal code of ERRORS.md."""
+    want(text()(value) in REFUSALS, f"not a refusal code: {value!r:.80}")
+    return value
 
 
 def host_identifier(value):
@@ -72,13 +78,13 @@ def _decision(verdict):
         -65541: ("action", action), -65542: ("arguments", digest), -65543: ("lineage", lineage),
         -65546: ("evidence", digest),
         -65547: ("appraisal", record({1: ("tier", tier), 2: ("vector", table(one_of(0, 1, 2, 3, 4), tier))},
-                                     {3: ("reference_set", text(1))})),
+                                     {3: ("reference_set", text())})),
         -65548: ("host_state", host_state), -65549: ("inputs", digest),
-        -65550: ("asserted", strictly_rising(array(text(1)))), -65551: ("engine", text(1)), -65552: ("control", uint()),
+        -65550: ("asserted", strictly_rising(array(text()))), -65551: ("engine", text()), -65552: ("control", uint()),
     }
     optional = {
         -65544: ("delegation", delegation),
-        -65545: ("policy", record({1: ("digest", digest), 2: ("epoch", uint(1)), 3: ("determining", array(text(1)))})),
+        -65545: ("policy", record({1: ("digest", digest), 2: ("epoch", uint(1)), 3: ("determining", array(text()))})),
     }
     required.update({4: ("exp", uint()), 5: ("nbf", uint())} if verdict == 1 else {-65538: ("code", code)})
     shape = record(required, optional)
@@ -102,7 +108,7 @@ approval = nullable(row(cose_key, data()))
 def _key(value):
     shape = record({
         1: ("event", one_of(1, 2, 3, 4, 5)), 2: ("purpose", one_of(1, 2, 3)), 3: ("key", cose_key),
-        4: ("possession", nullable(data(64))), 5: ("custody", nullable(row(text(1), digest))),
+        4: ("possession", nullable(data(64))), 5: ("custody", nullable(row(text(), digest))),
         6: ("principal", nullable(digest)), 7: ("approval", approval),
     })
     found = shape(value)
@@ -114,7 +120,7 @@ def _key(value):
 
 
 def _principal(value):
-    found = record({1: ("event", one_of(1, 2)), 2: ("kind", one_of(1, 2)), 3: ("thumbprint", digest), 4: ("name", text(1)),
+    found = record({1: ("event", one_of(1, 2)), 2: ("kind", one_of(1, 2)), 3: ("thumbprint", digest), 4: ("name", text()),
                     5: ("role", one_of(0, 1, 2, 3)), 6: ("by", nullable(digest)), 7: ("approval", approval)})(value)
     want((found["role"] == 0) == (found["kind"] == 2), "operators have a role and gateways have none")
     return found
@@ -137,7 +143,7 @@ def _endorsement(value):
 def _enrolment(value):
     found = record({
         1: ("host", host_identifier), 2: ("ek", digest), 3: ("ek_certificate", nullable(digest)), 4: ("ak", digest),
-        5: ("ak_name", data(least=1)), 6: ("host_key", cose_key), 7: ("host_key_kind", one_of(1, 2)),
+        5: ("ak_name", data()), 6: ("host_key", cose_key), 7: ("host_key_kind", one_of(1, 2)),
         8: ("admission", one_of(1, 2, 3)), 9: ("token", nullable(digest)), 10: ("activation", digest), 11: ("version", uint()),
         12: ("endorsement", _endorsement),
     })(value)
@@ -175,7 +181,7 @@ BODIES = {
 }
 
 inputs_record = record({
-    1: ("engine", text(1)), 2: ("request", digest), 3: ("signature", data(64)), 4: ("evidence", digest),
+    1: ("engine", text()), 2: ("request", digest), 3: ("signature", data(64)), 4: ("evidence", digest),
     5: ("challenge", one_of(1, 2, 3)), 6: ("enrolment", leaf_name), 7: ("host_state", host_state), 8: ("policy", nullable(digest)),
     9: ("epoch", uint()), 10: ("references", nullable(digest)), 11: ("parents", array(row(uint(), digest, uint()), 0, 8)),
     12: ("control", row(uint(), digest)), 13: ("time_ms", uint()), 14: ("reused", boolean), 15: ("revoked", array(subject)),

@@ -40,9 +40,9 @@ class Log:
         self.time_ms = 0
         self.head = None
         self.signed = None
-        self.unwitnessed = []
-        self.statements = 0
-        self.epoch = 0
+        self.activated = []
+        self.vouched = bundle.head_keys
+        self.bodies = {}
         self.policies = [(0, None, 0)]
         self.principals = {}
         self.hosts = {}
@@ -63,29 +63,35 @@ class Log:
         demand(leaf.index == self.size, "index-mismatch", f"leaf {self.size} says that it is {leaf.index}")
         demand(leaf.time_ms >= self.time_ms, "time-regressed", f"leaf {leaf.index} is older than the one before it")
         self.time_ms = leaf.time_ms
-        follow = getattr(self, "_" + leaf.kind.replace("-", "_"), None)
-        if follow is not None:
-            follow(leaf, leaf.body)
+        if leaf.kind in ("allow", "deny"):
+            where, body = f"leaf {leaf.index}", leaf.body
+            demand(body["iss"] == self.bundle.origin, "origin-mismatch", f"{where}: decided by another log")
+            demand(RUNTIME.fullmatch(body["sub"])[1] == self.bundle.trust_domain, "origin-mismatch", f"{where}: another trust domain")
+        elif leaf.kind == "outcome":
+            self.outcomes.take(leaf)
+        self._follow(leaf)
         self.outcomes.note(leaf)
         if leaf.is_control:
             activations = len(self.chain.activations)
-            before = self.chain.active(self.chain.number)
             self.chain.apply(leaf)
             if len(self.chain.activations) > activations:
-                self.unwitnessed.append((leaf.body["key"], before))
+                self.activated.append(leaf.body["key"])
         for tree in self.trees.values():
             tree.add(encoded)
         self.counts[leaf.kind] = self.counts.get(leaf.kind, 0) + 1
         return leaf
+
+    def _follow(self, leaf):
+        """Whether the leaf follows from those before it. The authority judges this by the retained inputs, too (`audit replay`)."""
+        follow = getattr(self, "_" + leaf.kind.replace("-", "_"), None)
+        if follow is not None:
+            follow(leaf, leaf.body)
 
     def _by(self, thumbprint, least, leaf):
         principal = self.principals.get(thumbprint)
         good = principal is not None and principal["kind"] == 1 and principal["role"] >= least
         demand(good, "unauthorised", f"leaf {leaf.index}: nobody with the right to this act")
         demand(not self.chain.is_revoked((3, thumbprint)), "unauthorised", f"leaf {leaf.index}: a revoked principal acted")
-
-    def _recovery(self, leaf, body):
-        self.statements += 1
 
     def _key(self, leaf, body):
         if body["principal"] is None:
@@ -98,10 +104,8 @@ class Log:
 
     def _epoch(self, leaf, body):
         self._by(body["principal"], OFFICER, leaf)
-        self.epoch += 1
-        demand(body["epoch"] == self.epoch, "state-invalid", f"leaf {leaf.index}: epoch {body['epoch']} after {self.epoch - 1}")
         digest = body["digest"] if leaf.kind == "policy" else self.policies[-1][1]
-        self.policies.append((self.chain.number + 1, digest, self.epoch))
+        self.policies.append((self.chain.number + 1, digest, body["epoch"]))
 
     _policy = _references = _epoch
 
@@ -156,14 +160,9 @@ class Log:
     def _host_state(self, leaf, body):
         self._state(leaf, body["host"], body["state"], body["evidence"], body["code"])
 
-    def _outcome(self, leaf, body):
-        self.outcomes.take(leaf)
-
     # ---- decisions --------------------------------------------------------------------------------------------
     def _decision(self, leaf, body):
         where = f"leaf {leaf.index}"
-        demand(body["iss"] == self.bundle.origin, "origin-mismatch", f"{where}: decided by another log")
-        demand(RUNTIME.fullmatch(body["sub"])[1] == self.bundle.trust_domain, "origin-mismatch", f"{where}: another trust domain")
         self._state(leaf, body["ueid"], body["host_state"], body["evidence"], body.get("code"))
         # §7.2, key 13, of which `iat` keeps the seconds.
         young = leaf.time_ms - 10_999 <= body["iat"] * 1000 <= leaf.time_ms + 2000
@@ -212,6 +211,7 @@ class Log:
         where = f"the head of size {head.size}"
         demand(head.origin == self.bundle.origin, "origin-mismatch", f"{where} is of {head.origin}")
         demand(head.size == self.size, "head-mismatch", f"{where}: {self.size} leaves are there")
+        demand(head.size > 0, "head-mismatch", f"{where} has no batch")
         if self.head is None:
             demand(head.prev == bytes(32), "head-unlinked", f"{where} is the first and names another before it")
         else:
@@ -222,35 +222,35 @@ class Log:
             demand(head.roots[name] == tree.root(), "head-mismatch", f"{where}: another {name} root")
         demand((head.control_number, head.control) == (self.chain.number, self.chain.digest), "head-mismatch",
                f"{where}: another control number or digest")
-        for found in self.chain.compromises:
-            pinned = found["last_good"]
-            demand(pinned.size != head.size or pinned.body == head.body, "head-forked", f"{where} isn't the last good one of that size")
-        demand(head.time_ms == self.time_ms or self.size == 0, "head-mismatch", f"{where}: another time than its last leaf")
+        demand(head.time_ms == self.time_ms, "head-mismatch", f"{where}: another time than its last leaf")
         self.head = head
+        self.bodies[head.size] = head.digest
         if head.signatures:
             self._check_signatures(head, where)
 
     def _check_signatures(self, head, where):
-        signed = signers(head, self.chain.known())
+        signed = signers(head, set(self.chain.known()) | set(self.vouched))
         active = self.chain.active(head.control_number)
-        last_good = self.chain.last_good(signed)
-        if last_good and not any(key in active for key in signed):
-            # §8.5: as good as unsigned; a later head covers its leaves, or the log isn't under a signed head.
+        if self.chain.last_good(signed) and not any(key in active for key in signed):
+            # §8.5: as good as unsigned, unless it is the last good one; a later head covers its leaves, or the log isn't under a signed head.
+            if self.chain.was_last_good(head, signed):
+                self.signed = head
             return
         demand(any(key in active for key in signed), "head-unsigned", f"{where}: no key active then signed it")
-        for key, before in self.unwitnessed:
-            believed = self.chain.still_believed(before or self.bundle.head_keys)
-            both = key in signed and any(old in signed for old in believed)
-            demand(both, "rotation-unsigned", f"{where} is the first after an activation and lacks the old or the new key's signature")
-        self.unwitnessed = []
-        self.signed = head
+        believed = any(key in signed for key in self.chain.still_believed(self.vouched))
+        new = all(key in signed or self.chain.is_compromised(key) for key in self.activated)
+        demand(believed and new, "rotation-unsigned", f"{where} lacks the signature of an old key, or of one activated since the last signed head")
+        self.activated, self.vouched, self.signed = [], active, head
 
     def finish(self):
         """What must hold at the end: everything is under a signed head."""
         demand(self.signed is not None, "head-unsigned", "no head of this log is signed")
         demand(self.head.size == self.size, "head-mismatch", f"{self.size - self.head.size} leaves are under no head")
         demand(self.signed.size == self.size, "head-unsigned", f"{self.size - self.signed.size} leaves are under no signed head")
-        demand(self.statements >= len(self.bundle.statements), "bundle-invalid", "a statement of the trust bundle isn't in the log")
+        for found in self.chain.compromises:
+            pinned = found["last_good"]
+            there = self.bodies.get(pinned.size) == pinned.digest
+            demand(there, "head-forked", f"no head of this log is the last good one of size {pinned.size}")
 
 
 def check_narrowing(leaf, body, parents):
@@ -273,9 +273,9 @@ def check_narrowing(leaf, body, parents):
     demand(body["lineage"]["depth"] == 1 + max(parent.depth for parent in parents), code, f"{where}: another depth")
 
 
-def check_log(bundle, leaves, heads):
+def check_log(bundle, leaves, heads, kind=Log):
     """A log from its leaves and its heads, each in order; returns the verified log."""
-    log = Log(bundle)
+    log = kind(bundle)
     waiting = next(heads, None)
     for encoded in leaves:
         while waiting is not None and waiting.size <= log.size:
