@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "verifier"))
 
-from countersign_verifier import bundle, cbor, hashing, head, judge, leaf, receipt, result, sources, strictjson  # noqa: E402
+from countersign_verifier import bundle, cbor, cose, hashing, head, judge, leaf, receipt, result, sources, strictjson  # noqa: E402
 from countersign_verifier.follow import Follower  # noqa: E402
 from countersign_verifier.hashing import sha256, tuple_bytes, tuple_hash  # noqa: E402
 from countersign_verifier.keys import Key  # noqa: E402
@@ -150,6 +150,7 @@ def formats():
                                         bytes.fromhex(vectors["secret"])), vectors["activation_data"])
     challenges()
     results()
+    receipts_of_leaves()
     statements()
     control = bytes(32)
     for vector in load("formats/leaf.json")["leaves"]:
@@ -191,6 +192,30 @@ def results():
             for bit in (1, 2, 32):
                 bad = data[:at] + bytes([data[at] ^ bit]) + data[at + 1:]
                 refuse("a changed result", lambda: result.check_result(bad, keys, origin, now_ms, found))
+
+
+def receipts_of_leaves():
+    """§16: each is for its leaf and no other, by its key and no other."""
+    vectors = load("formats/cose.json")
+    leaves, origin = [bytes.fromhex(text) for text in vectors["leaves"]], vectors["issuer"]
+    keys = {vector["key"]: Key(vector["alg"], bytes.fromhex(vector["key"])) for vector in vectors["receipts"]}
+    for vector in vectors["receipts"]:
+        data, index, key = bytes.fromhex(vector["receipt"]), vector["index"], keys[vector["key"]]
+        equal("receipt", cose.check_cose(data, leaves[index], origin, [key]), (index, vector["size"], vectors["issued_at"]))
+        others = [other for text, other in keys.items() if text != vector["key"]]
+        refuse("another key", lambda: cose.check_cose(data, leaves[index], origin, others), "head-unsigned")
+        refuse("another log", lambda: cose.check_cose(data, leaves[index], "other/log", [key]), "origin-mismatch")
+        for leaf_bytes in leaves[:index] + leaves[index + 1:]:
+            refuse("another leaf", lambda: cose.check_cose(data, leaf_bytes, origin, [key]), "head-unsigned")
+        for at in range(len(data)):
+            bad = data[:at] + bytes([data[at] ^ 1]) + data[at + 1:]
+            try:
+                found = cose.check_cose(bad, leaves[index], origin, [key])
+            except Refused:
+                counts["refused"] += 1
+                continue
+            # The root alone is signed: a path may fit a tree of another size, too (§16). What was signed stays what it was.
+            assert found[1] != vector["size"] and found[2] == vectors["issued_at"], f"accepted: byte {at} of a receipt changed"
 
 
 def statements():

@@ -15,6 +15,8 @@ use crate::name::{Action, Audience, HostId, NameInvalid, RequestId, RuntimeId};
 use crate::tuple;
 use serde::{Deserialize, Serialize};
 
+/// Largest program that is named by its digest: what an agent hashes, a gateway holds in memory while it runs.
+pub const MAX_PROGRAM_LEN: u64 = 1024 * 1024 * 1024;
 /// Largest request: names, a key, eight parents and two lists of sixteen fit several times over.
 pub const MAX_REQUEST_LEN: usize = 8_192;
 /// Most requests of one call: one quote covers them all.

@@ -205,7 +205,7 @@ fn split(size: usize) -> usize {
 }
 
 /// RFC 9162 §2.1.3.1, as it is written there.
-fn path<H: TreeHash>(index: usize, hashes: &[H::Digest]) -> Vec<H::Digest> {
+pub(crate) fn path<H: TreeHash>(index: usize, hashes: &[H::Digest]) -> Vec<H::Digest> {
     if hashes.len() == 1 {
         return Vec::new();
     }

@@ -20,7 +20,7 @@ use std::path::Path;
 
 /// Largest program. It is held in memory once while it runs, so this bounds what one execution can take; the largest programs in common use
 /// have some hundreds of megabytes.
-pub const MAX_PROGRAM_BYTES: u64 = 1024 * 1024 * 1024;
+pub const MAX_PROGRAM_BYTES: u64 = countersign_core::request::MAX_PROGRAM_LEN;
 
 /// Bytes of an ELF header up to and with `e_machine` (System V gABI, ELF header).
 const ELF_HEADER: usize = 20;
