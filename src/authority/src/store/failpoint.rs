@@ -18,11 +18,15 @@ pub enum WritePoint {
     BeforeAttach,
     /// The store has the signature; nothing was released yet.
     AfterAttach,
+    /// A durable change beside the batches (desk, rebuilt tables, newer tables, a log that moves) is about to be committed.
+    BeforeAside,
+    /// Its commit returned; nobody knows of it yet.
+    AfterAside,
 }
 
 impl WritePoint {
-    /// Every point, in the order in which a batch passes them.
-    pub const ALL: [Self; 6] = [
+    /// Every point of a batch, in the order in which it passes them.
+    pub const BATCH: [Self; 6] = [
         Self::BeforeCommit,
         Self::AfterCommit,
         Self::BeforeMemory,
@@ -30,6 +34,9 @@ impl WritePoint {
         Self::BeforeAttach,
         Self::AfterAttach,
     ];
+
+    /// Every point of what is changed beside the batches.
+    pub const ASIDE: [Self; 2] = [Self::BeforeAside, Self::AfterAside];
 }
 
 /// What goes wrong. At a point before a write it fails; at a point after, it fails but persists.

@@ -1,7 +1,7 @@
 //! Where a store is, whichever kind it is: making one, opening both of its sides, opening it for reading alone.
 //!
 //! Refused, each with its own error: a store that isn't there, isn't one, is another log's, is newer than this program, or whose settings
-//! don't keep what is committed. Nothing is made by opening.
+//! don't keep what is committed. Nothing is made by opening, and nothing is changed by opening for reading alone.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use countersign_core::name::Origin;
 
 use super::postgres::{self, PostgresOptions};
 use super::sqlite::{self, SqliteOptions};
-use super::{PruneFault, PrunePlan, Pruning, Reader, Writer};
+use super::{PruneFault, PrunePlan, Pruning, Reader, StoreFault, Writer};
 
 /// Why a store can't be opened or made.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +51,27 @@ pub enum OpenFault {
         /// The newest known.
         known: i32,
     },
+    /// Made by an earlier version of this program, and opened for reading alone.
+    #[error(
+        "the store has schema version {found}, this program reads {known}: what reads alone changes nothing, so start an authority of this version over the store or over a copy of it once"
+    )]
+    Older {
+        /// In the store.
+        found: i32,
+        /// The one that is read.
+        known: i32,
+    },
+    /// There is a journal, and the files that reading it takes can't be made.
+    #[error(
+        "{path} has changes that aren't in the database yet, and can't be read where nothing can be written: copy both files elsewhere"
+    )]
+    Journal {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// The tables couldn't be brought up to date.
+    #[error("the store can't be brought up to date: {0}")]
+    Upgrade(StoreFault),
     /// A recorded migration isn't the one that this program has.
     #[error("migration {version} in the store isn't the one of this program")]
     Migration {

@@ -2,6 +2,7 @@
 
 mod backup;
 mod crash;
+mod crash_aside;
 mod decide;
 mod heal;
 mod proofs;
@@ -9,4 +10,5 @@ mod queue;
 mod replicas;
 mod simulation;
 pub(crate) mod support;
+mod tables;
 mod throughput;

@@ -317,7 +317,7 @@ impl Simulation {
 
     /// A write fails at any point, or fails and persists, under one call or several.
     fn fail(&mut self, at: usize) {
-        let (point, failure) = (self.dice.pick(&WritePoint::ALL), self.dice.pick(&FAILURES));
+        let (point, failure) = (self.dice.pick(&WritePoint::BATCH), self.dice.pick(&FAILURES));
         self.line.push_str(&format!(" {point:?} {failure:?}"));
         self.world.processes[at].rig.arm(point, failure);
         if self.dice.one_in(3) {
@@ -330,7 +330,7 @@ impl Simulation {
 
     /// It ends in the middle of its work, and comes back.
     fn die(&mut self, at: usize) {
-        let point = self.dice.pick(&WritePoint::ALL);
+        let point = self.dice.pick(&WritePoint::BATCH);
         self.line.push_str(&format!(" {point:?}"));
         self.world.processes[at].rig.arm(point, Injected::Died);
         self.new_call(at);
@@ -417,7 +417,7 @@ impl Simulation {
         let by = Sha256Digest::new([4; 32]);
         let record = Revocation { subject, revoke, reason: "simulated".to_owned(), by };
         if self.dice.one_in(4) {
-            let point = self.dice.pick(&WritePoint::ALL);
+            let point = self.dice.pick(&WritePoint::BATCH);
             self.world.processes[at].rig.arm(point, self.dice.pick(&FAILURES));
         }
         self.control(at, Append::of(vec![Entry::plain(Kind::Revocation, record.encode())]));

@@ -471,7 +471,7 @@ impl Rig {
         self.directory.path().join(name)
     }
 
-    fn armed_place(&self) -> Place {
+    pub(crate) fn armed_place(&self) -> Place {
         let failpoints = FailpointSet::of(Arc::clone(&self.failpoints) as Arc<dyn Failpoints>);
         match self.place.clone() {
             Place::Sqlite(options) => Place::Sqlite(SqliteOptions { failpoints, ..options }),

@@ -6,6 +6,7 @@
 
 use countersign_core::digest::sha256;
 
+use super::super::failpoint::WritePoint;
 use super::super::ints::int;
 use super::super::sqlite::SqliteReader;
 use super::super::{
@@ -71,10 +72,13 @@ pub fn import(
     link.run_unhurried(async {
         session.simply(write::LOCK).await?;
         session.simply("SET LOCAL statement_timeout = 0").await?;
+        let injected = |injected| MigrateFault::from(StoreFault::injected(injected, "import"));
+        let reach = |point| options.failpoints.reach(point).map_err(injected);
         let copied = copy(session, source, &tip, progress).await;
+        let copied = copied.and_then(|()| reach(WritePoint::BeforeAside));
         // A crash or a fault before this commit: the target is empty. After: all of it is there.
         session.commit(if copied.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
-        Ok(copied)
+        Ok(copied.and_then(|()| reach(WritePoint::AfterAside)))
     })??;
     Ok(size)
 }

@@ -19,6 +19,8 @@ mod prune;
 mod read;
 mod schema;
 #[cfg(test)]
+mod schema_tests;
+#[cfg(test)]
 mod standby_tests;
 #[cfg(test)]
 mod tests;

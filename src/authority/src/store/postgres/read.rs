@@ -113,7 +113,7 @@ impl PostgresReader {
 /// A reading connection to the right store.
 pub(super) fn open(options: &PostgresOptions) -> Result<Link, OpenFault> {
     let link = Link::connect(options, Side::Reading)?;
-    link.run(schema::check(&link.session, options.origin.as_str())).map_err(LinkFault::from)??;
+    link.run(schema::check_reading(&link.session, options.origin.as_str())).map_err(LinkFault::from)??;
     Ok(link)
 }
 

@@ -4,9 +4,13 @@
 //! row, and are recorded with the SHA-256 of their text, so that a store made by a program whose migration said something else is refused
 //! instead of misread.
 
+use std::collections::BTreeMap;
+
 use countersign_core::digest::sha256;
 
 use super::super::OpenFault;
+use super::super::failpoint::{FailpointSet, WritePoint};
+use super::super::fault::StoreFault;
 use super::link::{RowFault, Session, column, words};
 
 /// The schema that holds all tables.
@@ -109,8 +113,8 @@ pub(super) async fn found(session: &Session, origin: &str) -> Result<(), OpenFau
     made.map_err(|error| fault(&error))
 }
 
-/// Refuses what isn't this log's store or is newer than this program, and brings an older one up to date.
-pub(super) async fn check(session: &Session, origin: &str) -> Result<(), OpenFault> {
+/// Refuses what isn't this log's store or is newer than this program, and changes nothing. Returns the version that the store has.
+async fn check(session: &Session, origin: &str) -> Result<i32, OpenFault> {
     let read = session.row("SELECT origin FROM origin WHERE one = 1", &[]).await;
     let row = match read {
         Ok(row) => row,
@@ -128,14 +132,34 @@ pub(super) async fn check(session: &Session, origin: &str) -> Result<(), OpenFau
     if found != origin {
         return Err(OpenFault::OtherLog { found, expected: origin.to_owned() });
     }
-    if version(session).await? < SCHEMA_VERSION {
+    version(session).await
+}
+
+/// Refuses the same, and a store that isn't of this program's version: who only reads doesn't bring it up to date.
+pub(super) async fn check_reading(session: &Session, origin: &str) -> Result<(), OpenFault> {
+    match check(session, origin).await? {
+        SCHEMA_VERSION => Ok(()),
+        found => Err(OpenFault::Older { found, known: SCHEMA_VERSION }),
+    }
+}
+
+/// Refuses the same as [`check`], and brings an older store up to date.
+pub(super) async fn upgrade(
+    session: &Session,
+    origin: &str,
+    failpoints: &FailpointSet,
+) -> Result<(), OpenFault> {
+    if check(session, origin).await? < SCHEMA_VERSION {
+        let injected = |injected| OpenFault::Upgrade(StoreFault::injected(injected, "upgrade"));
         let locked = session.simply("BEGIN; SELECT 1 FROM origin WHERE one = 1 FOR UPDATE").await;
         locked.map_err(|error| fault(&error))?;
         // Read again: another replica that started at the same time may have done it while this one waited for the row.
         let version = version(session).await?;
         // A crash before this commit leaves the older version; the next start migrates again.
         migrate(session, version).await.map_err(|error| fault(&error))?;
-        session.simply("COMMIT").await.map_err(|error| fault(&error))?;
+        failpoints.reach(WritePoint::BeforeAside).map_err(injected)?;
+        session.commit("COMMIT").await.map_err(|error| fault(&error))?;
+        failpoints.reach(WritePoint::AfterAside).map_err(injected)?;
     }
     Ok(())
 }
@@ -143,18 +167,21 @@ pub(super) async fn check(session: &Session, origin: &str) -> Result<(), OpenFau
 /// The version that the store has, each of its migrations being this program's.
 async fn version(session: &Session) -> Result<i32, OpenFault> {
     let rows = session.rows("SELECT version, sha256 FROM migration ORDER BY version", &[]).await;
-    let mut newest = 0;
+    let mut recorded = BTreeMap::new();
     for row in rows.map_err(|error| fault(&error))? {
         let version: i32 = column(&row, 0).map_err(|error| fault(&error))?;
-        let recorded: &[u8] = column(&row, 1).map_err(|error| fault(&error))?;
-        newest = newest.max(version);
-        let Some((_, text)) = MIGRATIONS.iter().find(|(known, _)| *known == version) else { continue };
-        if recorded != sha256(text.as_bytes()).as_bytes() {
-            return Err(OpenFault::Migration { version });
-        }
+        let digest: Vec<u8> = column(&row, 1).map_err(|error| fault(&error))?;
+        recorded.insert(version, digest);
     }
+    // A store has the first one from its making on.
+    let newest = recorded.keys().next_back().map_or(1, |newest| (*newest).max(1));
     if newest > SCHEMA_VERSION {
         return Err(OpenFault::Newer { found: newest, known: SCHEMA_VERSION });
+    }
+    for (version, text) in MIGRATIONS.iter().filter(|(version, _)| *version <= newest) {
+        if recorded.get(version).is_none_or(|digest| digest != sha256(text.as_bytes()).as_bytes()) {
+            return Err(OpenFault::Migration { version: *version });
+        }
     }
     Ok(newest)
 }

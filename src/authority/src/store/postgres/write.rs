@@ -36,7 +36,8 @@ pub struct PostgresWriter {
 /// A writing connection to the right store, on a server that keeps what it commits.
 pub(super) fn open(options: &PostgresOptions) -> Result<Link, OpenFault> {
     let link = Link::connect(options, Side::Writing)?;
-    link.run(schema::check(&link.session, options.origin.as_str())).map_err(LinkFault::from)??;
+    let upgraded = schema::upgrade(&link.session, options.origin.as_str(), &options.failpoints);
+    link.run(upgraded).map_err(LinkFault::from)??;
     link.run(schema::durable(&link.session)).map_err(LinkFault::from)??;
     Ok(link)
 }
@@ -62,10 +63,16 @@ impl PostgresWriter {
             for table in schema::PROJECTIONS {
                 session.simply(&format!("DELETE FROM {table}")).await?;
             }
+            let failpoints = &self.options.failpoints;
+            let injected = |injected| RebuildFault::Store(StoreFault::injected(injected, "rebuild"));
             let done = refill(session).await?;
+            let done = done.and_then(|count| {
+                failpoints.reach(WritePoint::BeforeAside).map_err(injected).map(|()| count)
+            });
             // A crash before this commit: the tables are as they were. After: all of them are new.
             session.commit(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
-            Ok(done)
+            Ok(done
+                .and_then(|count| failpoints.reach(WritePoint::AfterAside).map_err(injected).map(|()| count)))
         });
         done.map_err(|fault| RebuildFault::Store(judge(&fault, "rebuild")))?
     }
@@ -118,6 +125,24 @@ impl PostgresWriter {
         }
         let done = done.map_err(|fault| judge(&fault, call));
         self.note(done)
+    }
+
+    /// The same for what is beside the batches. A crash before the commit: nothing of it exists. After: all of it.
+    fn aside<T>(
+        &mut self,
+        call: &'static str,
+        work: impl AsyncFn(&Session) -> RowResult<T>,
+    ) -> Result<T, StoreFault> {
+        self.usable(call)?;
+        self.reach(WritePoint::BeforeAside, call)?;
+        let done = self.with(call, work)?;
+        self.reach(WritePoint::AfterAside, call)?;
+        Ok(done)
+    }
+
+    fn reach(&mut self, point: WritePoint, call: &'static str) -> Result<(), StoreFault> {
+        let reached = self.options.failpoints.reach(point);
+        self.note(reached.map_err(|injected| StoreFault::injected(injected, call)))
     }
 
     /// Takes the lock and reads. A connection that is found dead is made again once: nothing has happened yet.
@@ -283,6 +308,7 @@ fn judge_open(fault: &OpenFault, call: &'static str) -> StoreFault {
         OpenFault::Postgres(_) | OpenFault::Setting(_) | OpenFault::File { .. } | OpenFault::Tls { .. } => {
             StoreFault::unavailable(Unavailable::Disconnected, call, fault)
         }
+        OpenFault::Upgrade(fault) => fault.clone(),
         // Behind the same name stands another store, or none: nothing may be built on it.
         _ => StoreFault::fatal(Broken::FileReplaced, call, fault),
     }
@@ -344,9 +370,7 @@ impl LogWriter for PostgresWriter {
 
     fn attach_signatures(&mut self, size: u64, signatures: &[NoteSignature]) -> Result<(), StoreFault> {
         let call = "attach signatures";
-        let injected = |injected| StoreFault::injected(injected, "attach");
-        let before = self.options.failpoints.reach(WritePoint::BeforeAttach).map_err(injected);
-        self.note(before)?;
+        self.reach(WritePoint::BeforeAttach, call)?;
         let size = int(size);
         self.with(call, async |session| {
             // The log's own carry its origin.
@@ -379,19 +403,18 @@ impl LogWriter for PostgresWriter {
             }
             session.simply(&commit).await
         })?;
-        let after = self.options.failpoints.reach(WritePoint::AfterAttach).map_err(injected);
-        self.note(after)
+        self.reach(WritePoint::AfterAttach, call)
     }
 
     fn settle(&mut self) -> Result<(), StoreFault> {
         // The server has replayed its own journal before it took this connection, and flushes each commit.
-        self.with("settle", async |session| session.simply("").await)
+        self.aside("settle", async |session| session.simply("").await)
     }
 }
 
 impl DeskWriter for PostgresWriter {
     fn put_pending_enrolment(&mut self, pending: &PendingEnrolment, now_ms: u64) -> Result<(), StoreFault> {
-        self.with("put pending enrolment", async |session| {
+        self.aside("put pending enrolment", async |session| {
             let sql = "WITH swept AS (DELETE FROM pending_enrolment WHERE expires_ms < $4)
                        INSERT INTO pending_enrolment (id, expires_ms, record) VALUES ($1, $2, $3)";
             let (id, record): (&[u8], &[u8]) = (&pending.id, &pending.record);
@@ -406,7 +429,7 @@ impl DeskWriter for PostgresWriter {
         now_ms: u64,
     ) -> Result<Option<PendingEnrolment>, StoreFault> {
         // Handed out only after the delete is durable: a secret is compared at most once, whatever crashes and whichever replica asks.
-        let taken = self.with("take pending enrolment", async |session| {
+        let taken = self.aside("take pending enrolment", async |session| {
             let sql = "DELETE FROM pending_enrolment WHERE id = $1 RETURNING expires_ms, record";
             let key: &[u8] = id;
             let Some(row) = session.row(sql, &[&key]).await? else { return Ok(None) };
@@ -417,7 +440,7 @@ impl DeskWriter for PostgresWriter {
     }
 
     fn put_challenge_key(&mut self, key: &ChallengeKey, drop_before_ms: u64) -> Result<(), StoreFault> {
-        self.with("put challenge key", async |session| {
+        self.aside("put challenge key", async |session| {
             let sql = "WITH dropped AS (DELETE FROM challenge_key WHERE made_ms < $4)
                        INSERT INTO challenge_key (id, key, made_ms) VALUES ($1, $2, $3)";
             let (id, secret): (&[u8], &[u8]) = (&key.id, &key.key);
@@ -427,11 +450,11 @@ impl DeskWriter for PostgresWriter {
     }
 
     fn put_blobs(&mut self, blobs: &[(Sha256Digest, Arc<[u8]>)]) -> Result<(), StoreFault> {
-        self.with("put blobs", async |session| apply::blobs(session, blobs).await)
+        self.aside("put blobs", async |session| apply::blobs(session, blobs).await)
     }
 
     fn acknowledge(&mut self, acknowledgement: &Acknowledgement) -> Result<(), StoreFault> {
-        self.with("acknowledge", async |session| {
+        self.aside("acknowledge", async |session| {
             let sql = "INSERT INTO acknowledgement AS old (gateway, control, time_ms) VALUES ($1, $2, $3)
                        ON CONFLICT (gateway) DO UPDATE SET control = greatest(old.control, excluded.control),
                        time_ms = greatest(old.time_ms, excluded.time_ms)";

@@ -63,7 +63,7 @@ fn inode(path: &Path) -> io::Result<(u64, u64)> {
     metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
-fn beside(database: &Path, suffix: &str) -> PathBuf {
+pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

@@ -3,12 +3,17 @@
 //! The writer holds a lock file beside the database for as long as it lives, so there is one writing process; within it there is one
 //! writing thread. Commits are synced (`synchronous = FULL`) except for signatures, which can be made again.
 //!
+//! What reads alone opens the file for reading and changes nothing in it; SQLite may put the empty files of a journal beside it. Where it can't, and
+//! there is no journal, the file is taken for one that nobody writes.
+//!
 //! Refused at open: a file that isn't there (only [`create`] makes one), isn't a store, is another log's, is newer than this program, or
 //! whose writer lives. While serving, a database file that was deleted or replaced ends the writer.
 
 mod apply;
 mod facts;
 mod file;
+#[cfg(test)]
+mod judge_tests;
 mod prune;
 mod read;
 mod schema;
@@ -17,13 +22,14 @@ mod tests;
 mod write;
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use countersign_core::name::Origin;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::failpoint::FailpointSet;
 use super::ints::{int, uint};
@@ -88,10 +94,16 @@ pub fn open(options: &SqliteOptions) -> Result<(SqliteWriter, SqliteReader), Ope
     let lock = file::WriterLock::take(&options.path)?;
     let identity = file::Identity::of(&options.path).map_err(|source| refused(options, source))?;
     let mut connection = connect(&options.path, WRITER_CACHE_KIB)?;
-    schema::check(&mut connection, options.origin.as_str())?;
+    schema::upgrade(&mut connection, options.origin.as_str(), &options.failpoints)?;
     let origin = options.origin.to_string();
     let writer = SqliteWriter::new(connection, origin, lock, identity, options.failpoints.clone());
-    Ok((writer, open_reader(options)?))
+    // These could write, though none does: whichever connection is closed last copies the journal into the file, and removes it.
+    let reading = || {
+        let connection = connect(&options.path, READER_CACHE_KIB)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(connection)
+    };
+    Ok((writer, reader_of(options, reading)?))
 }
 
 /// Opens the reading side alone, beside a serving process or without one.
@@ -99,28 +111,53 @@ pub fn open(options: &SqliteOptions) -> Result<(SqliteWriter, SqliteReader), Ope
 /// # Errors
 /// [`OpenFault`].
 pub fn open_reader(options: &SqliteOptions) -> Result<SqliteReader, OpenFault> {
-    let mut connections = Vec::new();
-    for _ in 0..options.readers.max(1) {
-        let mut connection = connect(&options.path, READER_CACHE_KIB)?;
-        schema::check(&mut connection, options.origin.as_str())?;
-        connection.pragma_update(None, "query_only", true)?;
-        connections.push(connection);
-    }
+    reader_of(options, || open_reading(options))
+}
+
+fn reader_of(
+    options: &SqliteOptions,
+    open: impl Fn() -> Result<Connection, OpenFault>,
+) -> Result<SqliteReader, OpenFault> {
+    let connections = (0..options.readers.max(1)).map(|_| open()).collect::<Result<_, _>>()?;
     Ok(SqliteReader::new(connections, options.origin.clone()))
+}
+
+/// A connection that can't write.
+fn open_reading(options: &SqliteOptions) -> Result<Connection, OpenFault> {
+    let open = |still| {
+        let connection = connect_reading(&options.path, still)?;
+        let version = schema::check(&connection, options.origin.as_str())?;
+        Ok((connection, version))
+    };
+    let mut opened = open(false);
+    if let Err(OpenFault::Database(fault)) = &opened
+        && fault.sqlite_error_code() == Some(ErrorCode::CannotOpen)
+        && options.path.exists()
+    {
+        // https://www.sqlite.org/wal.html#readonly: a file in WAL mode needs its journal beside it, which can't be made here. Without a journal
+        // there is nothing that isn't in the file, and nobody can come to write where nothing can be written.
+        let journal = file::beside(&options.path, "-wal");
+        if std::fs::metadata(&journal).is_ok_and(|found| found.len() > 0) {
+            return Err(OpenFault::Journal { path: journal });
+        }
+        opened = open(true);
+    }
+    match opened? {
+        (connection, schema::SCHEMA_VERSION) => Ok(connection),
+        (_, found) => Err(OpenFault::Older { found, known: schema::SCHEMA_VERSION }),
+    }
 }
 
 fn refused(options: &SqliteOptions, source: std::io::Error) -> OpenFault {
     OpenFault::File { path: options.path.clone(), source }
 }
 
+/// Writing, as far as the file system lets it.
 fn connect(path: &Path, cache_kib: i32) -> Result<Connection, OpenFault> {
     // No SQLITE_OPEN_CREATE: a missing file is a lost log, not a new one.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.set_prepared_statement_cache_capacity(96);
-    // Without this, SQLite plans a cached statement again whenever its parameters change: more work than the statement itself.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    configure(&connection, cache_kib)?;
     let journal: String =
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if journal != "wal" {
@@ -128,9 +165,41 @@ fn connect(path: &Path, cache_kib: i32) -> Result<Connection, OpenFault> {
     }
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update_and_check(None, "wal_autocheckpoint", WAL_PAGES, |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// Reading; `still`: from a file that nobody changes meanwhile.
+fn connect_reading(path: &Path, still: bool) -> Result<Connection, OpenFault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = if still {
+        // https://www.sqlite.org/uri.html: what isn't plain is escaped.
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(byte);
+        let bytes =
+            std::path::absolute(path).map_err(|source| OpenFault::File { path: path.to_owned(), source })?;
+        let escaped: String = bytes
+            .as_os_str()
+            .as_bytes()
+            .iter()
+            .map(|byte| if plain(byte) { char::from(*byte).to_string() } else { format!("%{byte:02X}") })
+            .collect();
+        let uri = format!("file://{escaped}?immutable=1");
+        Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_URI)?
+    } else {
+        Connection::open_with_flags(path, flags)?
+    };
+    configure(&connection, READER_CACHE_KIB)?;
+    Ok(connection)
+}
+
+/// What both sides need.
+fn configure(connection: &Connection, cache_kib: i32) -> Result<(), OpenFault> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(96);
+    // Without this, SQLite plans a cached statement again whenever its parameters change: more work than the statement itself.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
-    connection.pragma_update_and_check(None, "wal_autocheckpoint", WAL_PAGES, |_| Ok(()))?;
-    Ok(connection)
+    Ok(())
 }

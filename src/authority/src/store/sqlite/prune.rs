@@ -35,7 +35,7 @@ pub fn prune(
     let file = |source| OpenFault::File { path: options.path.clone(), source };
     let identity = Identity::of(&options.path).map_err(file)?;
     let mut connection = super::connect(&options.path, super::WRITER_CACHE_KIB)?;
-    schema::check(&mut connection, options.origin.as_str())?;
+    schema::upgrade(&mut connection, options.origin.as_str(), &options.failpoints)?;
     connection.pragma_update(None, "temp_store", "FILE")?;
     connection.execute_batch(
         "CREATE TEMP TABLE keep (digest BLOB PRIMARY KEY, opened INTEGER NOT NULL) WITHOUT ROWID",

@@ -6,6 +6,8 @@
 use countersign_core::digest::{Sha256Digest, sha256};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
+use super::super::failpoint::{FailpointSet, WritePoint};
+use super::super::fault::StoreFault;
 use super::OpenFault;
 
 /// `PRAGMA application_id`: "CSGN".
@@ -95,8 +97,8 @@ pub(super) fn found(connection: &mut Connection, origin: &str) -> Result<(), Ope
     Ok(())
 }
 
-/// Refuses what isn't this log's store or is newer than this program, and brings an older file up to date.
-pub(super) fn check(connection: &mut Connection, origin: &str) -> Result<(), OpenFault> {
+/// Refuses what isn't this log's store or is newer than this program, and changes nothing. Returns the version that the file has.
+pub(super) fn check(connection: &Connection, origin: &str) -> Result<i32, OpenFault> {
     let application: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if application != APPLICATION_ID {
         return Err(OpenFault::NotAStore);
@@ -116,11 +118,24 @@ pub(super) fn check(connection: &mut Connection, origin: &str) -> Result<(), Ope
             return Err(OpenFault::Migration { version: *number });
         }
     }
+    Ok(version)
+}
+
+/// Refuses the same, and brings an older file up to date.
+pub(super) fn upgrade(
+    connection: &mut Connection,
+    origin: &str,
+    failpoints: &FailpointSet,
+) -> Result<(), OpenFault> {
+    let version = check(connection, origin)?;
     if version < SCHEMA_VERSION {
+        let injected = |injected| OpenFault::Upgrade(StoreFault::injected(injected, "upgrade"));
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         migrate(&tx, version)?;
+        failpoints.reach(WritePoint::BeforeAside).map_err(injected)?;
         // A crash before this commit leaves the older version; the next start migrates again.
         tx.commit()?;
+        failpoints.reach(WritePoint::AfterAside).map_err(injected)?;
     }
     Ok(())
 }

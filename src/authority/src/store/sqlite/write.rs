@@ -91,11 +91,13 @@ impl SqliteWriter {
         call: &'static str,
         work: impl FnOnce(&Transaction<'_>) -> RowResult<T>,
     ) -> Result<T, StoreFault> {
-        self.run(call, |connection, _| {
+        self.run(call, |connection, failpoints| {
             let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = work(&tx)?;
+            failpoints.reach(WritePoint::BeforeAside).map_err(|i| StoreFault::injected(i, call))?;
             // A crash before this commit: nothing of it exists. After: all of it.
             tx.commit()?;
+            failpoints.reach(WritePoint::AfterAside).map_err(|i| StoreFault::injected(i, call))?;
             Ok(done)
         })
     }
@@ -162,7 +164,7 @@ impl WriteFault {
 }
 
 /// https://www.sqlite.org/rescode.html. Whatever isn't known to have left the file alone is fatal.
-fn judge_sqlite(fault: &SqlError, call: &'static str) -> StoreFault {
+pub(super) fn judge_sqlite(fault: &SqlError, call: &'static str) -> StoreFault {
     let SqlError::SqliteFailure(code, _) = fault else {
         // A row of another shape than this program writes.
         return StoreFault::fatal(Broken::Corrupt, call, fault);
@@ -226,7 +228,8 @@ impl LogWriter for SqliteWriter {
     }
 
     fn settle(&mut self) -> Result<(), StoreFault> {
-        self.run("settle", |connection, _| {
+        self.run("settle", |connection, failpoints| {
+            failpoints.reach(WritePoint::BeforeAside).map_err(|i| StoreFault::injected(i, "settle"))?;
             // Copies every frame that an earlier process left into the database and syncs both. What it could not sync, this does or
             // fails. A reader in the middle of a query is waited for.
             let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
@@ -235,6 +238,7 @@ impl LogWriter for SqliteWriter {
                     StoreFault::unavailable(Unavailable::Locked, "settle", "a reader holds the WAL").into()
                 );
             }
+            failpoints.reach(WritePoint::AfterAside).map_err(|i| StoreFault::injected(i, "settle"))?;
             Ok(())
         })
     }
