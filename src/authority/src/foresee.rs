@@ -116,7 +116,9 @@ fn hypothetical(question: &Question<'_>) -> Result<ControlState, ForeseeFault> {
     let mut control = question.documents.control().clone();
     let record =
         EpochRecord { document: *question.candidate.digest(), epoch: control.epoch() + 1, by: question.by };
-    let leaf = Leaf { kind: Kind::Policy, index: 0, time_ms: 0, salt: [0; 16], body: record.encode() };
+    // Where the next control leaf may stand at the earliest.
+    let index = control.last_index().map_or(0, |last| last.saturating_add(1));
+    let leaf = Leaf { kind: Kind::Policy, index, time_ms: 0, salt: [0; 16], body: record.encode() };
     control.apply(&leaf.encode()?)?;
     Ok(control)
 }
