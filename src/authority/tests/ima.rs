@@ -3,7 +3,7 @@
 mod support;
 
 use countersign_authority::audit::{StoreLog, replay};
-use countersign_core::api::admin::{PolicyCall, ReferencesCall};
+use countersign_core::api::admin::{PolicyCall, ReferencesCall, ReferencesCheckCall};
 use countersign_core::api::{ArtifactsCall, B64, ImaEntriesDocument};
 use countersign_core::digest::sha256;
 use countersign_core::document::ReferencesDocument;
@@ -45,6 +45,17 @@ async fn activation(house: &House, named: &[u8], sent: Option<Vec<u8>>) -> Refer
     let document = ReferencesDocument { ima: Some(sha256(named)), ..ReferencesDocument::default() };
     let expected_epoch = house.admin().references().await.unwrap().epoch;
     ReferencesCall { document: B64(document.encode()), expected_epoch, ima_policy: sent.map(B64) }
+}
+
+/// The verdicts on the newest evidence of the only host, now and under another IMA policy.
+#[cfg(test)]
+async fn foretold(house: &House, other: &[u8]) -> (String, Option<String>) {
+    let call = activation(house, other, Some(other.to_vec())).await;
+    let call = ReferencesCheckCall { document: call.document, ima_policy: call.ima_policy, before: None };
+    let mut checked = house.admin().check_references(&call).await.unwrap();
+    assert_eq!((checked.decisions.len(), checked.before), (1, None));
+    let one = checked.decisions.remove(0);
+    (one.now.unwrap(), one.then)
 }
 
 /// A kernel that measures into a host's TPM.
@@ -148,6 +159,17 @@ fn hosts_send_what_is_new_and_auditors_repeat_every_step() {
             kernel.run(&mut host, "/a");
             assert_eq!(ask(&host, &kernel, "r2", Some(2)).await, None);
             assert_eq!(known(&host).await, Some(4));
+            // What another policy would say, of all that ran since the boot: the list comes in two parts.
+            assert_eq!(
+                foretold(&house, &listing(&["/a", "/b", "/d"])).await,
+                ("allow".into(), Some("allow".into()))
+            );
+            let narrow = foretold(&house, &listing(&["/b"])).await;
+            assert_eq!(
+                narrow,
+                ("allow".into(), Some("ima-file-unknown".into())),
+                "/a ran before the newest part"
+            );
             // Without its member the call isn't decided, and the challenge not spent.
             let mut short = call(&host, &kernel, "r3", None).await;
             let full = short.clone();
@@ -175,6 +197,8 @@ fn hosts_send_what_is_new_and_auditors_repeat_every_step() {
             let empty = sha256(b"").to_hex();
             attestation.evidence.ima = Some(ImaEntriesDocument { from: 5, column: 4, list: empty });
             assert_eq!(host.client.attest(&attestation).await.unwrap().code, None);
+            let narrow = foretold(&house, &bytes).await;
+            assert_eq!(narrow, ("allow".into(), Some("ima-file-unknown".into())), "by the attestation");
 
             let source = StoreLog::new(house.serving.authority().reader()).unwrap();
             let report = replay(&source, &house.bundle(), &mut |_| {}).unwrap();

@@ -6,7 +6,8 @@ use countersign_core::api::admin::{
     ActiveDocument, CaptureCall, CompromiseCall, GatewayCall, Heads, HostDocument, Hosts, JoinTokenCall,
     JoinTokenMade, KeyPrepared, Keys, Leaves, LineagePage, OperatorCall, PolicyCall, PolicyCheckCall,
     PolicyChecked, PolicyValidateCall, PolicyValidated, PrepareKeyCall, Principals, ReferencesCall,
-    ReferencesCaptured, RevocationCall, RotateCall, WithdrawKeyCall, WitnessCall, Witnesses,
+    ReferencesCaptured, ReferencesCheckCall, RevocationCall, RotateCall, WithdrawKeyCall, WitnessCall,
+    Witnesses,
 };
 use countersign_core::api::{AttestationResultAnswer, AttestationResultCall, CertificateIssued, Recorded};
 use countersign_core::digest::Sha256Digest;
@@ -156,6 +157,11 @@ impl Client {
     /// `POST /v1/admin/policies/validate`.
     pub async fn validate_policy(&self, call: &PolicyValidateCall) -> Result<PolicyValidated, ClientError> {
         self.post("/v1/admin/policies/validate", call).await
+    }
+
+    /// `POST /v1/admin/references/check`.
+    pub async fn check_references(&self, call: &ReferencesCheckCall) -> Result<PolicyChecked, ClientError> {
+        self.post("/v1/admin/references/check", call).await
     }
 
     /// `POST /v1/admin/policies/check`.

@@ -77,9 +77,10 @@ routes! {
     Get "/v1/admin/lineage/descendants/{index}", Admin, VIEWER, ["after", "count"], None => Answer::Json("LineagePage"), admin::lineage::descendants, "What comes from an artifact.";
     Post "/v1/admin/join-tokens", Admin, OPERATOR, [], Some("JoinTokenCall") => Answer::Json("JoinTokenMade"), admin::tokens::make, "A single-use join token.";
     Post "/v1/admin/references/capture", Admin, OPERATOR, [], Some("CaptureCall") => Answer::Json("ReferencesCaptured"), admin::references::capture, "A references document from a host's last good evidence; not active.";
+    Post "/v1/admin/references/check", Admin, OPERATOR, [], Some("ReferencesCheckCall") => Answer::Json("PolicyChecked"), admin::references::check, "The newest evidence of each host, judged again under references and an IMA policy that aren't active.";
     Post "/v1/admin/references", Admin, OFFICER, [], Some("ReferencesCall") => Answer::Json("Recorded"), admin::references::activate, "Activate a references document.";
     Post "/v1/admin/policies/validate", Admin, OPERATOR, [], Some("PolicyValidateCall") => Answer::Json("PolicyValidated"), admin::policies::validate, "Validate a policy document.";
-    Post "/v1/admin/policies/check", Admin, OPERATOR, [], Some("PolicyCheckCall") => Answer::Json("PolicyChecked"), admin::policies::check, "The newest decision about each host, made again under a policy that isn't active.";
+    Post "/v1/admin/policies/check", Admin, OPERATOR, [], Some("PolicyCheckCall") => Answer::Json("PolicyChecked"), admin::policies::check, "The newest decision about each host, or else its newest attestation, judged again under a policy that isn't active.";
     Post "/v1/admin/policies", Admin, OFFICER, [], Some("PolicyCall") => Answer::Json("Recorded"), admin::policies::activate, "Validate and activate a policy document.";
     Post "/v1/admin/revocations", Admin, OPERATOR, [], Some("RevocationCall") => Answer::Json("Recorded"), admin::revocations::revoke, "Revoke; reinstating needs a security officer.";
     Post "/v1/admin/gateways", Admin, OFFICER, [], Some("GatewayCall") => Answer::Json("CertificateIssued"), admin::principals::add_gateway, "Certificate for a gateway's key.";

@@ -1,14 +1,15 @@
 //! `admin ima-policy`: what may run after boot. A policy is imported from other forms into a file of its one encoding, and activated beside the
 //! reference sets, as the next epoch.
 
-use super::Context;
+use super::{Context, forecast};
 use crate::failure::Failure;
 use crate::output;
 use anyhow::Context as _;
 use countersign_core::api::B64;
-use countersign_core::api::admin::ReferencesCall;
+use countersign_core::api::admin::{ReferencesCall, ReferencesCheckCall};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::ReferencesDocument;
+use countersign_core::refusal::RefusalCode;
 use countersign_tpm::ima::import;
 use countersign_tpm::ima::policy::{Pattern, PolicyDraft, Root, RuntimePolicy, SignedBy};
 use countersign_tpm::ima::signature::{KeyFloor, Keyring};
@@ -21,6 +22,11 @@ use std::path::{Path, PathBuf};
 pub(super) enum Command {
     /// Make a policy file from policies of other forms. Needs no authority.
     Import(Box<ImportArgs>),
+    /// Judge the newest evidence of every host again under a policy file, and say what would change. Exit status 1 if a host would break.
+    Check {
+        /// A file that `import` made.
+        file: PathBuf,
+    },
     /// Put a policy file into force; the reference sets stay as they are.
     Activate {
         /// A file that `import` made.
@@ -86,6 +92,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failu
             RuntimePolicy::parse(&policy).with_context(|| file.display().to_string())?;
             activate(context, Some(policy)).await
         }
+        Command::Check { file } => check(context, &file).await,
         Command::Clear => activate(context, None).await,
         Command::Show => show(context).await,
     }
@@ -115,6 +122,21 @@ async fn activate(context: &Context, policy: Option<Vec<u8>>) -> Result<(), Fail
         None => anstream::println!("no IMA policy is active, leaf {}", recorded.index),
     }
     Ok(())
+}
+
+async fn check(context: &Context, file: &Path) -> Result<(), Failure> {
+    let policy = read(file)?;
+    RuntimePolicy::parse(&policy).with_context(|| file.display().to_string())?;
+    let (mut document, _) = active(context).await?;
+    document.ima = Some(sha256(&policy));
+    let (document, policy) = (B64(document.encode()), B64(policy));
+    let page = async |before| {
+        let ima_policy = Some(policy.clone());
+        let call = ReferencesCheckCall { document: document.clone(), ima_policy, before };
+        context.admin.client.check_references(&call).await
+    };
+    let checked = forecast::each_host(context, false, page).await?;
+    forecast::tell(context, checked, RefusalCode::ImaFileUnknown, &file.display().to_string())
 }
 
 async fn show(context: &Context) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 mod compare;
 mod documents;
 mod ek_roots;
+mod forecast;
 mod hosts;
 mod ima_policy;
 mod keys;

@@ -1,20 +1,17 @@
 //! `admin references`.
 
-use super::compare::{self, Change};
-use super::{Context, documents, hosts};
+use super::{Context, compare, documents, forecast};
 use crate::failure::Failure;
 use crate::output;
 use anyhow::Context as _;
 use countersign_core::api::B64;
-use countersign_core::api::admin::{CaptureCall, HostDocument, ReferencesCall};
+use countersign_core::api::admin::{CaptureCall, HostDocument, ReferencesCall, ReferencesCheckCall};
 use countersign_core::corim;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::ReferencesDocument;
 use countersign_core::name::HostId;
 use countersign_core::record::EvidenceRecord;
 use countersign_core::refusal::RefusalCode;
-use serde::Serialize;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Subcommand)]
@@ -71,21 +68,11 @@ pub(super) enum Command {
         #[arg(long)]
         append: bool,
     },
-    /// Say what a references file would change for every host, by its last good evidence. Exit status 1 if a host would break.
+    /// Judge the newest evidence of every host again under a references file, and say what would change. Exit status 1 if a host would break.
     Check {
         /// JSON, as printed by `capture`.
         file: PathBuf,
     },
-}
-
-/// A host in the answer of `check`, for programs.
-#[derive(Serialize)]
-struct Checked {
-    host: String,
-    change: Change,
-    /// The set that it would match.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    set: Option<String>,
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), Failure> {
@@ -209,44 +196,23 @@ fn now_ms() -> Result<u64, Failure> {
 }
 
 async fn check(context: &Context, file: &Path) -> Result<(), Failure> {
-    let candidate = documents::read_references(file)?;
-    let active = active(context).await?;
+    let mut candidate = documents::read_references(file)?;
+    // As `activate` does.
+    candidate.ima = active(context).await?.and_then(|active| active.ima);
+    let document = B64(candidate.encode());
+    let page = async |before| {
+        let call = ReferencesCheckCall { document: document.clone(), ima_policy: None, before };
+        context.admin.client.check_references(&call).await
+    };
+    let mut checked = forecast::each_host(context, false, page).await?;
     let now_ms = now_ms()?;
-    let mut checked = Vec::new();
-    let mut counts: BTreeMap<Change, usize> = BTreeMap::new();
-    for host in hosts::all(context).await?.into_iter().filter(|host| host.status == "active") {
-        let (change, set) = match evidence(context, &host).await? {
-            None => (Change::Unknown, None),
-            Some(evidence) => {
-                // A document that is in force for its IMA policy alone says nothing of boots.
-                let now = active.as_ref().filter(|active| !active.sets.is_empty());
-                let now = now.is_none_or(|now| compare::matching(now, &evidence, now_ms).is_some());
-                let set = compare::matching(&candidate, &evidence, now_ms);
-                (Change::of(now, set.is_some()), set)
-            }
-        };
-        *counts.entry(change).or_default() += 1;
-        checked.push(Checked { host: host.host, change, set });
+    for one in &mut checked {
+        let id = HostId::from_hex(&one.host).context("host identifier")?;
+        let host = context.admin.client.host(&id).await?;
+        let evidence = evidence(context, &host).await?;
+        one.set = evidence.and_then(|evidence| compare::matching(&candidate, &evidence, now_ms));
     }
-    checked.sort_by(|a, b| (a.change, &a.host).cmp(&(b.change, &b.host)));
-    if context.json {
-        output::json(&checked)?;
-    } else {
-        let rows = checked.into_iter().map(|one| {
-            vec![one.host, one.change.words().to_owned(), one.set.unwrap_or_else(|| "-".to_owned())]
-        });
-        output::table(&["HOST", "CHANGE", "SET"], rows.collect());
-        for (change, count) in &counts {
-            anstream::println!("{count} {}", change.words());
-        }
-    }
-    match counts.get(&Change::Breaks) {
-        Some(count) => {
-            let detail = format!("{count} hosts that match now would match no set of {}", file.display());
-            Err(Failure::refused(RefusalCode::ReferenceMismatch, detail))
-        }
-        None => Ok(()),
-    }
+    forecast::tell(context, checked, RefusalCode::ReferenceMismatch, &file.display().to_string())
 }
 
 fn print(document: &B64) -> Result<(), Failure> {

@@ -90,7 +90,21 @@ pub struct PolicyCheckCall {
     pub before: Option<u64>,
 }
 
-/// Answer to a check: the newest decision about each host, made again.
+/// `POST /v1/admin/references/check`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReferencesCheckCall {
+    /// CBOR of PROTOCOL §8.2.
+    pub document: B64,
+    /// The IMA policy that the document names, unless the authority has it already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ima_policy: Option<B64>,
+    /// Only leaves below this index; the newest when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+}
+
+/// Answer to a check: the newest evidence of each host, judged again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyChecked {
@@ -103,18 +117,21 @@ pub struct PolicyChecked {
     pub before: Option<u64>,
 }
 
-/// A decision under the active policy and under one that isn't active.
+/// Evidence under what is active and under what isn't.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CheckedDecision {
     /// Host identifier, hex.
     pub host: String,
-    /// Index of the decision's leaf.
+    /// Index of the leaf.
     pub index: u64,
-    /// `allow` or a refusal code, under the active policy; absent if the decision can't be made again.
+    /// Whether it came without a request, so that no policy was asked.
+    #[serde(default)]
+    pub attestation: bool,
+    /// `allow` or a refusal code, under what is active; absent if the evidence can't be judged again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub now: Option<String>,
-    /// The same under the policy that was sent.
+    /// The same under what was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub then: Option<String>,
 }

@@ -5,7 +5,7 @@ use crate::acts::{Draft, Mandate, act, require_epoch};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
 use crate::api::{Call, faulted, json};
-use crate::foresee::{ForeseeFault, Foretold, Question, foresee};
+use crate::foresee::{Candidate, ForeseeFault, Foretold, Question, foresee};
 use crate::policy::CompiledPolicy;
 use crate::sequence::Entry;
 use crate::serve::Authority;
@@ -56,30 +56,43 @@ pub(in crate::api) async fn check(authority: Arc<Authority>, call: Call) -> Resu
     let PolicyCheckCall { document, before } = call.document()?;
     let (_, candidate) = load(&authority, document.0).await?;
     let worker = Arc::clone(&authority);
-    let answer = authority.run(move || {
-        let documents = worker.documents_in_force()?;
-        let question = Question {
-            origin: worker.origin(),
-            trust_domain: worker.trust_domain(),
-            reader: worker.reader(),
-            documents: &documents,
-            candidate: &candidate,
-            by,
-        };
-        let foresight = foresee(&question, before).map_err(|fault| match fault {
-            ForeseeFault::Read(fault) => read_fault(fault),
-            other => faulted(&other, RefusalCode::Internal),
-        })?;
-        let word = |verdict: Foretold| verdict.map_or("allow", |code| code.as_str()).to_owned();
-        let decisions = foresight.decisions.into_iter().map(|one| {
-            let (now, then) = one.verdicts.unzip();
-            let host = one.host.to_hex();
-            CheckedDecision { host, index: one.index, now: now.map(word), then: then.map(word) }
-        });
-        let epoch = documents.control().epoch();
-        Ok(PolicyChecked { epoch, decisions: decisions.collect(), before: foresight.before })
+    let checked = move || foreseen(&worker, Candidate::Policy(&candidate), by, before);
+    json(&authority.run(checked).await?)
+}
+
+/// What a candidate would change. For worker threads.
+pub(super) fn foreseen(
+    authority: &Authority,
+    candidate: Candidate<'_>,
+    by: Sha256Digest,
+    before: Option<u64>,
+) -> Result<PolicyChecked, Refused> {
+    let documents = authority.documents_in_force()?;
+    let question = Question {
+        origin: authority.origin(),
+        trust_domain: authority.trust_domain(),
+        reader: authority.reader(),
+        documents: &documents,
+        candidate,
+        by,
+    };
+    let foresight = foresee(&question, before).map_err(|fault| match fault {
+        ForeseeFault::Read(fault) => read_fault(fault),
+        other => faulted(&other, RefusalCode::Internal),
+    })?;
+    let word = |verdict: Foretold| verdict.map_or("allow", |code| code.as_str()).to_owned();
+    let decisions = foresight.decisions.into_iter().map(|one| {
+        let (now, then) = one.verdicts.unzip();
+        CheckedDecision {
+            host: one.host.to_hex(),
+            index: one.index,
+            attestation: one.attestation,
+            now: now.map(word),
+            then: then.map(word),
+        }
     });
-    json(&answer.await?)
+    let epoch = documents.control().epoch();
+    Ok(PolicyChecked { epoch, decisions: decisions.collect(), before: foresight.before })
 }
 
 /// `POST /v1/admin/policies`.

@@ -1,16 +1,18 @@
 //! References: captured from a host's last good evidence, activated as the next epoch.
 
-use super::policies::active_document;
+use super::policies::{active_document, foreseen};
 use super::{malformed, recorded};
 use crate::acts::{Draft, Mandate, act, require_epoch};
 use crate::api::artifacts::read_fault;
 use crate::api::problem::Refused;
 use crate::api::{Call, faulted, json};
+use crate::appraise::{References, ReferencesInvalid};
+use crate::foresee::Candidate;
 use crate::sequence::Entry;
 use crate::serve::Authority;
 use axum::response::Response;
 use countersign_core::api::B64;
-use countersign_core::api::admin::{CaptureCall, ReferencesCall, ReferencesCaptured};
+use countersign_core::api::admin::{CaptureCall, ReferencesCall, ReferencesCaptured, ReferencesCheckCall};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::{Generation, Lifetime, ReferencesDocument, Settings};
 use countersign_core::leaf::Kind;
@@ -59,6 +61,23 @@ pub(in crate::api) async fn activate(authority: Arc<Authority>, call: Call) -> R
         Ok(ima.iter().fold(draft, |draft, policy| draft.with_blob(policy)))
     });
     json(&recorded(&receipts.await?)?)
+}
+
+/// `POST /v1/admin/references/check`.
+pub(in crate::api) async fn check(authority: Arc<Authority>, call: Call) -> Result<Response, Refused> {
+    let by = call.caller.principal()?;
+    let ReferencesCheckCall { document: B64(bytes), ima_policy: sent, before } = call.document()?;
+    let settings = authority.documents().await?.settings();
+    let worker = Arc::clone(&authority);
+    let checked = authority.run(move || {
+        let invalid = |error: String| Refused::new(RefusalCode::ReferencesInvalid, error);
+        let parsed = ReferencesDocument::parse(&bytes).map_err(|error| invalid(error.to_string()))?;
+        let ima = ima_policy(&worker, &settings, parsed.ima, sent.map(|policy| policy.0))?;
+        let candidate = References::parse::<ReferencesInvalid>(&bytes, None, |_| Ok(ima.unwrap_or_default()))
+            .map_err(|error| invalid(error.to_string()))?;
+        foreseen(&worker, Candidate::References(&candidate), by, before)
+    });
+    json(&checked.await?)
 }
 
 /// The IMA policy that references name, which came along or is in the store. It has to parse, in its one encoding, and its register has to be
