@@ -15,6 +15,6 @@ mod witnesses;
 pub use balance::{Balance, Wire};
 pub use command::{Ran, countersign, tool};
 pub use deployment::{Deployment, SignerKind, StoreKind};
-pub use load::{nothing_was_lost, under_load};
+pub use load::{Acts, every_act_is_in_the_log, nothing_was_lost, under_acts, under_load};
 pub use program::Program;
 pub use witnesses::WitnessProcess;

@@ -2,7 +2,10 @@
 
 use crate::{Deployment, Program};
 use countersign_core::artifact::Receipt;
-use std::collections::BTreeMap;
+use countersign_core::leaf::control::{Revocation, Subject};
+use countersign_core::leaf::record::{JoinToken, join_token_digest};
+use countersign_core::leaf::{Kind, Leaf};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 const CLIENTS: usize = 3;
@@ -62,6 +65,79 @@ pub fn under_load(
         }
     });
     artifacts
+}
+
+/// What an officer did and was told that it was done.
+#[derive(Debug, Default)]
+pub struct Acts {
+    /// Index of each leaf that revoked the artifact (`true`) or reinstated it.
+    revocations: Vec<(u64, bool)>,
+    tokens: Vec<String>,
+    artifact: Option<Subject>,
+}
+
+/// Revokes an artifact, reinstates it and makes join tokens until it is stopped. What isn't answered counts for nothing.
+fn acts_without_end(deployment: &Deployment, artifact: &Receipt, stop: &AtomicBool) -> Acts {
+    let (index, hash) = (artifact.leaf().index, *artifact.leaf_hash());
+    let subject = [index.to_string(), hash.to_hex()];
+    let mut acts = Acts { artifact: Some(Subject::Artifact(index, hash)), ..Acts::default() };
+    for round in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        // Whatever became of an act without an answer, one of the next two is of use.
+        let revoke = round % 2 == 0;
+        let verb = if revoke { "revoke" } else { "reinstate" };
+        let ran = deployment.admin(&[verb, "artifact", &subject[0], &subject[1]]);
+        if ran.status == Some(0) {
+            let leaf = ran.out.trim().rsplit(' ').next().and_then(|index| index.parse().ok());
+            acts.revocations.push((leaf.unwrap_or_else(|| panic!("no leaf: {}", ran.out)), revoke));
+        }
+        let ran = deployment.admin(&["join-token"]);
+        if ran.status == Some(0) {
+            acts.tokens.push(ran.out.trim().to_owned());
+        }
+    }
+    acts
+}
+
+/// Lets an officer act without end while something happens.
+///
+/// # Panics
+/// When there is no artifact to act upon, or the officer stops by himself.
+pub fn under_acts<T>(deployment: &Deployment, program: &Program, happens: impl FnOnce() -> T) -> (T, Acts) {
+    let _ = deployment.holder("holder");
+    deployment.ask("acted-upon", &[], &[program.path()]).expect("an artifact to revoke");
+    let artifact = Receipt::parse(&std::fs::read_to_string(deployment.path("acted-upon")).unwrap()).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let officer = scope.spawn(|| acts_without_end(deployment, &artifact, &stop));
+        let ends = Stop(&stop);
+        let done = happens();
+        drop(ends);
+        (done, officer.join().unwrap())
+    })
+}
+
+/// Whatever an officer was told is done is in the log as it was told.
+///
+/// # Panics
+/// When something isn't, or nothing was done.
+pub fn every_act_is_in_the_log(deployment: &Deployment, acts: &Acts) {
+    assert!(!acts.revocations.is_empty() && !acts.tokens.is_empty(), "no act was answered: {acts:?}");
+    let leaves = deployment.audit_leaves();
+    let leaves: Vec<Leaf> = leaves.iter().map(|bytes| Leaf::parse(bytes).unwrap()).collect();
+    for (index, revoke) in &acts.revocations {
+        let leaf = &leaves[usize::try_from(*index).unwrap()];
+        assert_eq!(leaf.kind, Kind::Revocation, "leaf {index}");
+        let record = Revocation::parse(&leaf.body).unwrap();
+        assert_eq!((Some(record.subject), record.revoke), (acts.artifact.clone(), *revoke), "leaf {index}");
+    }
+    let made = leaves.iter().filter(|leaf| leaf.kind == Kind::JoinToken);
+    let made: BTreeSet<_> = made.map(|leaf| JoinToken::parse(&leaf.body).unwrap().token).collect();
+    for token in &acts.tokens {
+        assert!(made.contains(&join_token_digest(token)), "a join token that was shown isn't in the log");
+    }
 }
 
 /// Whatever was handed out is in the log, which verifies and replays, and no size has two heads, not even among those that were only published.
