@@ -131,7 +131,7 @@ pub fn every_act_is_in_the_log(deployment: &Deployment, acts: &Acts) {
         let leaf = &leaves[usize::try_from(*index).unwrap()];
         assert_eq!(leaf.kind, Kind::Revocation, "leaf {index}");
         let record = Revocation::parse(&leaf.body).unwrap();
-        assert_eq!((Some(record.subject), record.revoke), (acts.artifact.clone(), *revoke), "leaf {index}");
+        assert_eq!((Some(record.subject), record.revoke), (acts.artifact, *revoke), "leaf {index}");
     }
     let made = leaves.iter().filter(|leaf| leaf.kind == Kind::JoinToken);
     let made: BTreeSet<_> = made.map(|leaf| JoinToken::parse(&leaf.body).unwrap().token).collect();
