@@ -1,4 +1,4 @@
-//! What the cache of upper nodes reads, and that it never gives another node than the store has.
+//! What the cache of tree nodes reads, and that it never gives another node than the store has.
 
 use std::cell::RefCell;
 
@@ -8,7 +8,7 @@ use countersign_core::merkle::{Sha256Tree, TreeHash as _, root_of_leaf_hashes};
 use super::tiles::TileCache;
 use super::{ReadFault, TripleHash};
 
-/// Stored nodes of level 8 as a store has them at some moment, and every call that asked for them.
+/// Stored nodes of one level as a store has them at some moment, and every call that asked for them.
 struct Level {
     there: u64,
     /// Leaves under the newest signed head.
@@ -111,8 +111,8 @@ fn what_is_not_wholly_under_a_signed_head_is_given_and_not_kept() {
 fn a_read_that_failed_leaves_nothing_behind() {
     let (level, cache) = (Level::of(256), TileCache::default());
     let busy = || Err(ReadFault::Busy);
-    assert_eq!(cache.node(8, 3, || Ok(256 << 8), |_, _, _| Err(ReadFault::Busy)), Err(ReadFault::Busy));
     assert_eq!(cache.node(8, 3, busy, |_, _, _| Ok(Vec::new())), Err(ReadFault::Busy));
+    assert_eq!(cache.node(8, 3, || Ok(256 << 8), |_, _, _| Err(ReadFault::Busy)), Err(ReadFault::Busy));
     assert_eq!(level.ask(&cache, 8, 3).unwrap(), expected(8, 3));
 }
 
@@ -129,4 +129,23 @@ fn no_more_than_a_bounded_number_of_tiles_is_kept() {
     assert_eq!(level.calls.borrow().len(), 1_025);
     level.ask(&cache, 8, 1 << 8).unwrap();
     assert_eq!(level.calls.borrow().len(), 1_026, "the second tile was the one used longest ago");
+}
+
+#[test]
+fn of_the_leaves_own_level_few_tiles_are_kept_and_the_right_edge_among_them() {
+    let (level, cache) = (Level::of(256 * 100 + 77), TileCache::default());
+    let leaf = |index| root_of_leaf_hashes::<Sha256Tree>(&[stored_node(index)]);
+    for tile in 0..100 {
+        // As a proof asks: the right edge, and every height of the tile that the leaf is in.
+        for (height, index) in [(6, 400), (3, 3_208), (2, 6_418), (0, 25_676)] {
+            level.ask(&cache, height, index).unwrap();
+        }
+        for height in (0..8).rev() {
+            level.ask(&cache, height, ((tile << 8) >> height) + 1 % (256 >> height)).unwrap();
+        }
+        assert_eq!(level.ask(&cache, 0, (tile << 8) + 9).unwrap(), leaf((tile << 8) + 9));
+    }
+    let calls = level.calls.borrow();
+    assert_eq!(calls.len(), 101, "one read for each tile and one for the edge");
+    assert_eq!(calls.iter().filter(|call| **call == (0, 25_600, 256)).count(), 1);
 }

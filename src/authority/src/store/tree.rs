@@ -31,9 +31,6 @@ impl<R: LogReader + ?Sized> NodeSource<Sha256Tree> for StoredTree<'_, R> {
     type Error = ReadFault;
 
     fn node(&self, level: u8, index: u64) -> Result<<Sha256Tree as TreeHash>::Digest, ReadFault> {
-        if level < NODE_LEVELS {
-            return self.subtree::<Sha256Tree>(level, index, |hashes| hashes.sha256);
-        }
         let signed = || Ok(self.0.newest_signed()?.map_or(0, |head| head.body().size));
         self.0.tiles().node(level, index, signed, |stored, first, count| self.0.nodes(stored, first, count))
     }
