@@ -72,6 +72,18 @@ fn activate(deployment: &Deployment) {
     assert!(shown.contains("exclude: /tmp/*"), "{shown}");
 }
 
+/// What another policy would do to the host is told before it is in force: one of the two programs that ran there isn't in it.
+fn foretold(deployment: &Deployment) {
+    let (sums, other) = (deployment.text("fewer-sums"), deployment.text("fewer.policy"));
+    std::fs::write(&sums, format!("{}  /usr/bin/sh\n", HEXLOWER.encode(&digest("/usr/bin/sh")))).unwrap();
+    deployment.admin(&["ima-policy", "import", "--checksums", &sums, "--out", &other]).expect("import");
+    let told = deployment.admin(&["ima-policy", "check", &other]);
+    told.refused("ima-file-unknown");
+    assert!(told.out.contains("would break"), "{told:#?}");
+    let told = deployment.admin(&["ima-policy", "check", &deployment.text("ima.policy")]).expect("check");
+    assert!(told.contains("1 stays accepted"), "{told}");
+}
+
 /// One file bears the artifact out, for both implementations.
 fn borne_out(deployment: &Deployment, artifact: &str) {
     let trust = deployment.text("authority/trust-bundle.json");
@@ -141,6 +153,7 @@ fn a_host_gets_artifacts_while_only_known_files_ran_on_it() {
     // The truth again: the earlier good state wasn't damaged.
     kernel.write(&deployment);
     deployment.ask("good", &[], &argv).expect("artifact after the truth");
+    foretold(&deployment);
 
     // An exclude accepts the first file, and the policy sees that it was needed; nobody knows the second.
     for (path, code) in [("/tmp/scratch", "policy-denied"), ("/usr/bin/evil", "ima-file-unknown")] {
