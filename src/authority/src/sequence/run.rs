@@ -46,9 +46,16 @@ struct Committed {
     additions: Option<Additions>,
     verdicts: Vec<Verdict>,
     tree: Arc<BatchTree>,
+    /// The batch's head, once it is signed.
+    head: Option<Arc<SignedHead>>,
 }
 
 impl Committed {
+    /// Whether this is the batch's head, to which its tree leads.
+    fn is_under(&self, head: &SignedHead) -> bool {
+        self.additions.as_ref().is_some_and(|additions| additions.head.digest() == head.digest())
+    }
+
     /// A leaf of this batch.
     fn leaf(&self, index: u64) -> Option<Arc<[u8]>> {
         let leaves = &self.additions.as_ref()?.leaves;
@@ -388,12 +395,15 @@ impl Thread {
         if matches!(self.state.down, Down::Clock | Down::Log) {
             self.state.down = Down::No;
         }
-        Committed { additions, verdicts: plan.verdicts, tree: Arc::new(plan.tree) }
+        Committed { additions, verdicts: plan.verdicts, tree: Arc::new(plan.tree), head: None }
     }
 
-    fn sign_and_release(&mut self, calls: Vec<Call>, committed: Committed) {
+    fn sign_and_release(&mut self, calls: Vec<Call>, mut committed: Committed) {
         let halted = self.is_halted();
-        let signed = !halted && self.sign_newest(false);
+        if !halted && self.sign_newest(false) {
+            // The head of this very batch: another replica's may be the newest one in a moment, and the batch's tree doesn't lead to that.
+            committed.head = self.shared.signed.load_full().filter(|head| committed.is_under(head));
+        }
         if !halted {
             self.reach_existing(&committed);
         }
@@ -408,8 +418,8 @@ impl Thread {
             let answer = match verdict {
                 // What was appended accounts for the attempt; it is handed out on retry, if ever.
                 Verdict::Appended(_) | Verdict::Existing(_) if halted => Reply::Fault(SequenceFault::Halted),
-                Verdict::Appended(range) => match (&head, signed) {
-                    (Some(head), true) => Reply::Appended {
+                Verdict::Appended(range) => match &committed.head {
+                    Some(head) => Reply::Appended {
                         leaves: range
                             .clone()
                             .filter_map(|index| Some((index, committed.leaf(index)?)))
@@ -417,7 +427,7 @@ impl Thread {
                         tree: Arc::clone(&committed.tree),
                         head: Arc::clone(head),
                     },
-                    _ => Reply::Fault(SequenceFault::SignerUnavailable),
+                    None => Reply::Fault(SequenceFault::SignerUnavailable),
                 },
                 Verdict::Existing(indexes) => self.existing(indexes, head.as_ref(), &committed),
                 Verdict::Stale => {
@@ -459,7 +469,8 @@ impl Thread {
         let Some(head) = head.filter(|head| indexes.iter().all(|index| *index < head.size())) else {
             return Reply::Fault(SequenceFault::SignerUnavailable);
         };
-        let receipts = indexes.iter().map(|index| match committed.leaf(*index) {
+        let own = committed.is_under(head);
+        let receipts = indexes.iter().map(|index| match committed.leaf(*index).filter(|_| own) {
             Some(leaf) => committed.tree.receipt(*index, leaf).ok(),
             None => {
                 let found = receipts_for(self.reader.as_ref(), &[*index], Arc::clone(head)).ok()?;

@@ -96,8 +96,10 @@ fn what_waits_when_the_thread_ends_is_told_so() {
     let (rig, log) = with_queue(64);
     rig.key.delay_ms.store(200, Ordering::SeqCst);
     rig.arm(WritePoint::BeforeAttach, Injected::Died);
+    let before = log.size();
     let first = log.sequencer.submit(Call::new(host(1), "first").append()).unwrap();
     // These wait in their queues while the first one is signed, or come too late.
+    assert!(wait_until(DEADLINE, || log.size() > before));
     let calls = (0..5).map(|n| log.sequencer.submit(Call::new(host(1), &format!("r{n}")).append()));
     let calls: Vec<_> = std::iter::once(Ok(first)).chain(calls).collect();
     let blob: Arc<[u8]> = Arc::from(&b"blob"[..]);

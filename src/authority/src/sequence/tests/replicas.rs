@@ -1,6 +1,7 @@
 //! Several processes with one log: no fork, nothing used twice, nothing allowed under a state that is over.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
@@ -380,4 +381,35 @@ fn an_enrolment_at_one_replica_ends_what_the_other_knew_of_keys() {
         theirs.sequencer.enrolments().is_some_and(|now| Some(now) != known)
     };
     assert!(wait_until(DEADLINE, heard));
+}
+
+#[test]
+fn a_call_repeated_within_a_batch_is_handed_out_under_another_replicas_head_with_a_proof_to_that() {
+    let ([rig, _other], [log, theirs]) = two();
+    // Whether the other replica is in time is up to the machine, so there are some tries.
+    let handed_out = (0..10).any(|round| {
+        let id = |name: &str| format!("{name}-{round}");
+        rig.key.delay_ms.store(300, Ordering::SeqCst);
+        let size = theirs.size();
+        let blocker = log.sequencer.submit(Call::new(host(1), &id("blocker")).append()).unwrap();
+        assert!(wait_until(DEADLINE, || theirs.size() > size));
+        let twice = Call::new(host(1), &id("twice"));
+        let pending = [(); 2].map(|()| log.sequencer.submit(twice.append()).unwrap());
+        rig.key.delay_ms.store(1_500, Ordering::SeqCst);
+        blocker.wait().unwrap();
+        // Their head can't be attached here. While it is being signed the other replica's head goes over it.
+        rig.arm(WritePoint::BeforeAttach, Injected::DiskFull);
+        assert!(wait_until(DEADLINE, || theirs.size() > size + 1));
+        rig.key.delay_ms.store(0, Ordering::SeqCst);
+        theirs.appended(Call::new(host(1), &id("theirs")).append());
+        let [first, second] = pending.map(|pending| pending.wait());
+        log.wait_for(Health::Serving);
+        for outcome in [&first, &second] {
+            if let Ok(Outcome::Appended(receipts) | Outcome::Existing(receipts)) = outcome {
+                log.check(receipts);
+            }
+        }
+        matches!((first, second), (Err(SequenceFault::SignerUnavailable), Ok(Outcome::Existing(_))))
+    });
+    assert!(handed_out, "the other replica was never in time");
 }
