@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "verifier"))
 
 from countersign_verifier import bundle, cbor, cose, hashing, head, judge, leaf, receipt, result, sources, strictjson  # noqa: E402
+from countersign_verifier.evidence_bundle import references_shape  # noqa: E402
 from countersign_verifier.follow import Follower  # noqa: E402
 from countersign_verifier.hashing import sha256, tuple_bytes, tuple_hash  # noqa: E402
 from countersign_verifier.keys import Key  # noqa: E402
@@ -163,8 +164,14 @@ def formats():
     for name, shape in (("evidence", leaf.evidence_record), ("inputs", leaf.inputs_record), ("host_state", leaf.host_state)):
         judge_bytes(shape, bytes.fromhex(vectors[name]), "evidence-malformed", name)
         counts["accepted"] += 1
-    for name in ("evidence", "policy", "references"):
+    for name in ("evidence", "policy", "references", "captured"):
         equal(name, sha256(bytes.fromhex(vectors[name])), vectors[name + "_digest"])
+    for name in ("references", "captured"):
+        document = bytes.fromhex(vectors[name])
+        judge_bytes(references_shape, document, "evidence-bundle-malformed", name)
+        counts["accepted"] += 1
+        for at in range(len(document)):
+            refuse("a document cut short", lambda: judge_bytes(references_shape, document[:at], "evidence-bundle-malformed", name))
 
 
 def results():

@@ -21,8 +21,9 @@ INCOMPLETE = "evidence-bundle-incomplete"
 registers = array(row(uint(most=31), data(most=64)), 1, 24)
 
 def generation(value):
-    """One generation of a reference set: registers, and from when until when they count (§8.2)."""
-    found = record({1: ("bank", uint(most=65535)), 2: ("pcrs", registers)}, {3: ("from", uint()), 4: ("until", uint())})(value)
+    """One generation of a reference set: registers, from when until when they count, and what evidence they are of (§8.2)."""
+    optional = {3: ("from", uint()), 4: ("until", uint()), 5: ("evidence", data(32))}
+    found = record({1: ("bank", uint(most=65535)), 2: ("pcrs", registers)}, optional)(value)
     want(found.get("from", 0) <= found.get("until", U64), "a generation ends before it begins")
     return found
 

@@ -132,7 +132,7 @@ fn comid(comid: &Item<'_>, bank: u16, algorithm: u64, manifest: &mut Manifest) -
             return Err(CorimRefused::Form("a reference triple without a PCR"));
         }
         let lifetime = manifest.lifetime;
-        let generation = Generation { bank, pcrs: pcrs.into_iter().collect(), lifetime };
+        let generation = Generation { bank, pcrs: pcrs.into_iter().collect(), lifetime, evidence: None };
         manifest.generations.push((name.to_owned(), generation));
     }
     Ok(())

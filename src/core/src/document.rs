@@ -125,6 +125,15 @@ pub struct Generation {
     pub pcrs: Vec<(u32, Vec<u8>)>,
     /// When it counts.
     pub lifetime: Lifetime,
+    /// SHA-256 of the evidence record that it was captured from. Nothing is decided from it; it tells people what the values stand for.
+    pub evidence: Option<Sha256Digest>,
+}
+
+impl Generation {
+    /// Whether both accept just the same, wherever they were captured.
+    fn accepts_as(&self, other: &Self) -> bool {
+        (self.bank, &self.pcrs, self.lifetime) == (other.bank, &other.pcrs, other.lifetime)
+    }
 }
 
 /// When something counts, both ends included; an absent end is open.
@@ -160,6 +169,15 @@ pub struct ReferencesDocument {
 }
 
 impl ReferencesDocument {
+    /// Adds a generation to a set, unless one there accepts just the same: that one is told where it was captured, if it didn't know.
+    pub fn add(&mut self, set: &str, generation: Generation) {
+        let generations = self.sets.entry(set.to_owned()).or_default();
+        match generations.iter_mut().find(|one| one.accepts_as(&generation)) {
+            Some(one) => one.evidence = one.evidence.or(generation.evidence),
+            None => generations.push(generation),
+        }
+    }
+
     /// The document's bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -186,6 +204,9 @@ impl ReferencesDocument {
                             }
                             if let Some(until) = lifetime.not_after_ms {
                                 item.entry(4).uint(until);
+                            }
+                            if let Some(evidence) = &generation.evidence {
+                                item.entry(5).bytes(evidence.as_bytes());
                             }
                         });
                     }
@@ -222,8 +243,8 @@ impl ReferencesDocument {
                 if pcrs.is_empty() || !pcrs.is_sorted_by(|a, b| a.0 < b.0) {
                     return Err(LeafError::Value("generation"));
                 }
-                let lifetime = read_lifetime(&mut decoder, members)?;
-                generations.push(Generation { bank, pcrs, lifetime });
+                let (lifetime, evidence) = read_optional(&mut decoder, members)?;
+                generations.push(Generation { bank, pcrs, lifetime, evidence });
             }
             if generations.is_empty() {
                 return Err(LeafError::Value("set without generation"));
@@ -241,20 +262,24 @@ impl ReferencesDocument {
     }
 }
 
-/// The optional members 3 and 4 of a generation's map. A lifetime that ends before it begins would never match: a mistake.
-fn read_lifetime(decoder: &mut Decoder<'_>, members: usize) -> Result<Lifetime, LeafError> {
+/// The optional members 3, 4 and 5 of a generation's map. A lifetime that ends before it begins would never match: a mistake.
+fn read_optional(
+    decoder: &mut Decoder<'_>,
+    members: usize,
+) -> Result<(Lifetime, Option<Sha256Digest>), LeafError> {
     let mut lifetime = Lifetime::default();
+    let mut evidence = None;
     for _ in 2..members {
-        let end = match decoder.key()? {
-            Key::Int(3) => &mut lifetime.not_before_ms,
-            Key::Int(4) => &mut lifetime.not_after_ms,
+        match decoder.key()? {
+            Key::Int(3) => lifetime.not_before_ms = Some(decoder.uint()?),
+            Key::Int(4) => lifetime.not_after_ms = Some(decoder.uint()?),
+            Key::Int(5) => evidence = Some(Sha256Digest::new(decoder.byte_array()?)),
             _ => return Err(LeafError::Value("generation")),
-        };
-        *end = Some(decoder.uint()?);
+        }
     }
     match (members, lifetime.not_before_ms, lifetime.not_after_ms) {
         (0..2, _, _) => Err(LeafError::Value("generation")),
         (_, Some(from), Some(until)) if until < from => Err(LeafError::Value("lifetime")),
-        _ => Ok(lifetime),
+        _ => Ok((lifetime, evidence)),
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! Members of a decision that can go: request, inputs record, evidence record, and the boot log and IMA entries that the evidence names. What stays
 //! whatever its age: what a younger leaf names too, what an artifact that hasn't ended rests on, what the present state of a host rests on,
-//! attestation keys, activations, policies, references, IMA policies and appraisal states, custody records.
+//! attestation keys, activations, policies, references, IMA policies and appraisal states, custody records, and of the evidence that the references in
+//! force were captured from the record and the boot log, by which people are told what changed since (PROTOCOL §8.2).
 //!
 //! It may be done while authorities serve. Each page of leaves is one durable transaction under the log's lock, and begins with what was appended
 //! since: a leaf that is in the log keeps its members, and one that is appended later finds in its own transaction whether they are there
@@ -111,7 +112,7 @@ pub(super) fn prune(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Pruning, PruneFault> {
     let size = reader.newest_committed()?.map_or(0, |tip| tip.head.body().size);
-    let mut pass = Pass { plan, size, noted: 0, shears, reader };
+    let mut pass = Pass { plan, size, noted: 0, activated: None, shears, reader };
     pass.catch_up(progress)?;
     pass.keep_what_hosts_rest_on()?;
     pass.remove(paced, progress)
@@ -123,6 +124,8 @@ struct Pass<'a> {
     size: u64,
     /// Leaves whose needs are noted.
     noted: u64,
+    /// The references that the newest of those leaves activated, until what they were captured from is noted, too.
+    activated: Option<Sha256Digest>,
     shears: &'a mut dyn Shears,
     reader: &'a dyn Reader,
 }
@@ -148,11 +151,14 @@ impl Pass<'_> {
         loop {
             let leaves = self.reader.leaves(self.noted, PAGE)?;
             if leaves.is_empty() {
-                return Ok(());
+                return self.keep_what_references_tell_of();
             }
             let mut needs = Needs::default();
             for bytes in &leaves {
                 let leaf = parse(bytes, self.noted)?;
+                if leaf.kind == Kind::References {
+                    self.activated = EpochRecord::parse(&leaf.body).ok().map(|record| record.document);
+                }
                 self.needs_of(&leaf, &mut needs).ok_or(PruneFault::Malformed(self.noted))?;
                 self.noted += 1;
             }
@@ -173,6 +179,24 @@ impl Pass<'_> {
             hosts.iter().for_each(|host| needs.add_state(&host.state));
             self.keep(needs)?;
         }
+    }
+
+    /// What the references in force were captured from. Nothing is decided from it, so that of earlier references it may go.
+    fn keep_what_references_tell_of(&mut self) -> Result<(), PruneFault> {
+        let Some(digest) = self.activated.take() else { return Ok(()) };
+        let bytes = self.reader.blob(&digest)?;
+        let Some(document) = bytes.and_then(|bytes| ReferencesDocument::parse(&bytes).ok()) else {
+            return Ok(());
+        };
+        let mut named = Digests::new();
+        for evidence in document.sets.values().flatten().filter_map(|generation| generation.evidence) {
+            // Without its IMA list, of which references don't tell: so as members, and not opened.
+            let bytes = self.reader.blob(&evidence)?;
+            let record = bytes.and_then(|bytes| EvidenceRecord::parse(&bytes).ok());
+            named.extend(std::iter::once(evidence).chain(record.and_then(|record| record.boot_log)));
+        }
+        self.shears.keep(&named, false)?;
+        Ok(())
     }
 
     fn keep(&mut self, needs: Needs) -> Result<(), PruneFault> {

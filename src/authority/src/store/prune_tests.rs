@@ -3,8 +3,11 @@
 use super::{LogReader as _, OpenFault, PrunePlan, Pruning, Reader};
 use crate::clock::Clock as _;
 use crate::sequence::tests::support::{Call, Log, NOW, Rig, StoreKind, enrol, host};
-use crate::sequence::{Append, Outcome};
+use crate::sequence::{Append, Entry, Outcome};
 use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::document::{Generation, Lifetime, ReferencesDocument};
+use countersign_core::leaf::Kind;
+use countersign_core::leaf::control::EpochRecord;
 use countersign_core::record::{EvidenceRecord, ImaEntries};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -155,6 +158,63 @@ fn what_an_artifact_that_has_not_ended_rests_on_stays() {
         assert_eq!(kept(&rig, &first), NONE);
         drop(serving);
     });
+}
+
+/// References captured from this evidence, activated as this epoch.
+fn captured(log: &Log, epoch: u64, evidence: Sha256Digest) {
+    let generation = Generation {
+        bank: 11,
+        pcrs: vec![(7, vec![7; 32])],
+        lifetime: Lifetime::default(),
+        evidence: Some(evidence),
+    };
+    let mut document = ReferencesDocument::default();
+    document.add("fleet", generation);
+    let record = EpochRecord { document: document.digest(), epoch, by: Sha256Digest::ZERO };
+    let mut append = Append::of(vec![Entry::plain(Kind::References, record.encode())]);
+    append.blobs.push((document.digest(), document.encode().into()));
+    log.appended(append);
+}
+
+#[test]
+fn what_the_references_in_force_were_captured_from_stays_but_for_its_ima_list() {
+    everywhere(|rig, log, before_pruning| {
+        let first = artifact(&rig, &log, 1, "first", b"first boot", 1_000);
+        let second = artifact(&rig, &log, 1, "second", b"second boot", 2_000);
+        captured(&log, 1, first.evidence);
+        captured(&log, 2, second.evidence);
+        artifact(&rig, &log, 1, "young", b"third boot", 50_000);
+        let serving = before_pruning(log);
+        pruned(&rig, &plan(NOW + 40_000, ENDED));
+        assert_eq!(kept(&rig, &first), NONE, "earlier references tell of nothing");
+        assert_eq!(kept(&rig, &second), [false, true, true, false]);
+        // Once others are in force it goes, and theirs needn't be there.
+        let log = serving.unwrap_or_else(|| rig.open().unwrap());
+        captured(&log, 3, first.evidence);
+        pruned(&rig, &plan(NOW + 40_000, ENDED));
+        assert_eq!((kept(&rig, &first), kept(&rig, &second)), (NONE, NONE));
+        log.sequencer.stop();
+    });
+}
+
+#[test]
+fn references_that_come_into_force_while_it_prunes_keep_what_they_were_captured_from() {
+    for store in StoreKind::ALL {
+        let (rig, log) = Rig::begun_in(store);
+        log.appended(enrol(1));
+        let old = artifact(&rig, &log, 1, "old", b"first boot", 1_000);
+        artifact(&rig, &log, 1, "new", b"second boot", 2_000);
+        let size = log.size();
+        let mut activated = false;
+        let mut progress = |done: u64| {
+            if done == size && !std::mem::replace(&mut activated, true) {
+                captured(&log, 1, old.evidence);
+            }
+        };
+        rig.place.prune(&plan(u64::MAX, ENDED), &mut progress).unwrap();
+        assert_eq!(kept(&rig, &old), [false, true, true, false]);
+        log.sequencer.stop();
+    }
 }
 
 #[test]

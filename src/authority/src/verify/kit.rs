@@ -219,6 +219,7 @@ impl Host {
             bank: self.settings.bank,
             pcrs,
             lifetime: countersign_core::document::Lifetime::default(),
+            evidence: None,
         }
     }
 }

@@ -215,6 +215,7 @@ mod tests {
             bank: 0x000b,
             pcrs: pcrs.iter().map(|(pcr, fill)| (*pcr, vec![*fill; 32])).collect(),
             lifetime: Lifetime::default(),
+            evidence: None,
         };
         let sets =
             sets.iter().map(|(name, list)| ((*name).to_owned(), list.iter().map(generation).collect()));

@@ -1,6 +1,7 @@
 //! Policy and references documents on disk: a folder of Cedar files with settings, a JSON file of PCR values.
 
 use anyhow::{Context, bail, ensure};
+use countersign_core::digest::Sha256Digest;
 use countersign_core::document::{Generation, Lifetime, PolicyDocument, ReferencesDocument, Settings};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -81,6 +82,9 @@ struct GenerationFile {
     /// Until when it counts, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     not_after: Option<String>,
+    /// SHA-256 of the evidence record that it was captured from, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    evidence: Option<String>,
 }
 
 /// A time as the documents have it.
@@ -127,7 +131,9 @@ fn generation(file: GenerationFile) -> anyhow::Result<Generation> {
         not_before_ms: file.not_before.as_deref().map(parse_ms).transpose()?,
         not_after_ms: file.not_after.as_deref().map(parse_ms).transpose()?,
     };
-    Ok(Generation { bank: file.bank.id(), pcrs, lifetime })
+    let evidence = file.evidence.as_deref().map(Sha256Digest::from_hex).transpose();
+    let evidence = evidence.context("evidence isn't a SHA-256 digest")?;
+    Ok(Generation { bank: file.bank.id(), pcrs, lifetime, evidence })
 }
 
 /// The same document as JSON for people.
@@ -147,6 +153,7 @@ pub(super) fn references_json(document: &ReferencesDocument) -> anyhow::Result<S
                     pcrs,
                     not_before: generation.lifetime.not_before_ms.map(text_of).transpose()?,
                     not_after: generation.lifetime.not_after_ms.map(text_of).transpose()?,
+                    evidence: generation.evidence.map(|digest| digest.to_hex()),
                 })
             })
             .collect::<anyhow::Result<Vec<_>>>()?;

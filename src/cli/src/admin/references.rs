@@ -179,10 +179,7 @@ async fn import(
                 anyhow::anyhow!("an environment names no model: give the set a name with --set").into()
             );
         }
-        let generations = references.sets.entry(name.to_owned()).or_default();
-        if !generations.contains(&generation) {
-            generations.push(generation);
-        }
+        references.add(name, generation);
     }
     if manifest.passed_over > 0 {
         anstream::eprintln!("{} tags or triples of other kinds were passed over", manifest.passed_over);

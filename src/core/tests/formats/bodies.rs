@@ -1,6 +1,8 @@
 //! Every body and record has exactly one encoding: what its reader accepts, its writer gives back byte for byte, whatever bits were flipped.
 
-use crate::samples::{decision, digest, evidence, host, inputs, key, policy, references, state, statements};
+use crate::samples::{
+    captured, decision, digest, evidence, host, inputs, key, policy, references, state, statements,
+};
 use countersign_core::bundle::Statement;
 use countersign_core::document::{Generation, Lifetime, PolicyDocument, ReferencesDocument};
 use countersign_core::leaf::control::{
@@ -195,26 +197,59 @@ fn evidence_and_inputs() {
 fn documents() {
     one_encoding(&policy(), PolicyDocument::encode, PolicyDocument::parse);
     one_encoding(&references(), ReferencesDocument::encode, ReferencesDocument::parse);
+    one_encoding(&captured(), ReferencesDocument::encode, ReferencesDocument::parse);
     let without_ima = ReferencesDocument { ima: None, ..references() };
     one_encoding(&without_ima, ReferencesDocument::encode, ReferencesDocument::parse);
 }
 
 #[test]
 fn a_generation_has_a_lifetime_that_includes_its_ends_and_begins_before_it_ends() {
-    let with = |not_before_ms, not_after_ms| {
+    let with = |not_before_ms, not_after_ms, evidence| {
         let lifetime = Lifetime { not_before_ms, not_after_ms };
-        let generation = Generation { bank: 0x000b, pcrs: vec![(0, vec![1; 32])], lifetime };
+        let generation = Generation { bank: 0x000b, pcrs: vec![(0, vec![1; 32])], lifetime, evidence };
         ReferencesDocument { ima: None, sets: BTreeMap::from([("fleet".into(), vec![generation])]) }
     };
     for (from, until) in
         [(None, None), (Some(5), None), (None, Some(5)), (Some(5), Some(5)), (Some(4), Some(5))]
     {
-        one_encoding(&with(from, until), ReferencesDocument::encode, ReferencesDocument::parse);
+        for evidence in [None, Some(digest(9))] {
+            one_encoding(&with(from, until, evidence), ReferencesDocument::encode, ReferencesDocument::parse);
+        }
     }
-    assert!(ReferencesDocument::parse(&with(Some(6), Some(5)).encode()).is_err());
+    assert!(ReferencesDocument::parse(&with(Some(6), Some(5), None).encode()).is_err());
     let lifetime = Lifetime { not_before_ms: Some(4), not_after_ms: Some(6) };
     let counts: Vec<bool> = (3..8).map(|time| lifetime.contains(time)).collect();
     assert_eq!(counts, [false, true, true, true, false]);
+}
+
+#[test]
+fn where_a_generation_was_captured_is_a_digest_and_no_part_of_what_it_accepts() {
+    let generation = |evidence| Generation {
+        bank: 0x000b,
+        pcrs: vec![(0, vec![1; 32])],
+        lifetime: Lifetime::default(),
+        evidence,
+    };
+    let mut document = ReferencesDocument::default();
+    document.add("fleet", generation(None));
+    let before = document.digest();
+    // {"fleet": [{1: 11, 2: [[0, 01..]]}]}: a document from before there was such a member has the digest that it had.
+    let plain = [&b"\xa1\x65fleet\x81\xa2\x01\x0b\x02\x81\x82\x00\x58\x20"[..], &[1; 32]].concat();
+    assert_eq!((document.encode(), before), (plain.clone(), countersign_core::digest::sha256(&plain)));
+    document.add("fleet", generation(Some(digest(5))));
+    assert_eq!(document.sets["fleet"], [generation(Some(digest(5)))], "told, and not added once more");
+    document.add("fleet", generation(Some(digest(6))));
+    assert_eq!(document.sets["fleet"], [generation(Some(digest(5)))], "what is known stays");
+    let named = [&plain[..8], &[0xa3], &plain[9..], b"\x05\x58\x20", &[5; 32]].concat();
+    assert_eq!(document.encode(), named);
+    // A text, a digest that is too short, a member twice, and one that there isn't.
+    let twice = [&named[43..], &named[43..]].concat();
+    for (members, wrong) in
+        [(3, &b"\x05\x60"[..]), (3, b"\x05\x41\x00"), (3, b"\x06\x00"), (4, &twice), (4, &named[43..])]
+    {
+        let bytes = [&plain[..8], &[0xa0 + members], &plain[9..], wrong].concat();
+        assert!(ReferencesDocument::parse(&bytes).is_err(), "{wrong:x?}");
+    }
 }
 
 #[test]
@@ -223,7 +258,7 @@ fn a_references_document_cannot_match_every_host_by_naming_no_pcr() {
         ima: None,
         sets: BTreeMap::from([(
             "all".into(),
-            vec![Generation { bank: 0x000b, pcrs: vec![], lifetime: Lifetime::default() }],
+            vec![Generation { bank: 0x000b, pcrs: vec![], lifetime: Lifetime::default(), evidence: None }],
         )]),
     };
     assert!(ReferencesDocument::parse(&all.encode()).is_err());

@@ -166,7 +166,17 @@ pub(crate) fn references() -> ReferencesDocument {
                 bank: 0x000b,
                 pcrs: vec![(0, vec![1; 32]), (4, vec![2; 32])],
                 lifetime: Lifetime::default(),
+                evidence: None,
             }],
         )]),
     }
+}
+
+/// The same, told where it was captured.
+pub(crate) fn captured() -> ReferencesDocument {
+    let mut document = references();
+    for generation in document.sets.values_mut().flatten() {
+        generation.evidence = Some(evidence().digest());
+    }
+    document
 }

@@ -3,7 +3,7 @@
 //! `UPDATE_VECTORS=1 cargo test -p countersign-core --test formats` rewrites them after a deliberate change of a format.
 
 use crate::samples::{
-    decision, digest, evidence, host, inputs, other_key, policy, references, state, statements,
+    captured, decision, digest, evidence, host, inputs, other_key, policy, references, state, statements,
 };
 use countersign_core::api::Jwk;
 use countersign_core::bundle::{Statement, statement_preimage};
@@ -215,6 +215,8 @@ fn records_and_documents() {
             "policy_digest": policy().digest().to_hex(),
             "references": hex(&references().encode()),
             "references_digest": references().digest().to_hex(),
+            "captured": hex(&captured().encode()),
+            "captured_digest": captured().digest().to_hex(),
         }),
     );
 }

@@ -146,17 +146,18 @@ fn captured(authority: &Authority, host: &HostId, call: &CaptureCall) -> Result<
     if values.is_empty() {
         return Err(malformed("no PCR is left"));
     }
-    let generation =
-        Generation { bank: record.bank, pcrs: values.into_iter().collect(), lifetime: Lifetime::default() };
+    let generation = Generation {
+        bank: record.bank,
+        pcrs: values.into_iter().collect(),
+        lifetime: Lifetime::default(),
+        evidence: Some(digest),
+    };
     let mut references = match authority.documents_in_force()?.references() {
         Some(active) if call.append => active.document().clone(),
         // What may run after boot isn't captured, and stays as it is.
         Some(active) => ReferencesDocument { ima: active.document().ima, ..ReferencesDocument::default() },
         None => ReferencesDocument::default(),
     };
-    let set = references.sets.entry(call.set.clone()).or_default();
-    if !set.contains(&generation) {
-        set.push(generation);
-    }
+    references.add(&call.set, generation);
     Ok(references)
 }
