@@ -15,6 +15,7 @@ pub(crate) mod variable;
 mod verify;
 
 pub mod facts;
+pub mod phases;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -357,6 +358,9 @@ mod facts_tests;
 #[cfg(test)]
 #[path = "eventlog/known_facts_tests.rs"]
 mod known_facts_tests;
+#[cfg(test)]
+#[path = "eventlog/phases_tests.rs"]
+mod phases_tests;
 #[cfg(test)]
 #[path = "eventlog/real_tests.rs"]
 mod real_tests;

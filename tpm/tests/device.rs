@@ -162,6 +162,38 @@ fn a_booted_tpm_quotes_what_its_log_leads_to() {
 }
 
 #[test]
+fn a_tpm_that_went_through_the_boot_phases_of_an_image_tells_which() {
+    let swtpm = SwTpm::start_own();
+    let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+    let blob = host.create_attestation_key().unwrap();
+    let ak = host.load(&blob).unwrap();
+    let public = host.public(ak).unwrap().clone();
+    let image = SimulatedBoot::new(&BootOptions { unified_kernel: true, ..BootOptions::default() });
+    boot(&mut host, &image);
+    let log = EventLog::parse(image.log()).unwrap();
+    let pcrs: Vec<u32> = BOOT_PCRS.into_iter().chain([11]).collect();
+    let mut path = Vec::new();
+    for word in ["", "enter-initrd", "leave-initrd", "sysinit", "ready", "shutdown", "final", "unknown"] {
+        if !word.is_empty() {
+            let digests = [HashAlg::Sha256, HashAlg::Sha384].map(|bank| (bank, bank.digest(word.as_bytes())));
+            host.extend(11, &[(digests[0].0, &digests[0].1), (digests[1].0, &digests[1].1)]).unwrap();
+            path.push(word);
+        }
+        for bank in [HashAlg::Sha256, HashAlg::Sha384] {
+            let required = PcrSelectionSpec::new(bank, &pcrs).unwrap();
+            let made = host.quote_with_values(ak, &NONCE, &required).unwrap();
+            let quote = judge(&public, &made, &required).unwrap();
+            let verified = verify_replay(&log, &quote, &BOOT_PCRS).unwrap();
+            let known = word != "unknown";
+            assert_eq!(verified.covered().contains(&11), known, "{word}");
+            let told = verified.facts().phases.map(|path| path.to_string());
+            assert_eq!(told, known.then(|| path.join(":")));
+            assert_eq!(verified.facts().sections.len(), if known { 5 } else { 0 });
+        }
+    }
+}
+
+#[test]
 fn a_host_key_is_certified_by_the_attestation_key_and_signs() {
     let swtpm = SwTpm::start_own();
     let mut host = HostTpm::open(&swtpm.tcti()).unwrap();

@@ -10,6 +10,7 @@ use countersign_tpm::ima::list::Entries;
 use countersign_tpm::ima::signature::KeyId;
 use countersign_tpm::quote::PcrSelectionSpec;
 use countersign_tpm::simulated::SimulatedTpm;
+use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
 use countersign_tpm::simulated::ima::SimulatedIma;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -125,11 +126,13 @@ fn simulated() -> Vec<Vec<u8>> {
             buffer.fill(0x17);
         })
         .unwrap();
+    let unified = SimulatedBoot::new(&BootOptions { unified_kernel: true, ..BootOptions::default() });
     vec![
         list(&tpm),
         [secret.encrypted_secret, secret.id_object].concat(),
         tpm.host_public().bytes().to_vec(),
         boot.log().to_vec(),
+        unified.log().to_vec(),
         quote.attest,
         quote.signature,
         certify.attest,

@@ -22,6 +22,7 @@ use countersign_core::tlog_proof::TlogProof;
 use countersign_core::witness::{AddCheckpoint, Quorum, WitnessKey};
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::ek::TrustStore;
+use countersign_tpm::eventlog::phases::WORDS;
 use countersign_tpm::eventlog::{EventLog, MAX_EVENTS, MAX_LOG_BYTES, verify_replay};
 use countersign_tpm::key::PublicKey;
 use countersign_tpm::public::Public;
@@ -47,6 +48,7 @@ pub(super) fn boot_log(bytes: &[u8]) {
     if let Some(quote) = worn(&values) {
         let _ = verify_replay(&log, &quote, &pcrs);
     }
+    continued(&log, &values);
     if let Some((_, value)) = values.first_mut() {
         value.fill(7);
     }
@@ -55,6 +57,33 @@ pub(super) fn boot_log(bytes: &[u8]) {
             verify_replay(&log, &quote, &pcrs).is_err(),
             "a value that the log doesn't lead to was taken"
         );
+    }
+}
+
+/// PCR 11 beyond what the log leads to: by a boot phase, which may add one to the facts and changes no other, and by something else, which
+/// takes all facts of it away.
+fn continued(log: &EventLog, values: &[(u32, Vec<u8>)]) {
+    const IMAGE: u32 = 11;
+    let required: Vec<u32> = values.iter().map(|(pcr, _)| *pcr).filter(|pcr| *pcr != IMAGE).collect();
+    let judged = |word: Option<&[u8]>| {
+        let mut values = values.to_vec();
+        let (_, value) = values.iter_mut().find(|(pcr, _)| *pcr == IMAGE)?;
+        if let Some(word) = word {
+            *value = HashAlg::Sha256.digest_parts(&[value, &HashAlg::Sha256.digest(word)]);
+        }
+        verify_replay(log, &worn(&values)?, &required).ok()
+    };
+    let Some(led) = judged(None) else { return };
+    let Some(other) = judged(Some(b"no phase")) else { return };
+    assert!(!other.covered().contains(&IMAGE) && other.facts().sections.is_empty(), "unexplained, and told");
+    for word in WORDS {
+        let Some(next) = judged(Some(word.as_bytes())) else { continue };
+        if next.covered().contains(&IMAGE) {
+            assert_eq!(next.facts().sections, led.facts().sections, "a phase changed the image");
+            let before = led.facts().phases.map(|path| path.words().len() + 1);
+            let after = next.facts().phases.map(|path| path.words().len());
+            assert_eq!(after, before, "another phase than the one that followed");
+        }
     }
 }
 

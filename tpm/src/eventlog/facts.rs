@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use super::phases::{self, PhasePath};
 use super::text;
 use super::variable::{self, EFI_GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, SHIM_LOCK, VariableData};
 use super::{Event, EventLog};
@@ -18,7 +19,7 @@ pub use super::variable::{MAX_CERTIFICATES, SignatureDatabase};
 
 /// Registers by what firmware and boot loaders measure there. TCG PC Client Platform Firmware Profile 1.06, 3.3.4; from 8 on the
 /// conventions of shim, GRUB and systemd.
-mod register {
+pub(super) mod register {
     pub(super) const FIRMWARE: u32 = 0;
     pub(super) const OPTION_ROMS: u32 = 2;
     pub(super) const APPLICATIONS: u32 = 4;
@@ -26,7 +27,7 @@ mod register {
     pub(super) const SECURE_BOOT: u32 = 7;
     pub(super) const LOADER_TEXTS: u32 = 8;
     pub(super) const LOADER_FILES: u32 = 9;
-    pub(super) const UNIFIED_KERNEL: u32 = 11;
+    pub(in super::super) const UNIFIED_KERNEL: u32 = 11;
     pub(super) const KERNEL_CONFIGURATION: u32 = 12;
     pub(super) const MACHINE_OWNER_KEYS: u32 = 14;
 }
@@ -45,6 +46,8 @@ pub const SECTIONS: [&str; 14] = [
     ".linux", ".initrd", ".cmdline", ".osrel", ".uname", ".sbat", ".dtb", ".pcrpkey", ".ucode", ".splash",
     ".profile", ".dtbauto", ".hwids", ".efifw",
 ];
+/// The section that every unified kernel image has.
+const KERNEL_SECTION: &str = ".linux";
 /// Longest kernel command line that is told, in bytes of UTF-8. Linux takes 2,048 on x86 and at most 4,096 elsewhere (COMMAND_LINE_SIZE).
 pub const MAX_CMDLINE_BYTES: usize = 8 * 1024;
 /// Longest version of firmware that is told, in characters. Real ones have up to 23.
@@ -105,8 +108,10 @@ pub struct BootFacts {
     pub machine_owner_keys: Option<Vec<Vec<u8>>>,
     /// The kernel command line. PCR 8 or 12.
     pub kernel_cmdline: Option<String>,
-    /// Digests of the sections of a unified kernel image that were measured once, by name. PCR 11.
+    /// Digests of the sections of a unified kernel image that were measured once, before any boot phase, by name. PCR 11.
     pub sections: BTreeMap<&'static str, Vec<u8>>,
+    /// The boot phases that were measured after a kernel's section; `None` if there was none, or what came isn't a path. PCR 11.
+    pub phases: Option<PhasePath>,
     /// The separator of each covered boot register: its data.
     pub separators: BTreeMap<u32, [u8; 4]>,
 }
@@ -156,12 +161,17 @@ impl BootFacts {
                 view.events(register::KERNEL_CONFIGURATION),
                 bank,
             ),
-            sections: sections(&view),
             separators: separators(&view),
             ..Self::default()
         };
         secure_boot_policy(&view, &mut facts);
+        unified_kernel(&view, &mut facts);
         facts
+    }
+
+    /// The same facts where the quote was reached by phases behind the log.
+    pub(super) fn followed_by(self, path: PhasePath) -> Self {
+        Self { phases: self.phases.map(|_| path), ..self }
     }
 }
 
@@ -226,20 +236,23 @@ fn firmware_version(view: &View<'_>) -> Option<String> {
     text::version(data).or_else(|| text::guid(data))
 }
 
-fn sections(view: &View<'_>) -> BTreeMap<&'static str, Vec<u8>> {
+/// PCR 11: the stub's sections, then the phases. What comes behind the first phase isn't the stub's, which had ended by then.
+fn unified_kernel(view: &View<'_>, facts: &mut BootFacts) {
     let events = view.events(register::UNIFIED_KERNEL);
-    let mut found = BTreeMap::new();
+    let phases = phases::in_log(view.bank, events.iter().filter_map(|event| event.digest(view.bank)));
+    let image = events.get(..phases.before).unwrap_or_default();
     for name in SECTIONS {
         let marker = view.bank.digest_parts(&[name.as_bytes(), &[0]]);
         let mut at = events.iter().enumerate().filter(|(_, event)| event.digest(view.bank) == Some(&marker));
         // Whoever controls the running system can extend the register too: a name that comes twice is nobody's.
         let (Some((index, _)), None) = (at.next(), at.next()) else { continue };
-        let contents = events.get(index.saturating_add(1)).and_then(|event| event.digest(view.bank));
+        let contents = image.get(index.saturating_add(1)).and_then(|event| event.digest(view.bank));
         if let Some(digest) = contents {
-            found.insert(name, digest.to_vec());
+            facts.sections.insert(name, digest.to_vec());
         }
     }
-    found
+    // Every stub measures a kernel, and the phases are measured only after a stub (systemd-pcrphase.service(8)).
+    facts.phases = phases.path.filter(|_| facts.sections.contains_key(KERNEL_SECTION));
 }
 
 fn separators(view: &View<'_>) -> BTreeMap<u32, [u8; 4]> {

@@ -128,7 +128,7 @@ impl Log {
         self.with(7, event_type::EFI_VARIABLE_DRIVER_CONFIG, &data, &data)
     }
 
-    fn separator(self, pcr: u32) -> Self {
+    pub(super) fn separator(self, pcr: u32) -> Self {
         self.with(pcr, event_type::SEPARATOR, &[0; 4], &[0; 4])
     }
 

@@ -6,8 +6,9 @@
 
 use thiserror::Error;
 
-use super::facts::{BootFacts, is_separator_data, separator_digests};
-use super::{EventLog, ReplayError, event_type};
+use super::facts::{BootFacts, is_separator_data, register, separator_digests};
+use super::phases::{self, PhasePath};
+use super::{Event, EventLog, ReplayError, event_type};
 use crate::algorithm::HashAlg;
 use crate::quote::VerifiedQuote;
 
@@ -71,12 +72,44 @@ fn place(event: Option<&usize>) -> String {
     event.map_or_else(|| "no event".to_owned(), |event| format!("event {event}"))
 }
 
+/// How the quoted value of a register follows from the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Not at all: nothing is told of it.
+    Apart,
+    /// The log leads to it.
+    Led,
+    /// The log leads to a value, and these boot phases from there.
+    Followed(PhasePath),
+}
+
+/// What the log leads to in one register.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Led {
+    pcr: u32,
+    value: Vec<u8>,
+    /// The phases in the log, where others may follow that no log tells.
+    open: Option<PhasePath>,
+}
+
+impl Led {
+    fn standing(&self, bank: HashAlg, quote: &VerifiedQuote) -> Standing {
+        let Some(quoted) = quote.pcr(self.pcr) else { return Standing::Apart };
+        if quoted == self.value {
+            return Standing::Led;
+        }
+        let followed = self.open.and_then(|path| phases::reached(bank, &self.value, path, quoted));
+        followed.map_or(Standing::Apart, Standing::Followed)
+    }
+}
+
 /// A log that explains the quoted registers, and what it proves. Only [`verify_replay`] makes one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedBootLog {
     bank: HashAlg,
     covered: Vec<u32>,
-    leads_to: Vec<(u32, Vec<u8>)>,
+    /// Each quoted register that the log touches or had to explain, ascending, and how its quoted value follows.
+    led: Vec<(Led, Standing)>,
     facts: BootFacts,
 }
 
@@ -88,8 +121,8 @@ impl VerifiedBootLog {
 
     /// Memory that it takes: what a cache counts.
     pub fn bytes(&self) -> usize {
-        let leads_to = self.leads_to.iter().map(|(_, value)| value.capacity() + size_of::<(u32, Vec<u8>)>());
-        size_of::<Self>() + self.covered.capacity() * 4 + leads_to.sum::<usize>() + self.facts.heap_bytes()
+        let led = self.led.iter().map(|(led, _)| led.value.capacity() + size_of::<(Led, Standing)>());
+        size_of::<Self>() + self.covered.capacity() * 4 + led.sum::<usize>() + self.facts.heap_bytes()
     }
 
     /// The bank that was replayed.
@@ -97,21 +130,24 @@ impl VerifiedBootLog {
         self.bank
     }
 
-    /// Registers that the log explains, ascending: those that it had to explain, and others of the quote that it leads to.
+    /// Registers that the log explains, ascending: those that it had to explain, and others of the quote that it leads to, at once or by way
+    /// of boot phases.
     pub fn covered(&self) -> &[u32] {
         &self.covered
     }
 
-    /// What the log leads to in each quoted register that it touches or had to explain, ascending: another quote of the same registers is
-    /// explained just so far if it agrees with these values in `covered` and differs from them elsewhere.
-    pub fn leads_to(&self) -> &[(u32, Vec<u8>)] {
-        &self.leads_to
+    /// Whether another quote of the same registers stands to the log in each as the first one did: then just these facts follow from it, and
+    /// otherwise others, or a refusal.
+    pub fn serves(&self, quote: &VerifiedQuote) -> bool {
+        quote.bank() == self.bank
+            && self.led.iter().all(|(led, standing)| led.standing(self.bank, quote) == *standing)
     }
 }
 
 /// Replays `log` in the bank of `quote` and requires that it leads to the quoted value of every register in
 /// `required`. Registers that grow after boot (PCR 10, for instance) are left out of `required` by the caller; one of
-/// them is explained if the log touches it and leads to the quoted value, and otherwise nothing is told of it.
+/// them is explained if the log touches it and leads to the quoted value, PCR 11 also if known boot phases lead on to it
+/// from there ([`phases`]), and otherwise nothing is told of it.
 pub fn verify_replay(
     log: &EventLog,
     quote: &VerifiedQuote,
@@ -134,15 +170,39 @@ pub fn verify_replay(
     for (pcr, _) in quote.pcrs().filter(|(pcr, _)| *pcr <= 7) {
         require_one_separator(log, bank, pcr)?;
     }
-    let told = |pcr: u32| {
-        let initial = || required.contains(&pcr).then(|| log.initial(bank, pcr));
-        Some((pcr, replay.pcr(pcr).map(<[u8]>::to_vec).or_else(initial)?))
+    let led = |pcr: u32| {
+        let (value, open) = match replay.pcr(pcr) {
+            Some(value) => {
+                (value.to_vec(), if required.contains(&pcr) { None } else { open(log, bank, pcr) })
+            }
+            None => (required.contains(&pcr).then(|| log.initial(bank, pcr))?, None),
+        };
+        let led = Led { pcr, value, open };
+        let standing = led.standing(bank, quote);
+        Some((led, standing))
     };
-    let leads_to: Vec<(u32, Vec<u8>)> = quote.pcrs().filter_map(|(pcr, _)| told(pcr)).collect();
-    let explained = leads_to.iter().filter(|(pcr, value)| quote.pcr(*pcr) == Some(value));
-    let covered: Vec<u32> = explained.map(|(pcr, _)| *pcr).collect();
+    let led: Vec<(Led, Standing)> = quote.pcrs().filter_map(|(pcr, _)| led(pcr)).collect();
+    let explained = led.iter().filter(|(_, standing)| *standing != Standing::Apart);
+    let covered: Vec<u32> = explained.map(|(led, _)| led.pcr).collect();
     let facts = BootFacts::extract(log, bank, &covered);
-    Ok(VerifiedBootLog { bank, covered, leads_to, facts })
+    let followed = led.iter().find_map(|(_, standing)| match standing {
+        Standing::Followed(path) => Some(*path),
+        Standing::Apart | Standing::Led => None,
+    });
+    let facts = match followed {
+        Some(path) => facts.followed_by(path),
+        None => facts,
+    };
+    Ok(VerifiedBootLog { bank, covered, led, facts })
+}
+
+/// The boot phases that a register's events end with, if others may follow.
+fn open(log: &EventLog, bank: HashAlg, pcr: u32) -> Option<PhasePath> {
+    if pcr != register::UNIFIED_KERNEL {
+        return None;
+    }
+    let events = log.events().filter(|event| event.extends() && event.pcr() == pcr);
+    phases::in_log(bank, events.filter_map(|event: Event<'_>| event.digest(bank))).path
 }
 
 /// Where the log and the quoted value part.

@@ -22,6 +22,8 @@ pub struct BootOptions {
     pub debug_mode: bool,
     /// Kernel command line, measured into PCR 8. GRUB begins it with the kernel's path.
     pub kernel_command_line: String,
+    /// Whether a unified kernel image boots: its stub measures name and contents of each section into PCR 11.
+    pub unified_kernel: bool,
     /// The log is filled up to this length with entries of the revocation list, if it is shorter.
     pub pad_to_bytes: usize,
 }
@@ -33,6 +35,7 @@ impl Default for BootOptions {
             secure_boot: true,
             debug_mode: false,
             kernel_command_line: "/vmlinuz root=/dev/vda1 ro quiet".to_owned(),
+            unified_kernel: false,
             pad_to_bytes: 0,
         }
     }
@@ -143,6 +146,13 @@ impl SimulatedBoot {
         for name in ["/vmlinuz", "/initrd.img"] {
             let data = [name.as_bytes(), b"\0"].concat();
             self.measure(9, event_type::IPL, &data, &content(options, name));
+        }
+        if options.unified_kernel {
+            for name in [".linux", ".osrel", ".cmdline", ".initrd", ".uname"] {
+                let data: Vec<u8> = name.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+                self.measure(11, event_type::IPL, &data, format!("{name}\0").as_bytes());
+                self.measure(11, event_type::IPL, &data, &content(options, name));
+            }
         }
         for action in ["Exit Boot Services Invocation", "Exit Boot Services Returned with Success"] {
             self.measure(5, event_type::EFI_ACTION, action.as_bytes(), action.as_bytes());

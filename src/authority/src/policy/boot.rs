@@ -45,6 +45,7 @@ pub(super) fn record(boot: &VerifiedBootLog) -> Option<RestrictedExpression> {
         ("cmdline", facts.kernel_cmdline.as_deref().map(text)),
         ("kernel", section(".linux")),
         ("initrd", section(".initrd")),
+        ("phase", facts.phases.map(|path| text(&path.to_string()))),
     ];
     pairs.push(("sections", sections(facts)?));
     pairs.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));

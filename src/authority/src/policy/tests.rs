@@ -219,6 +219,11 @@ fn what_no_policy_reads_is_not_put() {
 
 /// A log of a unified kernel image with every section that its stub measures.
 fn unified() -> VerifiedBootLog {
+    unified_in(&[])
+}
+
+/// The same in a boot phase.
+fn unified_in(words: &[&str]) -> VerifiedBootLog {
     let mut bytes = Host::new(1).boot.log().to_vec();
     let measured = SECTIONS.iter().flat_map(|name| [format!("{name}\0"), format!("contents of {name}")]);
     for text in measured {
@@ -227,8 +232,12 @@ fn unified() -> VerifiedBootLog {
         bytes.extend([&head[..], &[0x0b, 0], &short, &[0x0c, 0], &long, &[0; 4]].concat());
     }
     let log = EventLog::parse(&bytes).unwrap();
-    let values: Vec<(u32, Vec<u8>)> =
+    let mut values: Vec<(u32, Vec<u8>)> =
         log.replay(HashAlg::Sha256).unwrap().pcrs().map(|(pcr, value)| (pcr, value.to_vec())).collect();
+    let (_, image) = values.iter_mut().find(|(pcr, _)| *pcr == 11).unwrap();
+    for word in words {
+        *image = HashAlg::Sha256.digest_parts(&[image, &HashAlg::Sha256.digest(word.as_bytes())]);
+    }
     let tpm = SimulatedTpm::new(&mut |buffer: &mut [u8]| buffer.fill(3)).unwrap();
     verify_replay(&log, &tpm.worn(HashAlg::Sha256, &values).unwrap(), &[0, 7]).unwrap()
 }
@@ -255,6 +264,28 @@ fn policies_see_every_section_of_a_unified_kernel_image() {
     assert!(permits(
         "context.boot has kernel && context.boot.sections has linux && context.boot.kernel == context.boot.sections.linux"
     ));
+}
+
+#[test]
+fn policies_see_the_boot_phase_of_a_unified_kernel_image() {
+    let request = parsed(&Host::new(1).request("r-1"));
+    let affirmed = affirmed();
+    let permits = |words: &[&str], when: &str| {
+        let boot = unified_in(words);
+        let facts = PolicyFacts { boot: &boot, ..facts(&request, &affirmed) };
+        let policy = compiled(&[("x", &format!("permit (principal, action, resource) when {{ {when} }};"))]);
+        policy.evaluate(&facts) == Verdict::Permitted(vec!["x".to_owned()])
+    };
+    let running =
+        "context.boot has phase && context.boot.phase == \"enter-initrd:leave-initrd:sysinit:ready\"";
+    let ready = ["enter-initrd", "leave-initrd", "sysinit", "ready"];
+    assert!(permits(&ready, running) && !permits(&ready[..3], running) && !permits(&ready[2..], running));
+    assert!(permits(&ready[2..], "context.boot has phase && context.boot.phase == \"sysinit:ready\""));
+    assert!(permits(&ready, "context.boot.registers.contains(11) && context.boot.sections has linux"));
+    assert!(permits(&[], "context.boot has phase && context.boot.phase == \"\""));
+    assert!(permits(&["other"], "!(context.boot has phase) && !(context.boot has kernel)"));
+    let source = "permit (principal, action, resource) when { context.boot.phase == \"\" };";
+    assert!(invalid(&[("x", source)]).policy.is_some(), "it may be absent");
 }
 
 /// Conditions that look at every part of the question, in every form of the language that can.

@@ -2,7 +2,8 @@
 //!
 //! A log is tens of kilobytes and the same for every call between two boots. What it leads to depends on the log, the bank and the registers
 //! only, so that is cached; what is never cached is the comparison with the quote at hand. Registers that grow after boot may agree with the
-//! log in one quote and not in another; facts follow from those that agree, so a cached replay serves only quotes that agree in the same ones.
+//! log in one quote and not in another, and PCR 11 by one boot phase more; facts follow from how they agree, so a cached replay serves only quotes
+//! that agree with it just so.
 //!
 //! The log is the largest hostile input and is parsed after the host's TPM was heard: a panic there is a finding, hence a logged denial.
 
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Registers that a firmware boot log explains to its end: 0 to 7 (firmware), 8, 9 (boot loader) and 14 (shim). Others, such as 10 (IMA)
-/// and 11 to 15 (unified kernel images and what follows them), grow after boot; references may name them, the log can't.
+/// and 11 to 15 (unified kernel images and what follows them), grow after boot; references may name them, the log needn't lead to them.
 const EXPLAINED: [u32; 11] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 14];
 
 /// The registers of a selection that a boot log has to explain.
@@ -174,7 +175,8 @@ fn replay(
         if !subject.source.holds(&digest)? {
             return Err(CallError::EvidenceNeeded(vec![digest]));
         }
-        if serves(&verified, quote) {
+        // Of a quote that stands to it otherwise the log is replayed again: other facts follow, or a refusal that tells where the two part.
+        if verified.serves(quote) {
             return Ok(Ok(verified));
         }
     }
@@ -188,13 +190,6 @@ fn replay(
         Err(Finding::new(RefusalCode::VerifierPanicked, "the boot log made its reader panic"))
     });
     Ok(replayed.inspect(|verified| subject.cache.keep(key, Arc::clone(verified))))
-}
-
-/// Whether another quote agrees with a replay where the first did, and only there: the same facts follow. Of one that doesn't the log is
-/// replayed again: other facts follow from it, or a refusal that tells the place where quote and log part.
-fn serves(verified: &VerifiedBootLog, quote: &VerifiedQuote) -> bool {
-    let agrees = |pcr: u32, value: &[u8]| quote.pcr(pcr) == Some(value);
-    verified.leads_to().iter().all(|(pcr, value)| agrees(*pcr, value) == verified.covered().contains(pcr))
 }
 
 fn replay_afresh(

@@ -297,6 +297,38 @@ fn a_cached_replay_is_compared_with_every_quote_and_asked_for_if_it_was_never_ke
 }
 
 #[test]
+fn a_cached_replay_tells_no_quote_the_boot_phase_of_another() {
+    let mut host = Host::new(1);
+    host.settings.pcrs = vec![0, 4, 7, 11];
+    let image = BootOptions { unified_kernel: true, ..BootOptions::default() };
+    host.reboot(&image);
+    let told = |host: &mut Host| {
+        let call = good(host);
+        let verified = host.verify(call).unwrap();
+        let facts = verified.judged().boot_facts().unwrap().clone();
+        (facts.phases.map(|path| path.to_string()), facts.sections.contains_key(".linux"))
+    };
+    let phase = |path: &str| (Some(path.to_owned()), true);
+    // First as by a fresh replay, then as by one of the phase before, then as by its own.
+    let mut path = String::new();
+    assert_eq!(told(&mut host), phase(""));
+    for word in ["enter-initrd", "leave-initrd", "sysinit", "ready"] {
+        let extend = HashAlg::Sha256.digest(word.as_bytes());
+        host.tpm.extend(HashAlg::Sha256, 11, &extend).unwrap();
+        path = if path.is_empty() { word.to_owned() } else { format!("{path}:{word}") };
+        assert_eq!(told(&mut host), phase(&path));
+        let fetched = host.members.fetched.lock().unwrap().len();
+        assert_eq!(told(&mut host), phase(&path));
+        assert_eq!(host.members.fetched.lock().unwrap().len(), fetched, "served from memory");
+    }
+    // Something else: nothing is told, and no refusal. After a reboot the register is at its beginning.
+    host.tpm.extend(HashAlg::Sha256, 11, &[9; 32]).unwrap();
+    assert_eq!(told(&mut host), (None, false));
+    host.reboot(&image);
+    assert_eq!(told(&mut host), phase(""));
+}
+
+#[test]
 fn the_cache_is_bounded_and_forgets_what_was_used_longest_ago() {
     let mut host = Host::new(1);
     host.verifier =

@@ -1,6 +1,7 @@
 //! A host on a software TPM whose every byte its tests choose: keys in the TPM, quotes over whatever they like, calls made of them.
 //!
 //! Each use opens the TPM and lets go of it, so that the machine can be reset, suspended and put back in between.
+#![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its own part of this file")]
 
 use crate::support::{House, ORIGIN, TRUST_DOMAIN, fresh_key, sign, verifying};
 use countersign_client::{Client, ClientIdentity};
