@@ -14,8 +14,8 @@ results=${RESULTS:-$target/bench}
 
 countersign bench prepare --out "$work/fleet" >/dev/null
 
-# figures NAME LEAVES: makes a log, measures, removes it.
-figures() {
+# make NAME LEAVES: makes a log.
+make() {
     local name=$1 leaves=$2
     make_token "log$name"
     start_authority "log$name" --signer pkcs11 --token "log$name" --pin-file "$work/pin"
@@ -25,15 +25,16 @@ figures() {
     stop_servers
     echo "filling a log with $leaves leaves"
     RUST_LOG=error countersign bench fill --config "$work/log$name/authority.toml" --leaves "$leaves"
-    $QUIET countersign bench large --config "$work/log$name/authority.toml" --url "https://127.0.0.1:$service_port" \
-        --gateways "$work/gateways$name" --gateway reader --name "$name" --json "$results/log.json"
-    rm -rf "${work:?}/log$name"
+    logs+=(--name "$name" --config "$work/log$name/authority.toml" --gateways "$work/gateways$name")
+    logs+=(--url "https://127.0.0.1:$service_port")
 }
 
-# A command before the one that measures, such as one that keeps the machine quiet meanwhile.
-QUIET=${QUIET:-}
-figures 10k "${SMALL:-10000}"
-figures 10m "${LARGE:-10000000}"
+logs=()
+make 10k "${SMALL:-10000}"
+make 10m "${LARGE:-10000000}"
+# QUIET: a command before the one that measures, such as one that keeps the machine quiet meanwhile.
+${QUIET:-} countersign bench large "${logs[@]}" --gateway reader --json "$results/log.json"
+rm -rf "$work/log10k" "$work/log10m"
 
 jq '.proof_ratio = (.proof_us_10m / .proof_us_10k * 100 | round / 100)
     | .rss_growth_mib = (([.rss_mib_10m, .rss_after_proofs_mib_10m] | max) - ([.rss_mib_10k, .rss_after_proofs_mib_10k] | max) | . * 10 | round / 10)
