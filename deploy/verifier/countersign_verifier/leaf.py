@@ -67,6 +67,8 @@ host_state = record({
     8: ("trusted_until_ms", uint()), 9: ("tier", tier), 10: ("evidence", nullable(digest)),
 }, {11: ("ima", digest)})
 
+appraisal = record({1: ("tier", tier), 2: ("vector", table(one_of(0, 1, 2, 3, 4), tier))}, {3: ("reference_set", text())})
+
 lineage = record({1: ("parents", array(leaf_name, 0, 8)), 3: ("depth", uint())}, {2: ("root", leaf_name)})
 
 
@@ -77,8 +79,7 @@ def _decision(verdict):
         -65537: ("verdict", one_of(verdict)), -65539: ("request", digest), -65540: ("workload", digest),
         -65541: ("action", action), -65542: ("arguments", digest), -65543: ("lineage", lineage),
         -65546: ("evidence", digest),
-        -65547: ("appraisal", record({1: ("tier", tier), 2: ("vector", table(one_of(0, 1, 2, 3, 4), tier))},
-                                     {3: ("reference_set", text())})),
+        -65547: ("appraisal", appraisal),
         -65548: ("host_state", host_state), -65549: ("inputs", digest),
         -65550: ("asserted", strictly_rising(array(text()))), -65551: ("engine", text()), -65552: ("control", uint()),
     }
@@ -154,6 +155,18 @@ def _enrolment(value):
     return found
 
 
+BASIS = ("appraisal", "policy", "references", "engine", "time_ms", "control")
+
+
+def _host_state(value):
+    found = record(
+        {1: ("host", host_identifier), 2: ("state", host_state), 3: ("evidence", digest), 4: ("code", nullable(code))},
+        {5: ("appraisal", appraisal), 6: ("policy", nullable(digest)), 7: ("references", nullable(digest)), 8: ("engine", text()),
+         9: ("time_ms", uint()), 10: ("control", uint())})(value)
+    want(len({name in found for name in BASIS}) == 1, "what the state follows from is told whole or not at all")
+    return found
+
+
 def _heartbeat(value):
     found = record({1: ("reason", one_of(1, 2, 3, 4))}, {2: ("counter", row(data(16), uint()))})(value)
     want((found["reason"] == 4) == ("counter" in found), "a counter's value is told by reason 4 alone")
@@ -165,8 +178,7 @@ BODIES = {
     "allow": _decision(1),
     "deny": _decision(2),
     "enrolment": _enrolment,
-    "host-state": record({1: ("host", host_identifier), 2: ("state", host_state), 3: ("evidence", digest),
-                          4: ("code", nullable(code))}),
+    "host-state": _host_state,
     "key": _key,
     "policy": _epoch_body,
     "references": _epoch_body,

@@ -44,6 +44,7 @@ class Log:
         self.vouched = bundle.head_keys
         self.bodies = {}
         self.policies = [(0, None, 0)]
+        self.references = [(0, None)]
         self.principals = {}
         self.hosts = {}
         self.tokens = {}
@@ -106,6 +107,8 @@ class Log:
         self._by(body["principal"], OFFICER, leaf)
         digest = body["digest"] if leaf.kind == "policy" else self.policies[-1][1]
         self.policies.append((self.chain.number + 1, digest, body["epoch"]))
+        if leaf.kind == "references":
+            self.references.append((self.chain.number + 1, body["digest"]))
 
     _policy = _references = _epoch
 
@@ -159,6 +162,15 @@ class Log:
 
     def _host_state(self, leaf, body):
         self._state(leaf, body["host"], body["state"], body["evidence"], body["code"])
+        if "control" not in body:
+            return
+        # §8.4: what the state follows from is what was in force.
+        where, number = f"leaf {leaf.index}", body["control"]
+        young = leaf.time_ms - 10_000 <= body["time_ms"] <= leaf.time_ms + 2000
+        demand(young, "state-invalid", f"{where}: decided at {body['time_ms']} ms, logged at {leaf.time_ms} ms")
+        demand(number <= self.chain.number, "state-invalid", f"{where}: decided under control number {number}, not there yet")
+        in_force = [[entry for entry in known if entry[0] <= number][-1][1] for known in (self.policies, self.references)]
+        demand([body["policy"], body["references"]] == in_force, "state-invalid", f"{where}: not the documents of its time")
 
     # ---- decisions --------------------------------------------------------------------------------------------
     def _decision(self, leaf, body):

@@ -65,7 +65,7 @@ def _json(data):
 
 
 def rendered(leaf, origin):
-    """What a leaf says of its host in these words, but for the nonce and, beside a host-state leaf, the version; `None` if it says nothing."""
+    """What a leaf says of its host in these words, but for the nonce and, beside a host-state leaf that names none, the version; `None` if it says nothing."""
     body, decision = leaf.body, leaf.kind in ("allow", "deny")
     if not decision and leaf.kind != "host-state":
         return None
@@ -74,10 +74,13 @@ def rendered(leaf, origin):
     if code in ("challenge-spent", "challenge-expired") or state["evidence"] != body["evidence"]:
         return None
     appraisal = {"ear_status": TIERS[state["tier"]]}
-    if decision and body["appraisal"]["vector"]:
+    # A host-state leaf of an early version tells the state alone.
+    told = decision or "appraisal" in body
+    policy = body.get("policy") and (body["policy"]["digest"] if decision else body["policy"])
+    if told and body["appraisal"]["vector"]:
         appraisal["ear_trustworthiness_vector"] = {VECTOR[claim]: value for claim, value in body["appraisal"]["vector"].items()}
-    if decision and "policy" in body:
-        appraisal["ear_appraisal_policy_ids"] = ["ni:///sha-256;" + strictjson.to_base64url(body["policy"]["digest"])]
+    if policy is not None:
+        appraisal["ear_appraisal_policy_ids"] = ["ni:///sha-256;" + strictjson.to_base64url(policy)]
     claims = {
         "eat_profile": PROFILE,
         "iss": origin,
@@ -87,7 +90,7 @@ def rendered(leaf, origin):
         "submods": {"host": appraisal},
         "countersign_record": {"index": leaf.index, "leaf": leaf.hash.hex(), "evidence": body["evidence"].hex()},
     }
-    if decision:
+    if told:
         claims["ear_verifier_id"] = {"developer": "countersign", "build": body["engine"]}
     return claims
 

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::leaf::host::HostStateRecord;
+use countersign_core::leaf::host_state::HostStateRecord;
 
 use crate::agent::{Agent, now_ms};
 use crate::authority::AuthorityApi;
@@ -115,6 +115,7 @@ mod tests {
             },
             evidence: Sha256Digest::ZERO,
             code,
+            basis: None,
         };
         let secs = |leaf, until, code| interval(leaf, &record(until, code)).as_secs();
         assert_eq!(secs(1_000, 301_000, None), 100);

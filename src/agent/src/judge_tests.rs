@@ -137,7 +137,8 @@ async fn host_state_of_another_host_is_not_believed() {
     let authority = TestAuthority::new();
     let judge = Judge::new(authority.bundle());
     let id = |byte: u8| HostId::from_slice(&[&[1], [byte; 32].as_slice()].concat()).unwrap();
-    let record = HostStateRecord { host: id(2), state: host_state(9), evidence: sha256(b""), code: None };
+    let record =
+        HostStateRecord { host: id(2), state: host_state(9), evidence: sha256(b""), code: None, basis: None };
     let receipt = authority.log.lock().unwrap().record(Kind::HostState, record.encode());
     assert!(judge.host_state(&authority, &receipt, &id(2)).await.is_ok());
     let other = judge.host_state(&authority, &receipt, &id(3)).await;

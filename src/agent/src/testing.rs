@@ -17,10 +17,12 @@ use countersign_core::bundle::{
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::{JsonKey, VerifyingKey};
 use countersign_core::leaf::Kind;
-use countersign_core::leaf::decision::{Appraisal, Decision, Lineage, Verdict};
+use countersign_core::leaf::appraisal::Appraisal;
+use countersign_core::leaf::decision::{Decision, Lineage, Verdict};
 use countersign_core::leaf::host::{
-    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, HostStateRecord, Tier,
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, Tier,
 };
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::name::{HostId, Origin};
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{
@@ -388,7 +390,7 @@ impl AuthorityApi for Arc<TestAuthority> {
         self.evidence(&call.challenge, &call.evidence, &[])?;
         let host = TestAuthority::host_id(self.host.lock().unwrap().as_ref().unwrap());
         let state = host_state(301_000);
-        let record = HostStateRecord { host, state, evidence: Sha256Digest::ZERO, code: None };
+        let record = HostStateRecord { host, state, evidence: Sha256Digest::ZERO, code: None, basis: None };
         let receipt = self.log.lock().unwrap().record(Kind::HostState, record.encode());
         Ok(AttestationAnswer {
             tier: "affirming".to_owned(),

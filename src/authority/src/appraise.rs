@@ -7,7 +7,7 @@ use crate::policy::SecureBootFact;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::{Generation, ReferencesDocument};
 use countersign_core::leaf::LeafError;
-use countersign_core::leaf::decision::Appraisal;
+use countersign_core::leaf::appraisal::Appraisal;
 use countersign_core::leaf::host::Tier;
 use countersign_tpm::eventlog::facts::{BootFacts, SecureBoot};
 use countersign_tpm::ima::appraise::Appraised as ImaAppraised;

@@ -21,7 +21,8 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
 use countersign_core::leaf::control::EpochRecord;
 use countersign_core::leaf::decision::{Decision, Verdict};
-use countersign_core::leaf::host::{Enrolment, HostState, HostStateRecord};
+use countersign_core::leaf::host::{Enrolment, HostState};
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Kind, Leaf, LeafError, leaf_hash};
 use countersign_core::name::{HostId, Origin, TrustDomain};
 use countersign_core::record::{EvidenceRecord, InputsRecord};
@@ -342,9 +343,14 @@ impl Past {
         let Some(ak) = reader.blob(&row.enrolment.ak_public)? else { return Ok(None) };
         let prior = HostState { ima: None, ..record.state };
         let Ok(host) = Endorsed::new(&row.enrolment, row.enrolment_leaf, &ak, prior) else { return Ok(None) };
-        // Decided before it was sequenced, while the challenge lived.
-        let challenge = ChallengeBody::read_unverified(&evidence.challenge);
-        let time_ms = challenge.map_or(time_ms, |challenge| challenge.expires_ms.min(time_ms));
+        let time_ms = record.basis.as_ref().map_or_else(
+            || {
+                // Decided before it was sequenced, while the challenge lived.
+                let challenge = ChallengeBody::read_unverified(&evidence.challenge);
+                challenge.map_or(time_ms, |challenge| challenge.expires_ms.min(time_ms))
+            },
+            |basis| basis.time_ms,
+        );
         Ok(Some(Self { asked: None, evidence, host, time_ms, list: None }))
     }
 

@@ -11,12 +11,14 @@ use countersign_core::api::admin::{
     PolicyCall, PrepareKeyCall, RevocationCall, RotateCall, SubjectDocument, WithdrawKeyCall,
 };
 use countersign_core::api::{AttestationResultAnswer, AttestationResultCall, B64, JwkSet};
-use countersign_core::digest::sha256;
-use countersign_core::ear::{EarClaims, PROFILE, TYP};
+use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::ear::{EarAppraisal, EarClaims, PROFILE, TYP};
 use countersign_core::jws::{JwsError, key_id, verify};
 use countersign_core::key::VerifyingKey;
+use countersign_core::leaf::appraisal::Appraisal;
 use countersign_core::leaf::control::{KeyPurpose, Role, key_introduction};
 use countersign_core::leaf::decision::Decision;
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Leaf, leaf_hash};
 use support::{Host, House, ORIGIN, approved, code, policy, with_house};
 
@@ -48,7 +50,7 @@ async fn attest(host: &Host) {
     host.client.attest(&host.attestation().await).await.unwrap();
 }
 
-/// Evidence without requests: a tier and a deadline.
+/// Evidence without requests: the same of it as of a decision.
 #[cfg(test)]
 async fn told_by_an_attestation(house: &House, host: &Host) {
     let plain = AttestationResultCall::default();
@@ -64,7 +66,23 @@ async fn told_by_an_attestation(house: &House, host: &Host) {
     let document = house.admin().host(&host.id).await.unwrap();
     assert_eq!((told.exp, answer.expires_ms), (document.trusted_until_ms / 1_000, told.exp * 1_000));
     assert_eq!(told.submods["host"].ear_status, document.tier);
-    assert_eq!(told.submods["host"].ear_trustworthiness_vector, None);
+    let record = HostStateRecord::parse(&Leaf::parse(&bytes).unwrap().body).unwrap();
+    let basis = record.basis.unwrap();
+    assert_eq!(told.ear_verifier_id.build, basis.engine);
+    shows(&told.submods["host"], &basis.appraisal, basis.policy.as_ref());
+}
+
+/// The vector and the policy of a leaf, and no others.
+#[cfg(test)]
+fn shows(told: &EarAppraisal, appraisal: &Appraisal, policy: Option<&Sha256Digest>) {
+    let vector = told.ear_trustworthiness_vector.as_ref().unwrap();
+    let values: Vec<u64> = appraisal.vector.iter().map(|(_, value)| *value).collect();
+    let names = ["instance-identity", "configuration", "executables", "hardware"];
+    assert_eq!(names.map(|name| vector[name]).to_vec(), values);
+    let named = |digest: &Sha256Digest| {
+        format!("ni:///sha-256;{}", data_encoding::BASE64URL_NOPAD.encode(digest.as_bytes()))
+    };
+    assert_eq!(told.ear_appraisal_policy_ids, policy.map(|digest| vec![named(digest)]));
 }
 
 /// A decision: the vector and the policy too, also where the answer was no.
@@ -83,13 +101,7 @@ async fn told_by_decisions(house: &House, host: &Host) {
         assert_eq!(told.eat_nonce, Some(B64(b"12345678".to_vec())));
         let appraisal = &told.submods["host"];
         assert_eq!(appraisal.ear_status, decision.appraisal.tier.name());
-        let vector = appraisal.ear_trustworthiness_vector.as_ref().unwrap();
-        let values: Vec<u64> = decision.appraisal.vector.iter().map(|(_, value)| *value).collect();
-        let names = ["instance-identity", "configuration", "executables", "hardware"];
-        assert_eq!(names.map(|name| vector[name]).to_vec(), values);
-        let ids = appraisal.ear_appraisal_policy_ids.as_ref().unwrap();
-        let digest = data_encoding::BASE64URL_NOPAD.encode(decision.policy.unwrap().digest.as_bytes());
-        assert_eq!(*ids, [format!("ni:///sha-256;{digest}")]);
+        shows(appraisal, &decision.appraisal, decision.policy.as_ref().map(|policy| &policy.digest));
         assert_eq!(told.ear_verifier_id.build, decision.engine);
     }
 }

@@ -7,7 +7,8 @@
 use crate::api::B64;
 use crate::digest::Sha256Digest;
 use crate::leaf::decision::{Decision, Verdict};
-use crate::leaf::host::{HostStateRecord, Tier};
+use crate::leaf::host::Tier;
+use crate::leaf::host_state::HostStateRecord;
 use crate::leaf::{Kind, Leaf, LeafError, leaf_hash};
 use crate::name::HostId;
 use serde::{Deserialize, Serialize};
@@ -68,10 +69,22 @@ impl AttestationResult {
     /// [`LeafError`] for a leaf or a body that isn't well-formed.
     pub fn of_leaf(bytes: &[u8]) -> Result<Option<Self>, LeafError> {
         let leaf = Leaf::parse(bytes)?;
-        let (host, state, evidence, code) = match leaf.kind {
+        match leaf.kind {
             Kind::HostState => {
-                let record = HostStateRecord::parse(&leaf.body)?;
-                (record.host, record.state, record.evidence, record.code)
+                let HostStateRecord { host, state, evidence, code, basis } =
+                    HostStateRecord::parse(&leaf.body)?;
+                Ok(state.is_told_by(code, &evidence).then(|| {
+                    let plain = Self::plain(&leaf, bytes, host, &state, evidence);
+                    match basis {
+                        Some(basis) => Self {
+                            vector: basis.appraisal.vector,
+                            policy: basis.policy,
+                            engine: Some(basis.engine),
+                            ..plain
+                        },
+                        None => plain,
+                    }
+                }))
             }
             Kind::Allow | Kind::Deny => {
                 let decision = Decision::parse(&leaf.body)?;
@@ -80,17 +93,15 @@ impl AttestationResult {
                     Verdict::Deny(code) => Some(code),
                 };
                 let told = (decision.host, decision.host_state, decision.evidence, code);
-                return Ok(told.1.is_told_by(told.3, &told.2).then(|| Self {
+                Ok(told.1.is_told_by(told.3, &told.2).then(|| Self {
                     vector: decision.appraisal.vector,
                     policy: decision.policy.map(|policy| policy.digest),
                     engine: Some(decision.engine),
                     ..Self::plain(&leaf, bytes, told.0, &told.1, told.2)
-                }));
+                }))
             }
-            _ => return Ok(None),
-        };
-        let told = state.is_told_by(code, &evidence);
-        Ok(told.then(|| Self::plain(&leaf, bytes, host, &state, evidence)))
+            _ => Ok(None),
+        }
     }
 
     fn plain(

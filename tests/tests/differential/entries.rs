@@ -11,8 +11,9 @@ use countersign_core::leaf::control::{
     Role, Subject, key_introduction, key_possession, officer_addition,
 };
 use countersign_core::leaf::host::{
-    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, HostStateRecord, Tier,
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, Tier,
 };
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::record::{Faults, Heartbeat, HeartbeatReason, JoinToken, Outcome};
 use countersign_core::name::HostId;
 use countersign_core::refusal::RefusalCode;
@@ -114,7 +115,8 @@ pub(crate) fn host_state(evidence: bool) -> Entry {
         ima: None,
     };
     let code = (!evidence).then_some(RefusalCode::BootLogMismatch);
-    entry(Kind::HostState, &HostStateRecord { host: host(1), state, evidence: digest(9), code }.encode())
+    let record = HostStateRecord { host: host(1), state, evidence: digest(9), code, basis: None };
+    entry(Kind::HostState, &record.encode())
 }
 
 fn enrolment(dice: &mut Dice) -> Entry {

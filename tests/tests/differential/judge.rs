@@ -6,10 +6,9 @@ use countersign_core::api::Feed;
 use countersign_core::artifact::{ArtifactError, Receipt, verify_head_signature};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::checkpoint::HeadBody;
-use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
+use countersign_core::key::KnownKeys;
+use countersign_core::leaf::body::read_body;
 use countersign_core::leaf::decision::Decision;
-use countersign_core::leaf::host::{Enrolment, HostStateRecord};
-use countersign_core::leaf::record::{Faults, Heartbeat, JoinToken, Outcome};
 use countersign_core::leaf::{Kind, Leaf, LeafError};
 use countersign_core::note::SignedNote;
 use countersign_core::record::{EvidenceRecord, InputsRecord};
@@ -59,26 +58,9 @@ fn log(bundle: &str, export: &Path) -> Verdict {
 
 fn read_leaf(bytes: &[u8]) -> Result<(), LeafError> {
     let leaf = Leaf::parse(bytes)?;
-    let body = &leaf.body;
-    match leaf.kind {
-        Kind::Allow | Kind::Deny => {
-            let allows = leaf.kind == Kind::Allow;
-            let decision = Decision::parse(body)?;
-            let verdict = matches!(decision.verdict, countersign_core::leaf::decision::Verdict::Allow { .. });
-            if verdict == allows { Ok(()) } else { Err(LeafError::Value("verdict")) }
-        }
-        Kind::Enrolment => Enrolment::parse(body).map(drop),
-        Kind::HostState => HostStateRecord::parse(body).map(drop),
-        Kind::Key => KeyRecord::parse(body).map(drop),
-        Kind::Policy | Kind::References => EpochRecord::parse(body).map(drop),
-        Kind::Revocation => Revocation::parse(body).map(drop),
-        Kind::Principal => PrincipalRecord::parse(body).map(drop),
-        Kind::Heartbeat => Heartbeat::parse(body).map(drop),
-        Kind::Faults => Faults::parse(body).map(drop),
-        Kind::Recovery => RecoveryRecord::parse(body).map(drop),
-        Kind::JoinToken => JoinToken::parse(body).map(drop),
-        Kind::Outcome => Outcome::parse(body).map(drop),
-    }
+    let Some(decision) = read_body(&leaf, &mut KnownKeys::default())? else { return Ok(()) };
+    let allows = matches!(decision.verdict, countersign_core::leaf::decision::Verdict::Allow { .. });
+    if allows == (leaf.kind == Kind::Allow) { Ok(()) } else { Err(LeafError::Value("verdict")) }
 }
 
 /// The control chain as a gateway holds it.

@@ -8,10 +8,8 @@ use super::verify::FindingKind;
 use super::{LogSource, PAGE, Unreadable};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::key::KnownKeys;
-use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
-use countersign_core::leaf::decision::{Decision, Verdict};
-use countersign_core::leaf::host::{Enrolment, HostStateRecord};
-use countersign_core::leaf::record::{Faults, Heartbeat, JoinToken, Outcome};
+use countersign_core::leaf::body::read_body;
+use countersign_core::leaf::decision::Verdict;
 use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::merkle::{Blake2b512Tree, Sha3_512Tree, Sha256Tree, TreeHash};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -164,32 +162,12 @@ fn check(index: u64, bytes: Vec<u8>, log: LogName<'_>, known: &mut KnownKeys) ->
 }
 
 fn check_body(leaf: &Leaf, log: LogName<'_>, known: &mut KnownKeys) -> Result<(), FindingKind> {
-    let body = leaf.body.as_slice();
-    let parsed = match leaf.kind {
-        Kind::Allow | Kind::Deny => {
-            let decision = Decision::parse_among(body, known).map_err(FindingKind::Malformed)?;
-            let allows = matches!(decision.verdict, Verdict::Allow { .. });
-            // PROTOCOL §2: runtimes are those of the bundle's trust domain.
-            let own = decision.issuer.as_str() == log.origin
-                && decision.runtime.trust_domain().as_str() == log.trust_domain;
-            if allows != (leaf.kind == Kind::Allow) || !own {
-                return Err(FindingKind::Body);
-            }
-            Ok(())
-        }
-        Kind::Enrolment => Enrolment::parse(body).map(drop),
-        Kind::HostState => HostStateRecord::parse(body).map(drop),
-        Kind::Key => KeyRecord::parse(body).map(drop),
-        Kind::Policy | Kind::References => EpochRecord::parse(body).map(drop),
-        Kind::Revocation => Revocation::parse(body).map(drop),
-        Kind::Principal => PrincipalRecord::parse(body).map(drop),
-        Kind::Heartbeat => Heartbeat::parse(body).map(drop),
-        Kind::Faults => Faults::parse(body).map(drop),
-        Kind::Recovery => RecoveryRecord::parse(body).map(drop),
-        Kind::JoinToken => JoinToken::parse(body).map(drop),
-        Kind::Outcome => Outcome::parse(body).map(drop),
-    };
-    parsed.map_err(FindingKind::Malformed)
+    let Some(decision) = read_body(leaf, known).map_err(FindingKind::Malformed)? else { return Ok(()) };
+    let allows = matches!(decision.verdict, Verdict::Allow { .. });
+    // PROTOCOL §2: runtimes are those of the bundle's trust domain.
+    let own = decision.issuer.as_str() == log.origin
+        && decision.runtime.trust_domain().as_str() == log.trust_domain;
+    if allows == (leaf.kind == Kind::Allow) && own { Ok(()) } else { Err(FindingKind::Body) }
 }
 
 #[cfg(test)]
@@ -197,7 +175,7 @@ mod tests {
     use super::super::HeadExport;
     use super::*;
     use countersign_core::digest::Sha256Digest;
-    use countersign_core::leaf::record::HeartbeatReason;
+    use countersign_core::leaf::record::{Heartbeat, HeartbeatReason};
 
     /// Leaves in pages of odd sizes, up to an index from which on nothing can be read.
     struct Pages {

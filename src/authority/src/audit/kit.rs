@@ -20,7 +20,8 @@ use countersign_core::leaf::control::{
     RecoveryRecord, Revocation, Role, Subject, key_introduction, key_possession,
 };
 use countersign_core::leaf::decision::{Decision, LeafRef, Verdict};
-use countersign_core::leaf::host::{HostState, HostStateRecord};
+use countersign_core::leaf::host::HostState;
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tree, TreeHash};
 use countersign_core::name::Origin;
@@ -360,10 +361,15 @@ impl Log {
     }
 
     pub(super) fn attest(&mut self, time_ms: Option<u64>) {
+        self.attest_saying(time_ms, |_| ());
+    }
+
+    /// An attestation whose leaf says something else than what it came to.
+    pub(super) fn attest_saying(&mut self, time_ms: Option<u64>, alter: impl Fn(&mut HostStateRecord)) {
         let call = self.verified(&[]);
         let mut endorsed = self.host.endorsed.clone();
         endorsed.prior = self.shown;
-        let outcome = decide_attestation(&Situation {
+        let mut outcome = decide_attestation(&Situation {
             origin: &self.host.origin,
             trust_domain: &self.host.trust_domain,
             host: &endorsed,
@@ -376,11 +382,12 @@ impl Log {
         })
         .unwrap();
         self.keep(call.judged().record_bytes());
+        alter(&mut outcome.record);
         let HostStateRecord { state, evidence, code, .. } = &outcome.record;
         if tells_of_host(*code, evidence, state) {
             self.shown = merge_state(&self.shown, state);
         }
-        self.append(vec![(Kind::HostState, outcome.body)]);
+        self.append(vec![(Kind::HostState, outcome.record.encode())]);
     }
 
     pub(super) fn request(&self, id: &str) -> RequestDocument {

@@ -20,7 +20,8 @@ use countersign_core::control::ControlState;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::Settings;
 use countersign_core::leaf::decision::{Decision, Verdict};
-use countersign_core::leaf::host::{Enrolment, HostState, HostStateRecord};
+use countersign_core::leaf::host::{Enrolment, HostState};
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::name::HostId;
 use countersign_core::record::{EvidenceRecord, InputsRecord};
@@ -333,15 +334,19 @@ impl Replay<'_> {
         record: &HostStateRecord,
         evidence: EvidenceRecord,
     ) -> Result<(), Stop> {
+        if let Some(basis) = record.basis.as_ref().filter(|basis| basis.engine != ENGINE) {
+            return Err(Stop::Missing(Missing::Engine(basis.engine.clone())));
+        }
         let in_force = self.in_force()?;
         let unread = HostState::unattested(0);
         let host = self.endorsed(&record.host, unread)?;
         let judged = self.judge(&host, &in_force, evidence, is_fresh(record.code))?;
         let trust_ms = in_force.settings.host_trust_secs.saturating_mul(1_000);
-        let times = match record.code {
-            None => vec![record.state.trusted_until_ms.saturating_sub(trust_ms)],
-            // The time of a refused attestation stands nowhere; it matters only on which side of the challenge's end it was.
-            Some(_) => vec![leaf.time_ms, leaf.time_ms.min(judged.challenge().expires_ms)],
+        let times = match (&record.basis, record.code) {
+            (Some(basis), _) => vec![basis.time_ms],
+            (None, None) => vec![record.state.trusted_until_ms.saturating_sub(trust_ms)],
+            // Where it stands nowhere, the time of a refused attestation matters only on which side of the challenge's end it was.
+            (None, Some(_)) => vec![leaf.time_ms, leaf.time_ms.min(judged.challenge().expires_ms)],
         };
         let within = |time_ms: &u64| {
             *time_ms <= leaf.time_ms.saturating_add(CLOCK_TOLERANCE_MS)
@@ -352,7 +357,11 @@ impl Replay<'_> {
                 let host = host.clone().at(*prior, self.ima_state(prior)?);
                 let outcome = decide_attestation(&self.situation(&host, &judged, &in_force, time_ms))
                     .map_err(|_| MismatchKind::Input("evidence"))?;
-                if outcome.body == leaf.body {
+                let body = match record.basis {
+                    Some(_) => outcome.body,
+                    None => HostStateRecord { basis: None, ..outcome.record }.encode(),
+                };
+                if body == leaf.body {
                     return Ok(());
                 }
             }

@@ -23,9 +23,11 @@ use countersign_core::control::ControlState;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
 use countersign_core::leaf::Kind;
+use countersign_core::leaf::appraisal::Appraisal;
 use countersign_core::leaf::control::Subject;
-use countersign_core::leaf::decision::{Appraisal, Decision, Verdict, WrittenDecision};
-use countersign_core::leaf::host::{HostState, HostStateRecord, Tier};
+use countersign_core::leaf::decision::{Decision, Verdict, WrittenDecision};
+use countersign_core::leaf::host::{HostState, Tier};
+use countersign_core::leaf::host_state::{Basis, HostStateRecord};
 use countersign_core::name::{Origin, TrustDomain};
 use countersign_core::record::{ChallengeStanding, InputsRecord};
 use countersign_core::refusal::RefusalCode;
@@ -167,10 +169,10 @@ pub struct AttestationOutcome {
     pub challenge: ChallengeStanding,
     /// The attestation result.
     pub appraisal: Appraisal,
-    /// The state of the IMA appraisal that the host's state names, if this evidence moved it: a blob.
-    pub ima: Option<(Sha256Digest, Vec<u8>)>,
     /// Decision time, ms since the Unix epoch.
     pub time_ms: u64,
+    /// The state of the IMA appraisal that the host's state names, if this evidence moved it: a blob.
+    pub ima: Option<(Sha256Digest, Vec<u8>)>,
     /// For operators: more than the code. Never in a leaf or an answer.
     pub detail: String,
 }
@@ -209,22 +211,32 @@ pub fn decide_attestation(situation: &Situation<'_>) -> Result<AttestationOutcom
         .and_then(|()| assessment.good.as_ref().map_err(Clone::clone))
         .and_then(|good| reference_refusal(&good.appraisal));
     let code = verdict.as_ref().err().map(Finding::code);
+    let appraised = matches!(code, None | Some(RefusalCode::ReferenceMismatch));
+    let appraisal = match &assessment.good {
+        Ok(good) if appraised => good.appraisal.clone(),
+        _ => unappraised(),
+    };
+    let basis = Basis {
+        appraisal: appraisal.clone(),
+        policy: situation.control.policy().copied(),
+        references: situation.control.references().copied(),
+        engine: ENGINE.to_owned(),
+        time_ms: situation.time_ms,
+        control: situation.control.number(),
+    };
     let record = HostStateRecord {
         host: situation.host.host,
         state: assessment.state_after,
         evidence: *situation.judged.record_digest(),
         code,
+        basis: Some(basis),
     };
-    let appraised = matches!(code, None | Some(RefusalCode::ReferenceMismatch));
     Ok(AttestationOutcome {
         body: record.encode(),
         record,
         ima: assessment.kept(),
         challenge: assessment.standing,
-        appraisal: match &assessment.good {
-            Ok(good) if appraised => good.appraisal.clone(),
-            _ => unappraised(),
-        },
+        appraisal,
         time_ms: situation.time_ms,
         detail: verdict.err().map(|finding| finding.detail().to_owned()).unwrap_or_default(),
     })

@@ -5,7 +5,7 @@ use crate::challenge::CHALLENGE_LIFETIME_MS;
 use crate::verify::{Finding, Quoted};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::document::Settings;
-use countersign_core::leaf::decision::Appraisal;
+use countersign_core::leaf::appraisal::Appraisal;
 use countersign_core::leaf::host::{HostState, Tier};
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::attest::ClockInfo;

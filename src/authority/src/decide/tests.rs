@@ -1,14 +1,18 @@
 //! Every code that a decision can name, the order in which they are told, and the laws that hold for all inputs.
 
 use super::kit::{NOW, World, code, parsed, plain};
-use super::{ENGINE, Family, Inconsistent, Inputs, Outcome, Situation, decide, decide_attestation};
+use super::{
+    AttestationOutcome, ENGINE, Family, Inconsistent, Inputs, Outcome, Situation, decide, decide_attestation,
+};
+use crate::appraise::unappraised;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent, references, signed};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::{Lifetime, ReferencesDocument};
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Verdict};
-use countersign_core::leaf::host::{EndorsementKind, HostKeyKind, HostState, HostStateRecord, Tier};
+use countersign_core::leaf::host::{EndorsementKind, HostKeyKind, HostState, Tier};
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::name::{Action, Audience};
 use countersign_core::record::{ChallengeStanding, InputsRecord};
 use countersign_core::refusal::RefusalCode;
@@ -464,6 +468,11 @@ fn attestations_leave_states_or_codes() {
     assert_eq!(good.record.state.version, 2);
     assert_eq!(good.appraisal.tier, Tier::Warning);
     assert_eq!(HostStateRecord::parse(&good.body).unwrap(), good.record);
+    let basis = |outcome: &AttestationOutcome| outcome.record.basis.clone().unwrap();
+    assert_eq!(basis(&good).appraisal, good.appraisal);
+    assert_eq!(good.appraisal.vector, [(0, 2), (1, 2), (2, 0), (4, 2)]);
+    assert_eq!((basis(&good).policy, basis(&good).references), (None, None));
+    assert_eq!((basis(&good).engine.as_str(), basis(&good).time_ms), (ENGINE, NOW_MS));
     world.spent = true;
     let spent = world.attest();
     assert_eq!(
@@ -471,11 +480,18 @@ fn attestations_leave_states_or_codes() {
         (Some(RefusalCode::ChallengeSpent), ChallengeStanding::Spent)
     );
     assert_eq!(spent.record.state, HostState::unattested(1));
+    assert_eq!(basis(&spent).appraisal, unappraised(), "evidence that isn't fresh says nothing");
     world.spent = false;
     world.activate_references(&ReferencesDocument::default());
     let contradicted = world.attest();
     assert_eq!(contradicted.record.code, Some(RefusalCode::ReferenceMismatch));
     assert_eq!(contradicted.record.state.tier, Tier::Contraindicated);
+    assert_eq!(
+        basis(&contradicted).appraisal.tier,
+        Tier::Contraindicated,
+        "the result is told with the refusal"
+    );
+    assert_eq!(basis(&contradicted).references, world.control.references().copied());
     world.revoke(Subject::Host(world.host.endorsed.host));
     assert_eq!(world.attest().record.code, Some(RefusalCode::HostRevoked));
 }

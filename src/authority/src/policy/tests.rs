@@ -10,7 +10,7 @@ use crate::appraise::unappraised;
 use crate::verify::Evidence;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document};
 use countersign_core::digest::Sha256Digest;
-use countersign_core::leaf::decision::Appraisal;
+use countersign_core::leaf::appraisal::Appraisal;
 use countersign_core::leaf::host::{Endorsement, EndorsementKind, HostKeyKind, Tier, TpmModel};
 use countersign_core::request::{Request, RequestDocument};
 use countersign_tpm::algorithm::HashAlg;

@@ -6,7 +6,8 @@
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
 use countersign_core::leaf::decision::{Decision, Verdict};
-use countersign_core::leaf::host::{Enrolment, HostState, HostStateRecord};
+use countersign_core::leaf::host::{Enrolment, HostState};
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::record::{Faults, Heartbeat, JoinToken, Outcome};
 use countersign_core::leaf::{Kind, LeafError};
 use countersign_core::name::{HostId, RequestId};
@@ -84,7 +85,7 @@ pub fn project(kind: Kind, body: &[u8]) -> Result<Vec<Change>, LeafError> {
             Ok([Some(enrolled), spent].into_iter().flatten().collect())
         }
         Kind::HostState => {
-            let HostStateRecord { host, state, evidence, code } = HostStateRecord::parse(body)?;
+            let HostStateRecord { host, state, evidence, code, .. } = HostStateRecord::parse(body)?;
             let tells = tells_of_host(code, &evidence, &state);
             Ok(tells.then(|| Change::HostState { host, state: Box::new(state) }).into_iter().collect())
         }

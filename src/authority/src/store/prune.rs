@@ -21,7 +21,8 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::document::ReferencesDocument;
 use countersign_core::leaf::control::{EpochRecord, KeyRecord};
 use countersign_core::leaf::decision::Decision;
-use countersign_core::leaf::host::{Enrolment, HostState, HostStateRecord};
+use countersign_core::leaf::host::{Enrolment, HostState};
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::record::EvidenceRecord;
 

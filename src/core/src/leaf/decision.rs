@@ -4,7 +4,8 @@
 //! or wrongly typed claims, claims that this version doesn't know, an allow without lifetime, a deny without code.
 
 use super::LeafError;
-use super::host::{HostState, Tier};
+use super::appraisal::Appraisal;
+use super::host::HostState;
 use crate::cbor::{Decoder, Key, MapBuilder, Slot, encode_map};
 use crate::digest::Sha256Digest;
 use crate::key::{KeyError, KnownKeys, VerifyingKey};
@@ -93,17 +94,6 @@ pub struct PolicyClaim {
     pub epoch: u64,
     /// Identifiers of the policies that determined the answer, sorted.
     pub determining: Vec<String>,
-}
-
-/// The attestation result in EAR words.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Appraisal {
-    /// Overall tier: the worst of the vector.
-    pub tier: Tier,
-    /// AR4SI claim number to value.
-    pub vector: Vec<(u64, u64)>,
-    /// Name of the reference set that matched.
-    pub reference_set: Option<String>,
 }
 
 /// All claims of a decision.
@@ -252,17 +242,7 @@ impl Decision {
             });
         }
         map.entry(label::EVIDENCE).bytes(self.evidence.as_bytes());
-        map.entry(label::APPRAISAL).map(|claim| {
-            claim.entry(1).uint(self.appraisal.tier.number());
-            claim.entry(2).map(|vector| {
-                for (number, value) in &self.appraisal.vector {
-                    vector.entry(i64::try_from(*number).unwrap_or(i64::MAX)).uint(*value);
-                }
-            });
-            if let Some(name) = &self.appraisal.reference_set {
-                claim.entry(3).text(name);
-            }
-        });
+        self.appraisal.write(map.entry(label::APPRAISAL));
         self.host_state.write(map.entry(label::HOST_STATE));
         map.entry(label::INPUTS).bytes(self.inputs.as_bytes());
         map.entry(label::ASSERTED).array(|list| self.asserted.iter().for_each(|name| list.item().text(name)));
@@ -307,7 +287,7 @@ impl Decision {
         let delegation = d.optional(label::DELEGATION)?.map(read_delegation).transpose()?;
         let policy = d.optional(label::POLICY)?.map(read_policy).transpose()?;
         let evidence = d.digest(label::EVIDENCE)?;
-        let appraisal = read_appraisal(d.required(label::APPRAISAL)?)?;
+        let appraisal = Appraisal::read(d.required(label::APPRAISAL)?)?;
         let host_state = HostState::read(d.required(label::HOST_STATE)?)?;
         let inputs = d.digest(label::INPUTS)?;
         let asserted = read_texts(d.required(label::ASSERTED)?)?;
@@ -491,33 +471,6 @@ fn read_policy(decoder: &mut Decoder<'_>) -> Result<PolicyClaim, LeafError> {
     decoder.expect_key(3)?;
     let determining = read_texts(decoder)?;
     Ok(PolicyClaim { digest, epoch, determining })
-}
-
-fn read_appraisal(decoder: &mut Decoder<'_>) -> Result<Appraisal, LeafError> {
-    let entries = decoder.map()?;
-    decoder.expect_key(1)?;
-    let tier = Tier::from_number(decoder.uint()?)?;
-    decoder.expect_key(2)?;
-    let mut vector = Vec::new();
-    for _ in 0..decoder.map()? {
-        match decoder.key()? {
-            // PROTOCOL §7.1: these claims, and values that are tiers.
-            Key::Int(number @ 0..=4) => {
-                let value = Tier::from_number(decoder.uint()?)?.number();
-                vector.push((number.unsigned_abs(), value));
-            }
-            _ => return Err(LeafError::Value("trust vector")),
-        }
-    }
-    let reference_set = match entries {
-        2 => None,
-        3 => {
-            decoder.expect_key(3)?;
-            Some(decoder.text()?.to_owned())
-        }
-        _ => return Err(LeafError::Value("appraisal")),
-    };
-    Ok(Appraisal { tier, vector, reference_set })
 }
 
 fn read_texts(decoder: &mut Decoder<'_>) -> Result<Vec<String>, LeafError> {

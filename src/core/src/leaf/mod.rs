@@ -3,10 +3,13 @@
 //! What comes in are exact leaf bytes; what goes out is a [`Leaf`] whose body is still bytes, so that nothing is ever re-encoded. Each kind's body
 //! has a module of its own. Refused: other versions, unknown kinds, anything that isn't deterministic CBOR, more than 65,535 bytes.
 
+pub mod appraisal;
+pub mod body;
 pub mod control;
 pub mod decision;
 pub mod field;
 pub mod host;
+pub mod host_state;
 pub mod record;
 
 use crate::cbor::{CborError, Decoder, encode_array};

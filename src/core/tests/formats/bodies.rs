@@ -1,7 +1,7 @@
 //! Every body and record has exactly one encoding: what its reader accepts, its writer gives back byte for byte, whatever bits were flipped.
 
 use crate::samples::{
-    captured, decision, digest, evidence, host, inputs, key, policy, references, state, statements,
+    basis, captured, decision, digest, evidence, host, inputs, key, policy, references, state, statements,
 };
 use countersign_core::bundle::Statement;
 use countersign_core::document::{Generation, Lifetime, PolicyDocument, ReferencesDocument};
@@ -11,8 +11,9 @@ use countersign_core::leaf::control::{
 };
 use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::host::{
-    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, HostStateRecord, TpmModel,
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, TpmModel,
 };
+use countersign_core::leaf::host_state::{Basis, HostStateRecord};
 use countersign_core::leaf::record::{Faults, Heartbeat, HeartbeatReason, JoinToken, Outcome};
 use countersign_core::name::Origin;
 use countersign_core::record::{EvidenceRecord, InputsRecord};
@@ -81,8 +82,13 @@ fn hosts() {
         state: state(),
         evidence: digest(6),
         code: Some(RefusalCode::BootLogMismatch),
+        basis: None,
     };
     one_encoding(&record, HostStateRecord::encode, HostStateRecord::parse);
+    for basis in [basis(), Basis { policy: None, references: None, ..basis() }] {
+        let record = HostStateRecord { basis: Some(basis), ..record.clone() };
+        one_encoding(&record, HostStateRecord::encode, HostStateRecord::parse);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! Keys are Ed25519 from fixed seeds, so the bytes are the same each time. `Made` holds the parts that [`crate::refused`] changes.
 
-use crate::samples::{decision, digest, host, state};
+use crate::samples::{basis, decision, digest, host, state};
 use countersign_core::api::{B64, Feed, admin};
 use countersign_core::artifact::{Receipt, verify_note_with};
 use countersign_core::bundle::{
@@ -18,8 +18,9 @@ use countersign_core::leaf::control::{
 };
 use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Lineage, PolicyClaim, Verdict};
 use countersign_core::leaf::host::{
-    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, HostStateRecord,
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState,
 };
+use countersign_core::leaf::host_state::{Basis, HostStateRecord};
 use countersign_core::leaf::record::{
     Faults, Heartbeat, HeartbeatReason, JoinToken, Outcome, join_token_digest,
 };
@@ -329,7 +330,20 @@ pub(crate) fn made() -> Made {
     };
     let enrolled = log.append(vec![(Kind::Enrolment, enrolment.encode())], &[first]);
     log.receipt("an enrolment", enrolled[0].0, None);
-    let seen = HostStateRecord { host: host(), state: host_state(1), evidence: digest(9), code: None };
+    let in_force = Basis {
+        policy: None,
+        references: None,
+        time_ms: log.time_ms,
+        control: log.control.number(),
+        ..basis()
+    };
+    let seen = HostStateRecord {
+        host: host(),
+        state: host_state(1),
+        evidence: digest(9),
+        code: None,
+        basis: Some(in_force),
+    };
     log.append(vec![(Kind::HostState, seen.encode())], &[first]);
     let epoch = |document, epoch| EpochRecord { document, epoch, by }.encode();
     // This head was never signed: the signer was away. The next one covers its leaves.

@@ -1,19 +1,19 @@
 //! What every reader refuses, as published vectors: one way to be wrong each, named by what is wrong. Each is refused here too.
 
 use crate::log::{Asked, HOLDER, Made, ORIGIN, asked, made, note, public, secret};
-use crate::samples::{decision, evidence, inputs};
+use crate::samples::{basis, decision, digest, evidence, host, inputs, state};
 use countersign_core::artifact::{Receipt, verify_note_with};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::cbor::{MapBuilder, encode_map};
 use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::Sha256Digest;
-use countersign_core::key::{JsonKey, VerifyingKey};
-use countersign_core::leaf::control::{EpochRecord, KeyRecord, PrincipalRecord, RecoveryRecord, Revocation};
-use countersign_core::leaf::decision::{Decision, Verdict};
+use countersign_core::key::{JsonKey, KnownKeys, VerifyingKey};
+use countersign_core::leaf::body::read_body;
+use countersign_core::leaf::decision::Verdict;
 use countersign_core::leaf::host::{
-    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostStateRecord, TpmModel,
+    Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, TpmModel,
 };
-use countersign_core::leaf::record::{Faults, Heartbeat, JoinToken, Outcome};
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Kind, Leaf, LeafError};
 use countersign_core::note::SignedNote;
 use countersign_core::record::{EvidenceRecord, InputsRecord};
@@ -28,22 +28,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// A leaf with its body, as a reader of the log takes it.
 fn read_leaf(bytes: &[u8]) -> Result<(), LeafError> {
-    let leaf = Leaf::parse(bytes)?;
-    let body = &leaf.body;
-    match leaf.kind {
-        Kind::Allow | Kind::Deny => Decision::parse(body).map(drop),
-        Kind::Enrolment => Enrolment::parse(body).map(drop),
-        Kind::HostState => HostStateRecord::parse(body).map(drop),
-        Kind::Key => KeyRecord::parse(body).map(drop),
-        Kind::Policy | Kind::References => EpochRecord::parse(body).map(drop),
-        Kind::Revocation => Revocation::parse(body).map(drop),
-        Kind::Principal => PrincipalRecord::parse(body).map(drop),
-        Kind::Heartbeat => Heartbeat::parse(body).map(drop),
-        Kind::Faults => Faults::parse(body).map(drop),
-        Kind::Recovery => RecoveryRecord::parse(body).map(drop),
-        Kind::JoinToken => JoinToken::parse(body).map(drop),
-        Kind::Outcome => Outcome::parse(body).map(drop),
-    }
+    read_body(&Leaf::parse(bytes)?, &mut KnownKeys::default()).map(drop)
 }
 
 fn leaf(kind: Kind, body: Vec<u8>) -> Vec<u8> {
@@ -192,6 +177,37 @@ fn administrative_bodies() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Host states that tell a part of what they follow from, or what no appraisal says.
+fn host_states() -> Vec<(&'static str, Vec<u8>)> {
+    let record =
+        |basis| HostStateRecord { host: host(), state: state(), evidence: digest(9), code: None, basis };
+    let leaf = |basis| leaf(Kind::HostState, record(basis).encode());
+    let (short, good) = (leaf(None), leaf(Some(basis())));
+    read_leaf(&short).and_then(|()| read_leaf(&good)).unwrap();
+    let (five, ten) = (record(None).encode(), record(Some(basis())).encode());
+    // The policy, the references, the version.
+    let end = [0x08, 0x76, b'c'];
+    let cut = ten.windows(3).position(|window| window == end).unwrap();
+    let map = |members: u8, rest: &[u8]| self::leaf(Kind::HostState, [&[0xa0 | members], rest].concat());
+    vec![
+        ("host state without the version that it follows from", map(7, &ten[1..cut])),
+        (
+            "host state with an appraisal alone",
+            map(5, &[&five[1..], &[0x05, 0xa2, 0x01, 0x00, 0x02, 0xa0]].concat()),
+        ),
+        ("host state with more members than it says", map(9, &ten[1..])),
+        ("host state with a member of another number", swap_bytes(&good, &end, &[0x0b, 0x76, b'c'])),
+        (
+            "host state with a claim that AR4SI has and a decision hasn't",
+            swap_bytes(&good, &[0x04, 0x02, 0x03, 0x65], &[0x05, 0x02, 0x03, 0x65]),
+        ),
+        (
+            "host state with a tier that AR4SI hasn't",
+            swap_bytes(&good, &[0x04, 0x02, 0x03, 0x65], &[0x04, 0x03, 0x03, 0x65]),
+        ),
+    ]
+}
+
 /// Enrolments whose endorsement isn't what the other keys say.
 fn enrolments() -> Vec<(&'static str, Vec<u8>)> {
     let digest = Sha256Digest::new([8; 32]);
@@ -199,7 +215,7 @@ fn enrolments() -> Vec<(&'static str, Vec<u8>)> {
     let model = || TpmModel { manufacturer: "STM".into(), model: "ST33".into(), version: "1".into() };
     let enrolment = |kind, naming, certificate, tpm| {
         let body = Enrolment {
-            host: crate::samples::host(),
+            host: host(),
             ek_public: naming,
             ek_certificate: certificate,
             ak_public: digest,
@@ -532,6 +548,7 @@ fn whatever_is_wrong_is_refused() {
         .chain(small_bodies())
         .chain(administrative_bodies())
         .chain(enrolments())
+        .chain(host_states())
         .chain(decisions())
     {
         assert!(read_leaf(&bytes).is_err(), "accepted: {name}");

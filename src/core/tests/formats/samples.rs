@@ -5,9 +5,11 @@ use countersign_core::checkpoint::HeadBody;
 use countersign_core::digest::{Blake2b512Digest, Sha3_512Digest, Sha256Digest};
 use countersign_core::document::{Generation, Lifetime, PolicyDocument, ReferencesDocument, Settings};
 use countersign_core::key::VerifyingKey;
+use countersign_core::leaf::appraisal::Appraisal;
 use countersign_core::leaf::control::Subject;
-use countersign_core::leaf::decision::{Appraisal, Decision, Delegation, Lineage, PolicyClaim, Verdict};
+use countersign_core::leaf::decision::{Decision, Delegation, Lineage, PolicyClaim, Verdict};
 use countersign_core::leaf::host::{HostState, Tier};
+use countersign_core::leaf::host_state::Basis;
 use countersign_core::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId, TrustDomain};
 use countersign_core::record::{ChallengeStanding, EvidenceRecord, ImaEntries, InputsRecord};
 use std::collections::BTreeMap;
@@ -38,6 +40,21 @@ pub(crate) fn state() -> HostState {
         tier: Tier::Affirming,
         evidence: None,
         ima: Some(digest(8)),
+    }
+}
+
+pub(crate) fn basis() -> Basis {
+    Basis {
+        appraisal: Appraisal {
+            tier: Tier::Affirming,
+            vector: vec![(0, 2), (1, 2), (2, 2), (4, 2)],
+            reference_set: Some("fleet".to_owned()),
+        },
+        policy: Some(digest(10)),
+        references: Some(digest(11)),
+        engine: "countersign-decision-3".to_owned(),
+        time_ms: 1_700_000_000_000,
+        control: 4,
     }
 }
 

@@ -3,7 +3,8 @@
 //! `UPDATE_VECTORS=1 cargo test -p countersign-core --test formats` rewrites them after a deliberate change of a format.
 
 use crate::samples::{
-    captured, decision, digest, evidence, host, inputs, other_key, policy, references, state, statements,
+    basis, captured, decision, digest, evidence, host, inputs, other_key, policy, references, state,
+    statements,
 };
 use countersign_core::api::Jwk;
 use countersign_core::bundle::{Statement, statement_preimage};
@@ -14,7 +15,8 @@ use countersign_core::jws::Unsigned;
 use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::control::{KeyPurpose, key_introduction, officer_addition};
 use countersign_core::leaf::decision::{Decision, Verdict};
-use countersign_core::leaf::host::{HostState, HostStateRecord};
+use countersign_core::leaf::host::HostState;
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::name::Origin;
 use countersign_core::refusal::RefusalCode;
@@ -150,11 +152,16 @@ fn attestation_results() {
     let key = VerifyingKey::ed25519(signer.verifying_key().as_bytes()).unwrap();
     let told = HostState { evidence: Some(digest(9)), ..state() };
     let decided = |verdict| Decision { host_state: told, ..decision(verdict) }.encode();
-    let attested = |code| HostStateRecord { host: host(), state: told, evidence: digest(9), code }.encode();
+    let record =
+        |code, basis| HostStateRecord { host: host(), state: told, evidence: digest(9), code, basis };
+    let attested = |code| record(code, Some(basis())).encode();
     let bodies = [
         (Kind::Allow, decided(Verdict::Allow { nbf: 1_700_000_000, exp: 1_700_000_060 })),
         (Kind::Deny, decided(Verdict::Deny(RefusalCode::PolicyDenied))),
         (Kind::HostState, attested(None)),
+        (Kind::HostState, attested(Some(RefusalCode::ReferenceMismatch))),
+        // From before the basis was told.
+        (Kind::HostState, record(None, None).encode()),
         // These tell of nobody.
         (Kind::Deny, decided(Verdict::Deny(RefusalCode::ChallengeSpent))),
         (Kind::HostState, attested(Some(RefusalCode::ChallengeExpired))),

@@ -3,7 +3,8 @@
 use crate::authority::Authority;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::Algorithm;
-use countersign_core::leaf::decision::{Appraisal, Decision, Lineage, Verdict};
+use countersign_core::leaf::appraisal::Appraisal;
+use countersign_core::leaf::decision::{Decision, Lineage, Verdict};
 use countersign_core::leaf::host::{HostState, Tier};
 use countersign_core::name::{Action, Audience, HostId, Origin, RequestId, RuntimeId};
 use countersign_core::refusal::RefusalCode;

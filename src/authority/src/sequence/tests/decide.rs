@@ -6,7 +6,8 @@ use countersign_core::control::ControlError;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::KeyEvent;
-use countersign_core::leaf::host::{HostState, HostStateRecord, Tier};
+use countersign_core::leaf::host::{HostState, Tier};
+use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::name::RequestId;
 use countersign_core::refusal::RefusalCode;
 
@@ -208,7 +209,7 @@ fn a_denial_that_says_nothing_new_takes_nothing_of_its_host_back() {
     log.appended(Call { state: old, evidence, allow: false, ..Call::new(host(1), "refused") }.append());
     assert_eq!(log.reader.host(&host(1)).unwrap().unwrap().state, new);
     let code = Some(RefusalCode::ChallengeSpent);
-    let replayed = HostStateRecord { host: host(1), state: old, evidence: EVIDENCE, code };
+    let replayed = HostStateRecord { host: host(1), state: old, evidence: EVIDENCE, code, basis: None };
     log.appended(Append::of(vec![Entry::plain(Kind::HostState, replayed.encode())]));
     assert_eq!(log.reader.host(&host(1)).unwrap().unwrap().state, new);
     // The same leaf without the code is evidence that held.

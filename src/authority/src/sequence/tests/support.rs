@@ -14,11 +14,12 @@ use countersign_core::control::ControlState;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::{Algorithm, SIGNATURE_LEN, VerifyingKey};
 use countersign_core::leaf::Kind;
+use countersign_core::leaf::appraisal::Appraisal;
 use countersign_core::leaf::control::{
     EpochRecord, Introduction, KeyEvent, KeyPurpose, KeyRecord, key_possession,
 };
 use countersign_core::leaf::decision::{
-    Appraisal, Decision, Delegation, LeafRef, Lineage, PolicyClaim, Verdict as Decided,
+    Decision, Delegation, LeafRef, Lineage, PolicyClaim, Verdict as Decided,
 };
 use countersign_core::leaf::host::{
     Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, Tier,
