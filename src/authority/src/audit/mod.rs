@@ -122,6 +122,8 @@ impl<'a> Leaves<'a> {
 }
 
 #[cfg(test)]
+mod attested_tests;
+#[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
 mod export_tests;
