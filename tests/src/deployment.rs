@@ -92,7 +92,7 @@ impl Deployment {
         std::fs::write(this.path("ek-roots.pem"), roots).unwrap_or_else(|error| panic!("ek roots: {error}"));
         std::fs::write(this.path("ek-issuer.pem"), this.tpm.ca_issuer_pem())
             .unwrap_or_else(|error| panic!("ek issuer: {error}"));
-        boot(&this.tpm, &this.path("boot.log"), 1);
+        boot(&this.tpm, &this.path("boot.log"), &["1"]);
         this
     }
 
@@ -250,8 +250,13 @@ impl Deployment {
 
     /// Reboots the host's TPM into a boot made from `seed`, with the log that belongs to it.
     pub fn reboot_host(&self, seed: u64) {
+        self.reboot_host_into(&[&seed.to_string()]);
+    }
+
+    /// Reboots the host's TPM into the boot that the simulator makes of these arguments, with the log that belongs to it.
+    pub fn reboot_host_into(&self, args: &[&str]) {
         self.tpm.reboot();
-        boot(&self.tpm, &self.path("boot.log"), seed);
+        boot(&self.tpm, &self.path("boot.log"), args);
     }
 
     /// The only host's identifier.
@@ -455,9 +460,8 @@ impl Deployment {
 }
 
 /// Extends what firmware would have measured and writes its log.
-fn boot(tpm: &SwTpm, log: &Path, seed: u64) {
-    let printed =
-        Ran::of(Command::new(tool("boot-simulator")).arg(log).arg(seed.to_string())).expect("boot simulator");
+fn boot(tpm: &SwTpm, log: &Path, args: &[&str]) {
+    let printed = Ran::of(Command::new(tool("boot-simulator")).arg(log).args(args)).expect("boot simulator");
     let specs: Vec<&str> = printed.lines().collect();
     // tpm2_pcrextend takes several registers a call, but not any number of them.
     for some in specs.chunks(8) {

@@ -9,11 +9,16 @@
 
 mod cel;
 mod cel_json;
+mod describe;
+mod device_path;
+mod pairs;
 mod parse;
 mod text;
+mod told;
 pub(crate) mod variable;
 mod verify;
 
+pub mod changes;
 pub mod facts;
 pub mod phases;
 
@@ -26,7 +31,7 @@ use crate::algorithm::HashAlg;
 use crate::wire::WireError;
 
 pub use cel::{CelFault, OPAQUE};
-pub use verify::{BootLogRefusal, VerifiedBootLog, verify_replay};
+pub use verify::{BootLogRefusal, ExplainedValues, VerifiedBootLog, explain, verify_replay};
 
 /// Longest log taken. Real ones have 3 to 75 KiB; firmware reserves 64 KiB by default and rarely more than 512.
 pub const MAX_LOG_BYTES: usize = 1024 * 1024;
@@ -42,6 +47,8 @@ pub const MAX_PCR: u32 = 23;
 
 /// Event types that this crate looks at. TCG PC Client Platform Firmware Profile 1.06, 10.4.1.
 pub mod event_type {
+    /// Power-on self test code: part of the firmware.
+    pub const POST_CODE: u32 = 0x0000_0001;
     /// Information that is not extended.
     pub const NO_ACTION: u32 = 0x0000_0003;
     /// End of the firmware's own measurements into a register.
@@ -50,6 +57,8 @@ pub mod event_type {
     pub const ACTION: u32 = 0x0000_0005;
     /// Tagged event.
     pub const EVENT_TAG: u32 = 0x0000_0006;
+    /// The root of trust for measurement.
+    pub const S_CRTM_CONTENTS: u32 = 0x0000_0007;
     /// Version of the root of trust for measurement.
     pub const S_CRTM_VERSION: u32 = 0x0000_0008;
     /// Boot loader event.
@@ -60,12 +69,22 @@ pub mod event_type {
     pub const EFI_VARIABLE_BOOT: u32 = 0x8000_0002;
     /// Application started by firmware.
     pub const EFI_BOOT_SERVICES_APPLICATION: u32 = 0x8000_0003;
+    /// Driver that leaves with the boot services.
+    pub const EFI_BOOT_SERVICES_DRIVER: u32 = 0x8000_0004;
+    /// Driver that stays.
+    pub const EFI_RUNTIME_SERVICES_DRIVER: u32 = 0x8000_0005;
     /// Partition table.
     pub const EFI_GPT_EVENT: u32 = 0x8000_0006;
     /// Action of the firmware.
     pub const EFI_ACTION: u32 = 0x8000_0007;
     /// Part of the firmware.
     pub const EFI_PLATFORM_FIRMWARE_BLOB: u32 = 0x8000_0008;
+    /// Part of the firmware, described.
+    pub const EFI_PLATFORM_FIRMWARE_BLOB2: u32 = 0x8000_000a;
+    /// Boot variable, measured with its name.
+    pub const EFI_VARIABLE_BOOT2: u32 = 0x8000_000c;
+    /// Partition table without what changes from boot to boot.
+    pub const EFI_GPT_EVENT2: u32 = 0x8000_000d;
     /// Measurement started by hardware before the firmware.
     pub const EFI_HCRTM_EVENT: u32 = 0x8000_0010;
     /// Authority that a boot image was verified with.
@@ -352,6 +371,9 @@ impl Replay {
 #[cfg(test)]
 #[path = "eventlog/cel_tests.rs"]
 mod cel_tests;
+#[cfg(test)]
+#[path = "eventlog/changes_tests.rs"]
+mod changes_tests;
 #[cfg(test)]
 #[path = "eventlog/facts_tests.rs"]
 mod facts_tests;

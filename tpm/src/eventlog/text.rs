@@ -37,7 +37,7 @@ fn trim_zeros(mut text: &[u8]) -> &[u8] {
 }
 
 /// Text of UTF-16, little endian, with its final zero or without. systemd-boot up to 251 logs one byte less than it measures.
-fn utf16(event: &Event<'_>, bank: HashAlg) -> Option<String> {
+pub(super) fn utf16(event: &Event<'_>, bank: HashAlg) -> Option<String> {
     let digest = event.digest(bank)?;
     let data = event.data();
     // The final zero may be there, and be a byte short.

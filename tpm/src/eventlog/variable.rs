@@ -89,10 +89,35 @@ impl SignatureDatabase {
     }
 }
 
-/// Walks EFI_SIGNATURE_LISTs. UEFI 2.10, 32.4.1.
 fn certificates(value: &[u8], image_digests: &mut usize) -> Result<Option<Vec<[u8; 32]>>, WireError> {
+    let mut found = Some(Vec::new());
+    each_signature(value, |signature| match signature {
+        Signature::Certificate(certificate) => {
+            found = found.take().filter(|found| found.len() < MAX_CERTIFICATES);
+            found.iter_mut().for_each(|found| found.push(sha256(certificate)));
+        }
+        Signature::ImageDigest(_) => *image_digests += usize::from(found.is_some()),
+        Signature::Other(_) => {}
+    })?;
+    Ok(found)
+}
+
+/// An entry of a key database, without its owner.
+pub(super) enum Signature<'a> {
+    /// An X.509 certificate.
+    Certificate(&'a [u8]),
+    /// SHA-256 of an image.
+    ImageDigest(&'a [u8]),
+    /// Something else.
+    Other(&'a [u8]),
+}
+
+/// Walks EFI_SIGNATURE_LISTs. UEFI 2.10, 32.4.1.
+pub(super) fn each_signature<'a>(
+    value: &'a [u8],
+    mut told: impl FnMut(Signature<'a>),
+) -> Result<(), WireError> {
     let mut reader = Reader::new(value);
-    let mut found = Vec::new();
     while reader.remaining() > 0 {
         let at = reader.position();
         let wrong = WireError::Truncated { at, wanted: LIST_HEADER_LEN };
@@ -109,25 +134,27 @@ fn certificates(value: &[u8], image_digests: &mut usize) -> Result<Option<Vec<[u
         }
         while list.remaining() > 0 {
             let entry = list.take(entry_len)?.get(OWNER_LEN..).unwrap_or_default();
-            if kind == CERT_X509 {
-                if found.len() == MAX_CERTIFICATES {
-                    return Ok(None);
-                }
-                found.push(sha256(entry));
-            } else if kind == CERT_SHA256 {
-                *image_digests += 1;
-            }
+            told(match kind {
+                _ if kind == CERT_X509 => Signature::Certificate(entry),
+                _ if kind == CERT_SHA256 => Signature::ImageDigest(entry),
+                _ => Signature::Other(entry),
+            });
         }
     }
-    Ok(Some(found))
+    Ok(())
 }
 
 /// SHA-256 of the certificate that an authority record carries: EFI_SIGNATURE_DATA, an owner and the certificate (TCG PC Client Platform
 /// Firmware Profile 1.06, 3.3.4.8), or the bare certificate as shim logs its own. `None` for a record of something else.
 pub(super) fn authority(value: &[u8]) -> Option<[u8; 32]> {
+    authority_bytes(value).map(sha256)
+}
+
+/// The same certificate itself.
+pub(super) fn authority_bytes(value: &[u8]) -> Option<&[u8]> {
     let bare = Some(value).filter(|bytes| is_one_sequence(bytes));
     let owned = || value.get(OWNER_LEN..).filter(|bytes| is_one_sequence(bytes));
-    bare.or_else(owned).map(sha256)
+    bare.or_else(owned)
 }
 
 /// Whether the bytes are exactly one DER SEQUENCE with a two-byte length, as every certificate is. X.690, 8.1.3.

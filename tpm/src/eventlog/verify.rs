@@ -1,8 +1,11 @@
 //! A boot log held against a quote.
 //!
-//! Comes in: a parsed log, a verified quote, the registers that the log must explain. Goes out: [`VerifiedBootLog`].
+//! Comes in: a parsed log, a verified quote, the registers that the log must explain. Goes out: [`VerifiedBootLog`]; for people and of values
+//! without a quote [`ExplainedValues`].
 //! Refused: a register whose quoted value the log does not lead to, and a boot register without exactly one
 //! separator.
+
+use std::collections::BTreeMap;
 
 use thiserror::Error;
 
@@ -93,8 +96,8 @@ struct Led {
 }
 
 impl Led {
-    fn standing(&self, bank: HashAlg, quote: &VerifiedQuote) -> Standing {
-        let Some(quoted) = quote.pcr(self.pcr) else { return Standing::Apart };
+    fn standing(&self, bank: HashAlg, quoted: Option<&[u8]>) -> Standing {
+        let Some(quoted) = quoted else { return Standing::Apart };
         if quoted == self.value {
             return Standing::Led;
         }
@@ -140,7 +143,7 @@ impl VerifiedBootLog {
     /// otherwise others, or a refusal.
     pub fn serves(&self, quote: &VerifiedQuote) -> bool {
         quote.bank() == self.bank
-            && self.led.iter().all(|(led, standing)| led.standing(self.bank, quote) == *standing)
+            && self.led.iter().all(|(led, standing)| led.standing(self.bank, quote.pcr(led.pcr)) == *standing)
     }
 }
 
@@ -153,13 +156,59 @@ pub fn verify_replay(
     quote: &VerifiedQuote,
     required: &[u32],
 ) -> Result<VerifiedBootLog, BootLogRefusal> {
+    let bank = quote.bank();
+    let Held { led, covered, facts } = hold(log, bank, &quote.pcrs().collect(), required)?;
+    Ok(VerifiedBootLog { bank, covered, led, facts })
+}
+
+/// A log that leads to values which people hold: reference values, or those of a quote that was judged elsewhere. It tells people what the
+/// values stand for; nothing may be decided from it, for which there is [`VerifiedBootLog`]. Only [`explain`] makes one.
+#[derive(Debug, Clone)]
+pub struct ExplainedValues<'a> {
+    pub(super) log: &'a EventLog,
+    pub(super) bank: HashAlg,
+    pub(super) covered: Vec<u32>,
+    pub(super) facts: BootFacts,
+}
+
+impl ExplainedValues<'_> {
+    /// Whether the log leads to the value of this register.
+    pub fn covers(&self, pcr: u32) -> bool {
+        self.covered.contains(&pcr)
+    }
+}
+
+/// Replays `log` in `bank` and requires, as [`verify_replay`] does of a quote, that it leads to the value of every register in `required`.
+pub fn explain<'a>(
+    log: &'a EventLog,
+    bank: HashAlg,
+    values: &[(u32, Vec<u8>)],
+    required: &[u32],
+) -> Result<ExplainedValues<'a>, BootLogRefusal> {
+    let values = values.iter().map(|(pcr, value)| (*pcr, value.as_slice())).collect();
+    let Held { covered, facts, .. } = hold(log, bank, &values, required)?;
+    Ok(ExplainedValues { log, bank, covered, facts })
+}
+
+/// How a log stands to values, and what follows from it.
+struct Held {
+    led: Vec<(Led, Standing)>,
+    covered: Vec<u32>,
+    facts: BootFacts,
+}
+
+fn hold(
+    log: &EventLog,
+    bank: HashAlg,
+    values: &BTreeMap<u32, &[u8]>,
+    required: &[u32],
+) -> Result<Held, BootLogRefusal> {
     if required.is_empty() {
         return Err(BootLogRefusal::NothingCovered);
     }
-    let bank = quote.bank();
     let replay = log.replay(bank)?;
     for &pcr in required {
-        let expected = quote.pcr(pcr).ok_or(BootLogRefusal::NotQuoted { pcr })?;
+        let expected = *values.get(&pcr).ok_or(BootLogRefusal::NotQuoted { pcr })?;
         let found = replay.pcr(pcr).map_or_else(|| log.initial(bank, pcr), <[u8]>::to_vec);
         if found != expected {
             let event = divergence(log, bank, pcr, expected);
@@ -167,10 +216,11 @@ pub fn verify_replay(
         }
     }
     // Boot registers of the quote need their separator whether or not the caller lists them.
-    for (pcr, _) in quote.pcrs().filter(|(pcr, _)| *pcr <= 7) {
+    for pcr in values.keys().copied().filter(|pcr| *pcr <= 7) {
         require_one_separator(log, bank, pcr)?;
     }
-    let led = |pcr: u32| {
+    let led = |(pcr, quoted): (&u32, &&[u8])| {
+        let pcr = *pcr;
         let (value, open) = match replay.pcr(pcr) {
             Some(value) => {
                 (value.to_vec(), if required.contains(&pcr) { None } else { open(log, bank, pcr) })
@@ -178,10 +228,10 @@ pub fn verify_replay(
             None => (required.contains(&pcr).then(|| log.initial(bank, pcr))?, None),
         };
         let led = Led { pcr, value, open };
-        let standing = led.standing(bank, quote);
+        let standing = led.standing(bank, Some(quoted));
         Some((led, standing))
     };
-    let led: Vec<(Led, Standing)> = quote.pcrs().filter_map(|(pcr, _)| led(pcr)).collect();
+    let led: Vec<(Led, Standing)> = values.iter().filter_map(led).collect();
     let explained = led.iter().filter(|(_, standing)| *standing != Standing::Apart);
     let covered: Vec<u32> = explained.map(|(led, _)| led.pcr).collect();
     let facts = BootFacts::extract(log, bank, &covered);
@@ -193,7 +243,7 @@ pub fn verify_replay(
         Some(path) => facts.followed_by(path),
         None => facts,
     };
-    Ok(VerifiedBootLog { bank, covered, led, facts })
+    Ok(Held { led, covered, facts })
 }
 
 /// The boot phases that a register's events end with, if others may follow.

@@ -20,11 +20,16 @@ pub struct BootOptions {
     pub secure_boot: bool,
     /// Whether the firmware says that a debugger is attached.
     pub debug_mode: bool,
+    /// Path of what the firmware starts. It is logged, and no part of any digest.
+    pub boot_loader_path: String,
+    /// Varies the digest of what the firmware starts, and nothing else; 0 is the one that the seed makes.
+    pub boot_loader_build: u64,
     /// Kernel command line, measured into PCR 8. GRUB begins it with the kernel's path.
     pub kernel_command_line: String,
     /// Whether a unified kernel image boots: its stub measures name and contents of each section into PCR 11.
     pub unified_kernel: bool,
-    /// The log is filled up to this length with entries of the revocation list, if it is shorter.
+    /// The log is filled up to this length with entries of the revocation list, if it is shorter; up to that of the default path and command line,
+    /// so that these change nothing else.
     pub pad_to_bytes: usize,
 }
 
@@ -34,6 +39,8 @@ impl Default for BootOptions {
             seed: 0,
             secure_boot: true,
             debug_mode: false,
+            boot_loader_path: "\\EFI\\sim\\shimx64.efi".to_owned(),
+            boot_loader_build: 0,
             kernel_command_line: "/vmlinuz root=/dev/vda1 ro quiet".to_owned(),
             unified_kernel: false,
             pad_to_bytes: 0,
@@ -62,9 +69,11 @@ pub struct SimulatedBoot {
 impl SimulatedBoot {
     /// Writes the log of one boot.
     pub fn new(options: &BootOptions) -> Self {
-        let plain = Self::with_revocations(options, &[]);
-        let missing = options.pad_to_bytes.saturating_sub(plain.log.len());
-        if missing == 0 { plain } else { Self::with_revocations(options, &revocations(missing)) }
+        let BootOptions { boot_loader_path, kernel_command_line, .. } = BootOptions::default();
+        let usual = BootOptions { boot_loader_path, kernel_command_line, ..options.clone() };
+        let missing = options.pad_to_bytes.saturating_sub(Self::with_revocations(&usual, &[]).log.len());
+        let dbx = if missing == 0 { Vec::new() } else { revocations(missing) };
+        Self::with_revocations(options, &dbx)
     }
 
     /// The log as `binary_bios_measurements` would show it.
@@ -131,12 +140,20 @@ impl SimulatedBoot {
 
     /// Loader, kernel, command line, initial file system and the end of boot services.
     fn boot_loader(&mut self, options: &BootOptions) {
-        for (name, address) in [("shimx64.efi", 0x7b00_0000u64), ("grubx64.efi", 0x7a00_0000)] {
-            let path: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let build = match options.boot_loader_build {
+            0 => String::new(),
+            build => format!(" build {build}"),
+        };
+        let shim = format!("shimx64.efi{build}");
+        for (path, name, address) in [
+            (options.boot_loader_path.as_str(), shim.as_str(), 0x7b00_0000u64),
+            ("\\EFI\\sim\\grubx64.efi", "grubx64.efi", 0x7a00_0000),
+        ] {
+            let path = file_path(path);
             let mut data = address.to_le_bytes().to_vec();
             data.extend(0x000e_8000u64.to_le_bytes());
             data.extend(0u64.to_le_bytes());
-            data.extend(path.len().to_le_bytes());
+            data.extend(u64::from(len32(&path)).to_le_bytes());
             data.extend(path);
             self.measure(4, event_type::EFI_BOOT_SERVICES_APPLICATION, &data, &content(options, name));
         }
@@ -189,6 +206,13 @@ impl SimulatedBoot {
 
 fn len32(data: &[u8]) -> u32 {
     u32::try_from(data.len()).unwrap_or(u32::MAX)
+}
+
+/// A device path with one File Path node, as long as one can be. UEFI 2.10, 10.3.5.4.
+fn file_path(path: &str) -> Vec<u8> {
+    let text: Vec<u8> = path.encode_utf16().take(0x7000).chain([0]).flat_map(u16::to_le_bytes).collect();
+    let len = u16::try_from(text.len().saturating_add(4)).unwrap_or(u16::MAX);
+    [&[4, 4][..], &len.to_le_bytes(), &text, &[0x7f, 0xff, 4, 0]].concat()
 }
 
 /// Stands for the contents of something that a real boot would load.

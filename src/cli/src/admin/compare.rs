@@ -3,6 +3,7 @@
 //! Comes in: PCR values of a host's last good evidence, references documents. Goes out: text. Nothing is decided here; the authority decides by its
 //! own comparison, which is the same: every register that a generation names has the quoted value (PROTOCOL §8.2).
 
+use super::boot_changes::Boot;
 use countersign_core::document::{Generation, Lifetime, ReferencesDocument};
 use countersign_core::record::EvidenceRecord;
 use serde::Serialize;
@@ -59,9 +60,22 @@ pub(super) struct Comparison {
     /// Why the generation doesn't count now, if it doesn't.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) lapsed: Option<&'static str>,
+    /// What changed, so far as boot logs tell it; absent where nothing differs or the banks do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) boot: Option<Boot>,
 }
 
 impl Comparison {
+    /// Registers that differ.
+    pub(super) fn differ(&self) -> Vec<u32> {
+        self.differences.iter().map(|one| one.pcr).collect()
+    }
+
+    /// The generation that the host was compared with.
+    pub(super) fn generation_in<'a>(&self, document: &'a ReferencesDocument) -> Option<&'a Generation> {
+        document.sets.get(&self.set)?.get(self.generation.checked_sub(1)?)
+    }
+
     /// The host matches.
     pub(super) const fn agrees(&self) -> bool {
         self.differences.is_empty() && self.lapsed.is_none()
@@ -107,6 +121,7 @@ pub(super) fn nearest(
             registers: generation.pcrs.len(),
             differences: differences(generation, evidence),
             lapsed: lapsed(&generation.lifetime, now_ms),
+            boot: None,
         });
         // A generation that agrees but has lapsed says more than one that counts and doesn't agree.
         let weight =
@@ -127,7 +142,7 @@ pub(super) fn matching(
 
 /// One comparison, for people.
 pub(super) fn words(comparison: &Comparison) -> String {
-    let Comparison { set, generation, of, registers, differences, lapsed } = comparison;
+    let Comparison { set, generation, of, registers, differences, lapsed, boot } = comparison;
     if let (true, Some(why)) = (differences.is_empty(), lapsed) {
         return format!("would agree with set {set}, generation {generation} of {of}, but {why}\n");
     }
@@ -140,6 +155,9 @@ pub(super) fn words(comparison: &Comparison) -> String {
         "differs from set {set}: generation {generation} of {of} is nearest, {} of {registers} registers differ\n",
         differences.len()
     );
+    for line in boot.iter().flat_map(Boot::lines) {
+        text.push_str(&format!("  {line}\n"));
+    }
     for one in differences {
         text.push_str(&format!("  PCR {:<2} {}\n", one.pcr, one.meaning));
         text.push_str(&format!("         reference {}\n", one.reference));

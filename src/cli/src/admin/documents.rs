@@ -161,3 +161,29 @@ pub(super) fn references_json(document: &ReferencesDocument) -> anyhow::Result<S
     }
     Ok(serde_json::to_string_pretty(&file)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_references_file_is_the_document_with_everything_in_it() {
+        let generation = |evidence| Generation {
+            bank: 0x000b,
+            pcrs: vec![(0, vec![1; 32]), (4, vec![2; 32])],
+            lifetime: Lifetime { not_before_ms: Some(1_000), not_after_ms: None },
+            evidence,
+        };
+        let named = generation(Some(Sha256Digest::new([7; 32])));
+        let sets = BTreeMap::from([("fleet".to_owned(), vec![named, generation(None)])]);
+        let document = ReferencesDocument { ima: None, sets };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("references.json");
+        let json = references_json(&document).unwrap();
+        assert_eq!(json.matches("evidence").count(), 1, "{json}");
+        std::fs::write(&file, &json).unwrap();
+        assert_eq!(read_references(&file).unwrap(), document);
+        std::fs::write(&file, json.replace("0707", "07")).unwrap();
+        assert!(read_references(&file).unwrap_err().to_string().contains("evidence isn't a SHA-256 digest"));
+    }
+}

@@ -30,6 +30,9 @@ pub(super) struct Checked {
     /// The reference set that it would match.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) set: Option<String>,
+    /// What changed in its boot since the nearest generation was captured, in a line, if logs tell it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<String>,
 }
 
 /// What a host would be asked for first: what it shows then isn't known yet.
@@ -50,7 +53,7 @@ impl Checked {
             (Some(now), Some(then)) => Change::of(allowed(now), allowed(then)),
             _ => Change::Unknown,
         };
-        Self { host, change, index, attestation, now, then, set: None }
+        Self { host, change, index, attestation, now, then, set: None, reason: None }
     }
 }
 
@@ -97,6 +100,8 @@ pub(super) fn tell(
     if context.json {
         output::json(&checked)?;
     } else {
+        let reasons: Vec<(String, String)> =
+            checked.iter().filter_map(|one| Some((one.host.clone(), one.reason.clone()?))).collect();
         let or_dash = |verdict: Option<String>| verdict.unwrap_or_else(|| "-".to_owned());
         let rows = checked.into_iter().map(|one| {
             let by = match (one.index, one.attestation) {
@@ -108,6 +113,9 @@ pub(super) fn tell(
             vec![one.host, words, by.to_owned(), or_dash(one.now), or_dash(one.then), or_dash(one.set)]
         });
         output::table(&["HOST", "CHANGE", "BY", "NOW", "THEN", "SET"], rows.collect());
+        for (host, reason) in &reasons {
+            anstream::println!("{host}: {reason}");
+        }
         for (change, count) in &counts {
             anstream::println!("{count} {}", change.words());
         }

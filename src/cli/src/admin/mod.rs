@@ -1,5 +1,6 @@
 //! `countersign admin`: acts and questions of operators, over the admin listener. What an act does is a leaf; the receipt is printed or kept.
 
+mod boot_changes;
 mod compare;
 mod documents;
 mod ek_roots;

@@ -1,5 +1,7 @@
 //! `admin references`.
 
+use super::boot_changes::{Boot, Logs};
+use super::compare::{Change, Comparison};
 use super::{Context, compare, documents, forecast};
 use crate::failure::Failure;
 use crate::output;
@@ -43,7 +45,7 @@ pub(super) enum Command {
     },
     /// Print the active references: the file that `activate` takes.
     Show,
-    /// Say in words how a host's last good evidence differs from reference values.
+    /// Say in words how a host's last good evidence differs from reference values: registers, and what changed in the boot that they stand for.
     Diff {
         /// Host identifier.
         host: String,
@@ -144,6 +146,10 @@ async fn diff(context: &Context, host: &str, set: Option<&str>, file: Option<&Pa
     if found.is_empty() {
         return Err(anyhow::anyhow!("there is no such set").into());
     }
+    let mut logs = Logs::default();
+    for one in &mut found {
+        one.boot = boot_changes(context, &mut logs, one, &references, &evidence).await?;
+    }
     if context.json {
         return output::json(&found);
     }
@@ -151,6 +157,20 @@ async fn diff(context: &Context, host: &str, set: Option<&str>, file: Option<&Pa
         anstream::print!("{}", compare::words(one));
     }
     Ok(())
+}
+
+/// What changed since the generation was captured that the host is nearest to in a set.
+async fn boot_changes(
+    context: &Context,
+    logs: &mut Logs,
+    comparison: &Comparison,
+    references: &ReferencesDocument,
+    evidence: &EvidenceRecord,
+) -> Result<Option<Boot>, Failure> {
+    match comparison.generation_in(references).filter(|_| !comparison.differences.is_empty()) {
+        Some(generation) => logs.compare(context, generation, evidence, &comparison.differ()).await,
+        None => Ok(None),
+    }
 }
 
 async fn import(
@@ -203,11 +223,19 @@ async fn check(context: &Context, file: &Path) -> Result<(), Failure> {
     };
     let mut checked = forecast::each_host(context, false, page).await?;
     let now_ms = now_ms()?;
+    let mut logs = Logs::default();
     for one in &mut checked {
         let id = HostId::from_hex(&one.host).context("host identifier")?;
         let host = context.admin.client.host(&id).await?;
         let evidence = evidence(context, &host).await?;
-        one.set = evidence.and_then(|evidence| compare::matching(&candidate, &evidence, now_ms));
+        let Some(evidence) = evidence else { continue };
+        one.set = compare::matching(&candidate, &evidence, now_ms);
+        if one.change == Change::Breaks {
+            let all = compare::nearest(&candidate, &evidence, now_ms);
+            let Some(nearest) = all.into_iter().min_by_key(|one| one.differences.len()) else { continue };
+            let boot = boot_changes(context, &mut logs, &nearest, &candidate, &evidence).await?;
+            one.reason = boot.and_then(|boot| boot.reason());
+        }
     }
     forecast::tell(context, checked, RefusalCode::ReferenceMismatch, &file.display().to_string())
 }

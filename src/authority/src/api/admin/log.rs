@@ -45,8 +45,15 @@ pub(in crate::api) async fn blob(authority: Arc<Authority>, call: Call) -> Resul
     let not_found = || Refused::from(RefusalCode::NotFound);
     let digest = Sha256Digest::from_hex(&call.parameter).map_err(|_| not_found())?;
     let worker = Arc::clone(&authority);
-    let bytes = authority.run(move || worker.reader().blob(&digest).map_err(read_fault)).await?;
-    Ok(answer(StatusCode::OK, "application/octet-stream", bytes.ok_or_else(not_found)?))
+    let found = authority.run(move || {
+        let bytes = worker.reader().blob(&digest).map_err(read_fault)?;
+        // What is gone because somebody pruned it is told from what was never here.
+        let pruned = bytes.is_none() && worker.reader().pruned(&digest).map_err(read_fault)?.is_some();
+        Ok::<_, Refused>((bytes, pruned))
+    });
+    let (bytes, pruned) = found.await?;
+    let absent = || if pruned { Refused::from(RefusalCode::EvidencePruned) } else { not_found() };
+    Ok(answer(StatusCode::OK, "application/octet-stream", bytes.ok_or_else(absent)?))
 }
 
 fn text(head: &StoredHead) -> Result<String, Refused> {
