@@ -1,7 +1,9 @@
 //! What the authority says, believed and not believed.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use countersign_core::api::Feed;
 use countersign_core::digest::sha256;
 use countersign_core::leaf::control::KeyEvent;
 
@@ -130,6 +132,86 @@ async fn a_chain_that_begins_with_another_key_than_the_bundles_is_not_believed()
     *authority.log.lock().unwrap() = log;
     let document = recorded(&authority, &ours, Kind::Allow, ALLOW);
     assert!(matches!(judge(&authority, &document, &ours).await, Err(ReceiptError::Chain(_))));
+}
+
+#[tokio::test]
+async fn a_chain_without_end_is_given_up_before_it_fills_the_memory() {
+    let authority = TestAuthority::new();
+    let ours = request("exec");
+    authority.log.lock().unwrap().rotate(true);
+    let document = recorded(&authority, &ours, Kind::Allow, ALLOW);
+    let endless = Err(ReceiptError::Chain("it has no end".to_owned()));
+    let longer = Err(ReceiptError::Chain("it is longer than any that is followed".to_owned()));
+    type Alter = fn(&mut Feed);
+    let lies: [(Alter, &Result<(), ReceiptError>, usize); 4] = [
+        (
+            |feed| {
+                feed.more = true;
+                feed.control.clear();
+                feed.rotations.clear();
+            },
+            &endless,
+            MAX_PAGES,
+        ),
+        (
+            |feed| {
+                feed.more = true;
+                feed.control = vec![B64(vec![0; 1024 * 1024])];
+                feed.rotations.clear();
+            },
+            &longer,
+            MAX_BYTES / (1024 * 1024) + 1,
+        ),
+        (
+            |feed| {
+                feed.more = true;
+                feed.control = vec![B64(Vec::new()); 1 + MAX_LEAVES / 8];
+                feed.rotations.clear();
+            },
+            &longer,
+            8,
+        ),
+        (
+            |feed| {
+                feed.more = true;
+                feed.control.clear();
+                feed.rotations = vec![String::new(); MAX_ROTATIONS + 1];
+            },
+            &longer,
+            1,
+        ),
+    ];
+    for (alter, verdict, asked) in lies {
+        *authority.alter_feed.lock().unwrap() = Some(Box::new(alter));
+        authority.feeds.store(0, Ordering::Relaxed);
+        assert_eq!(judge(&authority, &document, &ours).await, *verdict);
+        assert_eq!(authority.feeds.load(Ordering::Relaxed), asked);
+    }
+    // Nothing of it was taken over.
+    *authority.alter_feed.lock().unwrap() = None;
+    assert_eq!(judge(&authority, &document, &ours).await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_chain_whose_heads_go_back_is_not_believed() {
+    let authority = TestAuthority::new();
+    let ours = request("exec");
+    authority.log.lock().unwrap().rotate(true);
+    recorded(&authority, &ours, Kind::Allow, ALLOW);
+    let older = authority.log.lock().unwrap().head();
+    let document = recorded(&authority, &ours, Kind::Allow, ALLOW);
+    assert_eq!(judge(&authority, &document, &ours).await, Ok(()));
+    // Each of them holds by itself.
+    *authority.alter_feed.lock().unwrap() = Some(Box::new(move |feed| {
+        feed.rotations.push(std::mem::replace(&mut feed.head, older.clone()));
+    }));
+    assert_eq!(
+        judge(&authority, &document, &ours).await,
+        Err(ReceiptError::Chain("heads go back".to_owned()))
+    );
+    // The other way round they go on.
+    *authority.alter_feed.lock().unwrap() = Some(Box::new(|feed| feed.rotations.push(feed.head.clone())));
+    assert_eq!(judge(&authority, &document, &ours).await, Ok(()));
 }
 
 #[tokio::test]

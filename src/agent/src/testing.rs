@@ -135,6 +135,9 @@ pub(crate) struct TestAuthority {
     /// The verdict on every request.
     pub(crate) verdict: Mutex<Verdict>,
     pub(crate) presented: AtomicUsize,
+    /// What a lying authority makes of its answers about the control chain, and how often it was asked.
+    pub(crate) alter_feed: Mutex<Option<Box<dyn Fn(&mut Feed) + Send>>>,
+    pub(crate) feeds: AtomicUsize,
 }
 
 impl TestAuthority {
@@ -176,6 +179,8 @@ impl TestAuthority {
             slow: tokio::sync::Mutex::new(()),
             verdict: Mutex::new(Verdict::Allow { nbf: 1, exp: 61 }),
             presented: AtomicUsize::new(0),
+            alter_feed: Mutex::default(),
+            feeds: AtomicUsize::new(0),
         })
     }
 
@@ -402,7 +407,12 @@ impl AuthorityApi for Arc<TestAuthority> {
     }
 
     async fn feed(&self, _size: u64, control: u64) -> Result<Feed, CallError> {
-        Ok(self.log.lock().unwrap().feed(control))
+        self.feeds.fetch_add(1, Ordering::Relaxed);
+        let mut feed = self.log.lock().unwrap().feed(control);
+        if let Some(alter) = &*self.alter_feed.lock().unwrap() {
+            alter(&mut feed);
+        }
+        Ok(feed)
     }
 }
 

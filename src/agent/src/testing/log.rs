@@ -153,7 +153,7 @@ impl MiniLog {
     }
 
     pub(crate) fn feed(&self, control: u64) -> Feed {
-        let after = usize::try_from(control).unwrap();
+        let after = usize::try_from(control).unwrap().min(self.control.len());
         let rotations = self.rotations.iter().filter(|(number, _)| *number > after);
         Feed {
             head: self.head(),
