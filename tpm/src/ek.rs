@@ -16,7 +16,7 @@ mod name;
 mod path;
 mod roca;
 mod store;
-mod tlv;
+pub(crate) mod tlv;
 
 use sha2::{Digest, Sha256};
 use thiserror::Error;

@@ -15,6 +15,7 @@ pub mod aggregate;
 pub mod appraise;
 pub mod import;
 pub mod list;
+pub mod modsig;
 pub mod policy;
 pub mod register;
 pub mod signature;
@@ -44,6 +45,9 @@ const MEMFD: &[u8] = b"/memfd:";
 /// Most entries that an appraisal names; beyond, it only counts.
 pub const MAX_REPORTED: usize = 16;
 
+#[cfg(test)]
+#[path = "ima_modsig_tests.rs"]
+mod modsig_tests;
 #[cfg(test)]
 #[path = "ima_name_tests.rs"]
 mod name_tests;

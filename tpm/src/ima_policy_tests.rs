@@ -6,19 +6,18 @@ use super::appraise::{Submission, appraise};
 use super::import::{ImportError, Imported, checksums, keylime};
 use super::policy::{FileDigestRule, Pattern, PolicyDraft, PolicyError, Root, RuntimePolicy, SignedBy};
 use super::signature::{KeyFloor, KeyId, Keyring, KeyringError, MAX_KEYS, Verdict};
-use super::template::{DigestKind, FileAlg, FileDigest, Measured, Template};
+use super::template::{DigestKind, FileAlg, FileDigest, Measured};
 use super::tests::{Host, compiled, listing, program, rule};
 use crate::algorithm::HashAlg;
-use crate::simulated::ima::{ended, fields, named};
 
 /// A key that signs files, as an operator has it.
-struct Signer {
-    pair: lc::EcdsaKeyPair,
-    certificate: Vec<u8>,
-    id: KeyId,
+pub(super) struct Signer {
+    pub(super) pair: lc::EcdsaKeyPair,
+    pub(super) certificate: Vec<u8>,
+    pub(super) id: KeyId,
 }
 
-fn signer() -> Signer {
+pub(super) fn signer() -> Signer {
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
     let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
     parameters.is_ca = rcgen::IsCa::ExplicitNoCa;
@@ -31,7 +30,7 @@ fn signer() -> Signer {
 
 impl Signer {
     /// `security.ima` of a file whose SHA-256 is `digest`.
-    fn sign(&self, kind: u8, version: u8, digest: &[u8]) -> Vec<u8> {
+    pub(super) fn sign(&self, kind: u8, version: u8, digest: &[u8]) -> Vec<u8> {
         let imported =
             aws_lc_rs::digest::Digest::import_less_safe(digest, &aws_lc_rs::digest::SHA256).unwrap();
         let signature = self.pair.sign_digest(&imported).unwrap();
@@ -270,24 +269,4 @@ fn checksum_lists_are_imported_line_by_line() {
     assert_eq!(refused("nothing", None), ImportError::Line(1));
     assert_eq!(refused(&format!("\n{digest} /a"), None), ImportError::Line(2));
     assert!(matches!(refused("abcd  /a", None), ImportError::Digest(_)));
-}
-
-#[test]
-fn an_appended_signature_is_read_and_the_digest_decides() {
-    let mut draft = listing(&["/lib/module.ko"]);
-    let data = |digest: &[u8]| {
-        let plain = named(HashAlg::Sha256, &program("without"));
-        let digest = named(HashAlg::Sha256, digest);
-        fields(&[&digest, &ended(b"/lib/module.ko"), b"", &plain, b"pkcs7"])
-    };
-    for (digest, good) in [(program("/lib/module.ko"), true), (program("other"), false)] {
-        let mut host = Host::booted();
-        host.ima.entry(Template::ImaModsig, &data(&digest));
-        let quote = host.quote();
-        let submission = Submission { from: 0, column: HashAlg::Sha1, list: host.ima.bytes() };
-        assert_eq!(appraise(&quote, None, &submission, &compiled(&draft)).is_ok(), good);
-    }
-    draft.files.clear();
-    let read = Template::ImaModsig.read(&data(&program("x"))).is_ok();
-    assert!(read);
 }

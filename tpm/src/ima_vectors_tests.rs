@@ -272,7 +272,7 @@ fn signatures_are_judged_as_expected_and_a_weak_key_only_on_demand() {
             Verdict::Absent => absent += 1,
             Verdict::UnknownKey(id) => other.push((entry.index(), id.to_string())),
             Verdict::Invalid(_) => invalid.push(entry.index()),
-            Verdict::Unsupported => panic!("entry {}", entry.index()),
+            Verdict::Unsupported | Verdict::UnknownSigner => panic!("entry {}", entry.index()),
         }
     }
     assert_eq!((valid, absent), (896, 184));

@@ -7,11 +7,12 @@ use countersign_tpm::credential::make_credential;
 use countersign_tpm::ima::appraise::{Submission, appraise};
 use countersign_tpm::ima::import::{checksums, keylime};
 use countersign_tpm::ima::list::Entries;
+use countersign_tpm::ima::modsig::{AppendedSignature, MAX_MODSIG_BYTES, Signer};
 use countersign_tpm::ima::policy::{FileDigestRule, Pattern, PolicyDraft, RuntimePolicy, SignedBy};
 use countersign_tpm::ima::register::{Register, Rule};
-use countersign_tpm::ima::signature::{KeyFloor, KeyId, Keyring};
+use countersign_tpm::ima::signature::{KeyFloor, KeyId, Keyring, Verdict};
 use countersign_tpm::ima::state::ImaState;
-use countersign_tpm::ima::template::{DigestKind, FileAlg};
+use countersign_tpm::ima::template::{Appended, DigestKind, FileAlg, FileDigest};
 use countersign_tpm::ima::to_binary;
 use countersign_tpm::public::Public;
 use countersign_tpm::quote::{PcrSelectionSpec, QuoteInput, VerifiedQuote, verify_quote};
@@ -82,6 +83,11 @@ impl Bench {
 
 thread_local! {
     static BENCH: Bench = Bench::new();
+    static KEYRING: Keyring = BENCH.with(|bench| {
+        let mut ring = Keyring::new(KeyFloor::Sound);
+        let _ = ring.add(&signer(&bench.tpm).0);
+        ring
+    });
 }
 
 /// An IMA list, binary and in text, read and no more.
@@ -155,6 +161,27 @@ fn appraised(bench: &Bench, bytes: &[u8], column: HashAlg) -> bool {
     let second = appraise(&quote, Some(first.state()), &rest, &bench.lax);
     assert_eq!(second.as_ref().map(|second| second.state()), Ok(good.state()), "another state in two steps");
     true
+}
+
+/// An appended signature: read, and held against the one key that the strict policy knows, as the signature of a digest that nobody signed.
+pub(super) fn modsig(bytes: &[u8]) {
+    if let Some(read) = AppendedSignature::parse(bytes) {
+        assert!(bytes.len() <= MAX_MODSIG_BYTES);
+        assert_ne!(read.hash, HashAlg::Sha1, "a hash that is too short");
+        let named = match read.signer {
+            Signer::Certificate { issuer, serial } => issuer.len() + serial.len(),
+            Signer::Key(identifier) => identifier.len(),
+        };
+        assert!(named + read.value.len() < bytes.len());
+    }
+    let digest = FileDigest { algorithm: FileAlg::Sha256, bytes: &[7; 32] };
+    let mut left = 2;
+    let verdict =
+        KEYRING.with(|ring| ring.verify_appended(&Appended { digest, signature: bytes }, &mut left));
+    assert!(
+        !matches!(verdict, None | Some(Verdict::Valid(_))),
+        "a signature of nobody was taken: {verdict:?}"
+    );
 }
 
 /// What an operator imports as an IMA policy, and the documents and states that are made of it.

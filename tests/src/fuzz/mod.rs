@@ -35,6 +35,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "ima", body: evidence::ima },
     Target { name: "ima_appraise", body: evidence::ima_appraise },
     Target { name: "ima_policy", body: evidence::ima_policy },
+    Target { name: "modsig", body: evidence::modsig },
     Target { name: "attest", body: evidence::attest },
     Target { name: "credential", body: evidence::credential },
     Target { name: "certificates", body: evidence::certificates },

@@ -8,10 +8,11 @@ use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::credential::make_credential;
 use countersign_tpm::ima::list::Entries;
 use countersign_tpm::ima::signature::KeyId;
+use countersign_tpm::ima::template::Template;
 use countersign_tpm::quote::PcrSelectionSpec;
 use countersign_tpm::simulated::SimulatedTpm;
 use countersign_tpm::simulated::boot::{BootOptions, SimulatedBoot};
-use countersign_tpm::simulated::ima::SimulatedIma;
+use countersign_tpm::simulated::ima::{SimulatedIma, ended, fields, named};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -156,6 +157,12 @@ fn list(tpm: &SimulatedTpm) -> Vec<u8> {
         let signature = [&[3, 2, 4][..], &id, &[0, 8], &value].concat();
         ima.measure_signed(HashAlg::Sha256, b"/usr/bin/signed", &digest, &signature);
     }
+    let named = named(HashAlg::Sha256, &digest);
+    for hex in APPENDED {
+        let appended = data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap_or_default();
+        let data = fields(&[&named, &ended(b"/usr/lib/modules/a.ko"), b"", &named, &appended]);
+        ima.entry(Template::ImaModsig, &data);
+    }
     ima.measure(HashAlg::Sha256, b"/memfd:payload", &digest);
     ima.measure_buffer(HashAlg::Sha256, b".ima", b"a key");
     ima.violate(b"/var/log/journal");
@@ -163,13 +170,21 @@ fn list(tpm: &SimulatedTpm) -> Vec<u8> {
     ima.bytes().to_vec()
 }
 
-/// What no vector holds: a CoRIM with two triples, a quorum file, a tile's name.
+/// What no vector holds: a CoRIM with two triples, appended signatures, a quorum file, a tile's name.
 fn texts() -> Vec<Vec<u8>> {
     const QUORUM: &str = "witness one one.example+b2a69ec9+BDfXnKLiyNNIkwzI5pc4FsW+d4SXDL5GhjZk3mS3WX0F https://one.example/\n\
         group all 1 one\nquorum all\n";
     let corim = data_encoding::HEXLOWER_PERMISSIVE.decode(CORIM.as_bytes()).unwrap_or_default();
-    vec![corim, QUORUM.into(), b"0/x001/x234/067".to_vec(), b"2/123.p/45".to_vec()]
+    let [by_issuer, by_key] =
+        APPENDED.map(|hex| data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap_or_default());
+    vec![corim, by_issuer, by_key, QUORUM.into(), b"0/x001/x234/067".to_vec(), b"2/123.p/45".to_vec()]
 }
 
 /// `#6.501`: a PCR by measurement key, two by integrity registers, a validity.
 const CORIM: &str = "d901f5a30065636f72696d0181d901fa590141a201a10062696404a1008282a100a2016441434d450262723781a2000401a102828201582011111111111111111111111111111111111111111111111111111111111111118207583012121212121212121212121212121212121212121212121212121212121212121212121212121212121212121212121282a100a2016441434d450262723781a101a10ea200828201582011111111111111111111111111111111111111111111111111111111111111118207583012121212121212121212121212121212121212121212121212121212121212121212121212121212121212121212121209828201582011111111111111111111111111111111111111111111111111111111111111118207583012121212121212121212121212121212121212121212121212121212121212121212121212121212121212121212121204a200c11903e801c11907d0";
+
+/// `openssl cms -sign -binary -noattr -nocerts` by a key on P-256: named by issuer and serial number, and by its identifier.
+const APPENDED: [&str; 2] = [
+    "3081c706092a864886f70d010702a081b93081b6020101310d300b0609608648016503040201300b06092a864886f70d01070131819430819102010130293011310f300d06035504030c067369676e65720214049d421cb37124dbd251dad17344e46460d69143300b0609608648016503040201300a06082a8648ce3d04030204483046022100b8fbe2dd72a370dc7e20e4edb5e1623e63bea03ad7a40f6d79cc4b677b0bd5f9022100895db216b8336b77b9d65ccf076002655f5e734e42c7eb0d9dfb9252128b3f78",
+    "3081b006092a864886f70d010702a081a230819f020103310d300b0609608648016503040201300b06092a864886f70d010701317e307c02010380149eec5c06be5a0461978d645f17891ee6daeae891300b0609608648016503040201300a06082a8648ce3d04030204483046022100ab67661fc78826c14126b8ce634d88da95fd488fd23faa860f422575c69cdd14022100e7c5382af3f5c298867bafb9002cdf9e6aa5facfa8fb8a96cdb140a4ff2dbc9f",
+];

@@ -10,68 +10,68 @@
 use super::EkRefusal;
 use der::asn1::ObjectIdentifier;
 
-pub(super) const BOOLEAN: u8 = 0x01;
-pub(super) const INTEGER: u8 = 0x02;
-pub(super) const BIT_STRING: u8 = 0x03;
-pub(super) const OCTET_STRING: u8 = 0x04;
-pub(super) const NULL: u8 = 0x05;
-pub(super) const OID: u8 = 0x06;
-pub(super) const UTC_TIME: u8 = 0x17;
-pub(super) const GENERALIZED_TIME: u8 = 0x18;
-pub(super) const SEQUENCE: u8 = 0x30;
-pub(super) const SET: u8 = 0x31;
+pub(crate) const BOOLEAN: u8 = 0x01;
+pub(crate) const INTEGER: u8 = 0x02;
+pub(crate) const BIT_STRING: u8 = 0x03;
+pub(crate) const OCTET_STRING: u8 = 0x04;
+pub(crate) const NULL: u8 = 0x05;
+pub(crate) const OID: u8 = 0x06;
+pub(crate) const UTC_TIME: u8 = 0x17;
+pub(crate) const GENERALIZED_TIME: u8 = 0x18;
+pub(crate) const SEQUENCE: u8 = 0x30;
+pub(crate) const SET: u8 = 0x31;
 
 /// The tag of a constructed context-specific element.
-pub(super) const fn context(number: u8) -> u8 {
+pub(crate) const fn context(number: u8) -> u8 {
     0xa0 | number
 }
 
 /// The tag of a primitive context-specific element.
-pub(super) const fn context_primitive(number: u8) -> u8 {
+pub(crate) const fn context_primitive(number: u8) -> u8 {
     0x80 | number
 }
 
 /// One element.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Element<'a> {
-    pub(super) tag: u8,
+pub(crate) struct Element<'a> {
+    pub(crate) tag: u8,
     /// Header and content, as they stand.
-    pub(super) whole: &'a [u8],
-    pub(super) content: &'a [u8],
+    pub(crate) whole: &'a [u8],
+    pub(crate) content: &'a [u8],
 }
 
 /// Elements that follow each other.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Elements<'a> {
+pub(crate) struct Elements<'a> {
     rest: &'a [u8],
     /// What is read, for the refusal.
     what: &'static str,
 }
 
 impl<'a> Elements<'a> {
-    pub(super) const fn of(bytes: &'a [u8], what: &'static str) -> Self {
+    pub(crate) const fn of(bytes: &'a [u8], what: &'static str) -> Self {
         Self { rest: bytes, what }
     }
 
-    pub(super) const fn malformed(&self) -> EkRefusal {
+    pub(crate) const fn malformed(&self) -> EkRefusal {
         EkRefusal::Malformed(self.what)
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
+    pub(crate) const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    pub(super) const fn rest(&self) -> &'a [u8] {
+    pub(crate) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     /// The tag of the next element, if there is one.
-    pub(super) fn peek(&self) -> Option<u8> {
+    pub(crate) fn peek(&self) -> Option<u8> {
         self.rest.first().copied()
     }
 
     /// The next element. X.690 §8.1, §10.1.
-    pub(super) fn next(&mut self) -> Result<Element<'a>, EkRefusal> {
+    pub(crate) fn next(&mut self) -> Result<Element<'a>, EkRefusal> {
         let (tag, length, header) = self.header().ok_or_else(|| self.malformed())?;
         let end = header.checked_add(length).ok_or_else(|| self.malformed())?;
         let (whole, rest) = self.rest.split_at_checked(end).ok_or_else(|| self.malformed())?;
@@ -101,28 +101,28 @@ impl<'a> Elements<'a> {
     }
 
     /// The content of the next element, which must have this tag.
-    pub(super) fn expect(&mut self, tag: u8) -> Result<&'a [u8], EkRefusal> {
+    pub(crate) fn expect(&mut self, tag: u8) -> Result<&'a [u8], EkRefusal> {
         let element = self.next()?;
         if element.tag == tag { Ok(element.content) } else { Err(self.malformed()) }
     }
 
     /// The content of the next element if it has this tag; otherwise nothing is read.
-    pub(super) fn optional(&mut self, tag: u8) -> Result<Option<&'a [u8]>, EkRefusal> {
+    pub(crate) fn optional(&mut self, tag: u8) -> Result<Option<&'a [u8]>, EkRefusal> {
         if self.peek() == Some(tag) { self.expect(tag).map(Some) } else { Ok(None) }
     }
 
     /// The elements inside the next element, which must have this tag.
-    pub(super) fn inside(&mut self, tag: u8) -> Result<Self, EkRefusal> {
+    pub(crate) fn inside(&mut self, tag: u8) -> Result<Self, EkRefusal> {
         Ok(Self { rest: self.expect(tag)?, what: self.what })
     }
 
-    pub(super) fn oid(&mut self) -> Result<ObjectIdentifier, EkRefusal> {
+    pub(crate) fn oid(&mut self) -> Result<ObjectIdentifier, EkRefusal> {
         let content = self.expect(OID)?;
         ObjectIdentifier::from_bytes(content).map_err(|_| self.malformed())
     }
 
     /// An unsigned integer without leading zeros. A negative one is refused.
-    pub(super) fn unsigned(&mut self) -> Result<&'a [u8], EkRefusal> {
+    pub(crate) fn unsigned(&mut self) -> Result<&'a [u8], EkRefusal> {
         let content = self.expect(INTEGER)?;
         match content.first() {
             None => Err(self.malformed()),
@@ -132,7 +132,7 @@ impl<'a> Elements<'a> {
     }
 
     /// An unsigned integer that fits.
-    pub(super) fn small(&mut self) -> Result<u32, EkRefusal> {
+    pub(crate) fn small(&mut self) -> Result<u32, EkRefusal> {
         let digits = self.unsigned()?;
         if digits.len() > 4 {
             return Err(self.malformed());
@@ -141,7 +141,7 @@ impl<'a> Elements<'a> {
     }
 
     /// BOOLEAN, absent means false. X.690 §11.1; a default that is written out is let through.
-    pub(super) fn flag(&mut self) -> Result<bool, EkRefusal> {
+    pub(crate) fn flag(&mut self) -> Result<bool, EkRefusal> {
         match self.optional(BOOLEAN)? {
             None | Some([0x00]) => Ok(false),
             Some([0xff]) => Ok(true),
@@ -150,7 +150,7 @@ impl<'a> Elements<'a> {
     }
 
     /// The bytes of a BIT STRING without unused bits.
-    pub(super) fn whole_bits(&mut self) -> Result<&'a [u8], EkRefusal> {
+    pub(crate) fn whole_bits(&mut self) -> Result<&'a [u8], EkRefusal> {
         match self.expect(BIT_STRING)?.split_first() {
             Some((0, bytes)) => Ok(bytes),
             _ => Err(self.malformed()),
@@ -158,20 +158,20 @@ impl<'a> Elements<'a> {
     }
 
     /// Nothing may be left.
-    pub(super) const fn finish(&self) -> Result<(), EkRefusal> {
+    pub(crate) const fn finish(&self) -> Result<(), EkRefusal> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.malformed()) }
     }
 }
 
 /// The digits of a number without those that say nothing.
-pub(super) fn without_zeros(bytes: &[u8]) -> &[u8] {
+pub(crate) fn without_zeros(bytes: &[u8]) -> &[u8] {
     let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
     bytes.get(zeros..).unwrap_or_default()
 }
 
 /// Seconds since the Unix epoch of a UTCTime or GeneralizedTime as RFC 5280 §4.1.2.5 wants them: in UTC, to the second. Times before 1970 are
 /// refused.
-pub(super) fn time(element: &Element<'_>) -> Result<u64, EkRefusal> {
+pub(crate) fn time(element: &Element<'_>) -> Result<u64, EkRefusal> {
     let malformed = EkRefusal::Malformed("time");
     let pairs = |digits: &[u8]| -> Option<Vec<u16>> {
         let two = |pair: &[u8]| match pair {

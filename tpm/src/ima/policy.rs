@@ -157,19 +157,31 @@ impl RuntimePolicy {
     }
 
     fn signed(&self, measured: &Measured<'_>, left: &mut usize) -> Result<Option<KeyId>, Objection> {
-        if measured.signature.is_empty() {
+        let rules = self.signed_by.iter().filter(|rule| measured.path.starts_with(&rule.prefix));
+        if rules.clone().next().is_none() {
             return Ok(None);
         }
-        let mut rules =
-            self.signed_by.iter().filter(|rule| measured.path.starts_with(&rule.prefix)).peekable();
-        if rules.peek().is_none() {
-            return Ok(None);
+        let may_sign = |key: &KeyId| rules.clone().any(|rule| rule.keys.contains(key));
+        if !measured.signature.is_empty() {
+            *left = left.checked_sub(1).ok_or(Objection::TooManySignatures)?;
+            match self.keyring.verify(measured) {
+                Verdict::Valid(key) if may_sign(&key) => return Ok(Some(key)),
+                Verdict::Invalid(key) => return Err(Objection::Signature(key)),
+                Verdict::Valid(_)
+                | Verdict::Absent
+                | Verdict::UnknownKey(_)
+                | Verdict::UnknownSigner
+                | Verdict::Unsupported => {}
+            }
         }
-        *left = left.checked_sub(1).ok_or(Objection::TooManySignatures)?;
-        match self.keyring.verify(measured) {
-            Verdict::Valid(key) => Ok(rules.any(|rule| rule.keys.contains(&key)).then_some(key)),
+        // As the kernel does (ima_appraise_measurement): an appended signature counts where no other is by a known key. A buffer has none.
+        let Some(appended) = measured.appended.filter(|_| measured.buffer.is_none()) else { return Ok(None) };
+        match self.keyring.verify_appended(&appended, left).ok_or(Objection::TooManySignatures)? {
+            Verdict::Valid(key) => Ok(Some(key).filter(may_sign)),
             Verdict::Invalid(key) => Err(Objection::Signature(key)),
-            Verdict::Absent | Verdict::UnknownKey(_) | Verdict::Unsupported => Ok(None),
+            Verdict::Absent | Verdict::UnknownKey(_) | Verdict::UnknownSigner | Verdict::Unsupported => {
+                Ok(None)
+            }
         }
     }
 

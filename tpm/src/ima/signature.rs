@@ -1,9 +1,9 @@
-//! Signatures over file digests, as `security.ima` carries them, against an operator's keys.
+//! Signatures over file digests, as `security.ima` carries them and as they are appended to modules, against an operator's keys.
 //!
-//! Comes in: certificates or public keys in DER; the signature field of an entry. Goes out: which key vouches for the
-//! digest. Refused: keys below the floor, signatures of other forms than documented.
+//! Comes in: certificates or public keys in DER; the signature field of an entry, or its appended signature. Goes out: which key vouches for
+//! the digest. Refused: keys below the floor, signatures of other forms than documented.
 //!
-//! Form: type, version, hash, key id, length, signature (Linux security/integrity/integrity.h, signature_v2_hdr). Type 3
+//! Form of the first (the second's is in [`super::modsig`]): type, version, hash, key id, length, signature (Linux security/integrity/integrity.h, signature_v2_hdr). Type 3
 //! version 2 signs the file digest itself; type 6 version 3 signs `[6, hash, fs-verity digest]`
 //! (Documentation/security/IMA-templates.rst, Documentation/filesystems/fsverity.rst). RSA is PKCS #1 v1.5, ECDSA is DER.
 //! Version 3 was never seen on real data.
@@ -15,7 +15,8 @@ use der::asn1::{ObjectIdentifier, OctetStringRef};
 use spki::SubjectPublicKeyInfoOwned;
 use thiserror::Error;
 
-use super::template::{DigestKind, FileAlg, Measured};
+use super::modsig::{self, AppendedSignature, Scheme, Signer};
+use super::template::{Appended, DigestKind, FileAlg, Measured};
 use crate::algorithm::{EccCurve, HashAlg};
 use crate::key::{KeyError, PublicKey};
 use crate::wire::Reader;
@@ -82,17 +83,42 @@ pub enum Verdict {
     Valid(KeyId),
     /// No key of the keyring has this id.
     UnknownKey(KeyId),
+    /// No certificate of the keyring is the one that an appended signature names, and no bare key made it.
+    UnknownSigner,
     /// The key with this id did not sign this digest.
     Invalid(KeyId),
     /// A form, hash or key type that isn't taken.
     Unsupported,
 }
 
+/// A key by all its names.
+#[derive(Debug, Clone)]
+struct Key {
+    id: KeyId,
+    /// The whole identifier, of which `id` is the end.
+    identifier: Vec<u8>,
+    /// Issuer and serial number of its certificate, as they stand there; `None` for a bare key.
+    issued: Option<(Vec<u8>, Vec<u8>)>,
+    verifier: Verifier,
+}
+
+impl Key {
+    /// Whether an appended signature names this key.
+    fn is(&self, signer: &Signer<'_>) -> bool {
+        match signer {
+            Signer::Key(identifier) => self.identifier == *identifier,
+            Signer::Certificate { issuer, serial } => {
+                self.issued.as_ref().is_some_and(|(by, number)| by == issuer && number == serial)
+            }
+        }
+    }
+}
+
 /// Keys by their ids.
 #[derive(Debug, Clone)]
 pub struct Keyring {
     floor: KeyFloor,
-    keys: Vec<(KeyId, Verifier)>,
+    keys: Vec<Key>,
 }
 
 impl Keyring {
@@ -103,7 +129,7 @@ impl Keyring {
 
     /// Ids of all keys, in the order added.
     pub fn ids(&self) -> impl Iterator<Item = KeyId> {
-        self.keys.iter().map(|(id, _)| *id)
+        self.keys.iter().map(|key| key.id)
     }
 
     /// Adds a certificate (its validity isn't looked at, as the kernel doesn't) or a SubjectPublicKeyInfo.
@@ -114,14 +140,15 @@ impl Keyring {
         if der.len() > MAX_KEY_BYTES {
             return Err(KeyringError::Malformed);
         }
-        let (spki, identifier) = match x509_cert::Certificate::from_der(der) {
+        let (spki, identifier, issued) = match x509_cert::Certificate::from_der(der) {
             Ok(certificate) => {
                 let body = certificate.tbs_certificate();
-                (body.subject_public_key_info().clone(), subject_key_identifier(body)?)
+                let issued = modsig::issued(der).ok_or(KeyringError::Malformed)?;
+                (body.subject_public_key_info().clone(), subject_key_identifier(body)?, Some(issued))
             }
             Err(_) => {
                 let spki = SubjectPublicKeyInfoOwned::from_der(der).map_err(|_| KeyringError::Malformed)?;
-                (spki, None)
+                (spki, None, None)
             }
         };
         let bits = spki.subject_public_key.as_bytes().ok_or(KeyringError::Malformed)?;
@@ -135,7 +162,7 @@ impl Keyring {
             }
             Err(error) => return Err(error.into()),
         };
-        self.keys.push((id, verifier));
+        self.keys.push(Key { id, identifier, issued, verifier });
         Ok(id)
     }
 
@@ -162,9 +189,50 @@ impl Keyring {
             }
             _ => return Verdict::Invalid(id),
         };
-        let by_any = self.keys.iter().filter(|(known, _)| *known == id);
-        let valid = by_any.into_iter().any(|(_, key)| key.signed(hash, &signed, signature.value));
+        let mut by_any = self.keys.iter().filter(|key| key.id == id);
+        let valid = by_any.any(|key| key.verifier.signed(hash, &signed, signature.value));
         if valid { Verdict::Valid(id) } else { Verdict::Invalid(id) }
+    }
+
+    /// Judges an appended signature: over the digest that the kernel made of the file without it. A key that the signature names has to have made
+    /// it. Where it names a certificate that isn't here, a key that came without one may have: each is tried. `left` is what may still be
+    /// tried, and `None` says that it didn't suffice.
+    pub fn verify_appended(&self, appended: &Appended<'_>, left: &mut usize) -> Option<Verdict> {
+        let Some(signature) = AppendedSignature::parse(appended.signature) else {
+            return Some(Verdict::Unsupported);
+        };
+        let mut made_by = |key: &Key| -> Option<bool> {
+            *left = left.checked_sub(1)?;
+            // The digest is the kernel's own, by the signature's hash (ima_collect_modsig); of another one it says nothing.
+            let same = appended.digest.algorithm.hash() == Some(signature.hash);
+            let fits = key.verifier.scheme() == signature.scheme;
+            let signed = || key.verifier.signed(signature.hash, appended.digest.bytes, signature.value);
+            Some(same && fits && signed())
+        };
+        let mut named = None;
+        for key in self.keys.iter().filter(|key| key.is(&signature.signer)) {
+            if made_by(key)? {
+                return Some(Verdict::Valid(key.id));
+            }
+            named = Some(key.id);
+        }
+        match (named, signature.signer) {
+            (Some(id), _) => return Some(Verdict::Invalid(id)),
+            (None, Signer::Key(identifier)) => {
+                return Some(
+                    identifier
+                        .last_chunk()
+                        .map_or(Verdict::UnknownSigner, |id| Verdict::UnknownKey(KeyId(*id))),
+                );
+            }
+            (None, Signer::Certificate { .. }) => {}
+        }
+        for key in self.keys.iter().filter(|key| key.issued.is_none()) {
+            if made_by(key)? {
+                return Some(Verdict::Valid(key.id));
+            }
+        }
+        Some(Verdict::UnknownSigner)
     }
 }
 
@@ -215,6 +283,13 @@ impl<'a> FileSignature<'a> {
 }
 
 impl Verifier {
+    fn scheme(&self) -> Scheme {
+        match self {
+            Self::Sound(PublicKey::Rsa { .. }) | Self::LegacyRsa(_) => Scheme::Rsa,
+            Self::Sound(PublicKey::Ecc { .. }) => Scheme::Ecdsa,
+        }
+    }
+
     /// Whether the key signed a digest that was computed elsewhere.
     fn signed(&self, hash: HashAlg, digest: &[u8], signature: &[u8]) -> bool {
         let check = |algorithm: &'static dyn lc::VerificationAlgorithm, key: &[u8]| {

@@ -308,10 +308,10 @@ impl Template {
     }
 }
 
-/// A signature that is appended to a module or kernel image (PKCS #7). It isn't verified here: the digest decides.
+/// A signature that is appended to a module or kernel image ([`super::modsig`]). It isn't verified here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended<'a> {
-    /// Digest of the file without its signature.
+    /// Digest of the file without its signature, by the signature's own hash.
     pub digest: FileDigest<'a>,
     /// The signature.
     pub signature: &'a [u8],
