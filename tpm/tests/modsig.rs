@@ -2,10 +2,16 @@
 //! name the signer; and what openssl makes with other options, which Linux doesn't take.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+use countersign_fixture::SwTpm;
 use countersign_tpm::algorithm::HashAlg;
+use countersign_tpm::device::HostTpm;
+use countersign_tpm::ima::appraise::{Submission, appraise};
 use countersign_tpm::ima::modsig::AppendedSignature;
+use countersign_tpm::ima::policy::{PolicyDraft, RuntimePolicy, SignedBy};
 use countersign_tpm::ima::signature::{KeyFloor, KeyId, Keyring, Verdict};
-use countersign_tpm::ima::template::{Appended, FileAlg, FileDigest};
+use countersign_tpm::ima::template::{Appended, FileAlg, FileDigest, Template};
+use countersign_tpm::quote::{PcrSelectionSpec, QuoteInput, verify_quote};
+use countersign_tpm::simulated::ima::{PCR, SimulatedIma, ended, fields, named};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -129,4 +135,58 @@ fn what_linux_does_not_take_is_not_taken() {
     // RSA with another padding.
     let pss = rsa.sign(folder, "sha256", &[AS_THE_KERNEL, &["-keyopt", "rsa_padding_mode:pss"]].concat());
     assert_eq!(AppendedSignature::parse(&pss), None);
+}
+
+/// A kernel on a real TPM measures one module with this appended signature, and the policy knows one key.
+fn measured(signature: &[u8], key: &[u8]) -> Result<u64, &'static str> {
+    let swtpm = SwTpm::start_own();
+    let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+    let blob = host.create_attestation_key().unwrap();
+    let ak = host.load(&blob).unwrap();
+    for pcr in 0..8 {
+        host.extend(pcr, &[(HashAlg::Sha256, &[7; 32])]).unwrap();
+    }
+    let boot = PcrSelectionSpec::new(HashAlg::Sha256, &[0, 1, 2, 3, 4, 5, 6, 7]).unwrap();
+    let values: Vec<Vec<u8>> = host.pcr_values(&boot).unwrap().into_iter().map(|(_, value)| value).collect();
+    let mut ima = SimulatedIma::after_boot(HashAlg::Sha256, &values);
+    let whole = [MODULE, signature, b"~Module signature appended~\n"].concat();
+    let digests = [&whole[..], MODULE].map(|bytes| named(HashAlg::Sha256, &HashAlg::Sha256.digest(bytes)));
+    let path = ended(b"/usr/lib/modules/6.1/a.ko");
+    ima.entry(Template::ImaModsig, &fields(&[&digests[0], &path, b"", &digests[1], signature]));
+    for digest in ima.extensions(HashAlg::Sha256, 0) {
+        host.extend(PCR, &[(HashAlg::Sha256, &digest)]).unwrap();
+    }
+    let required = PcrSelectionSpec::new(HashAlg::Sha256, &[0, 1, 2, 3, 4, 5, 6, 7, PCR]).unwrap();
+    let nonce = [0x3c; 32];
+    let made = host.quote_with_values(ak, &nonce, &required).unwrap();
+    let quote = verify_quote(QuoteInput {
+        ak: host.public(ak).unwrap(),
+        attest: &made.attest,
+        signature: &made.signature,
+        expected_extra_data: &nonce,
+        required: &required,
+        pcr_values: &made.pcr_values,
+    })
+    .unwrap();
+    let mut draft = PolicyDraft::default();
+    let id = Keyring::new(KeyFloor::Sound).add(key).unwrap();
+    draft.keys.push(key.to_vec());
+    draft.signed_by.push(SignedBy { prefix: b"/usr/lib/modules/".to_vec(), keys: vec![id] });
+    let policy = RuntimePolicy::parse(&draft.encode()).unwrap();
+    let submission = Submission { from: 0, column: HashAlg::Sha1, list: ima.bytes() };
+    let judged = appraise(&quote, None, &submission, &policy);
+    judged.map(|good| good.state().counts.signed).map_err(|refusal| refusal.code())
+}
+
+#[test]
+fn a_tpm_that_measured_a_signed_module_is_appraised_by_the_signature() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let [rsa, p256, _] = kinds(folder).try_into().unwrap_or_else(|_| panic!("three kinds"));
+    let good = rsa.sign(folder, "sha256", AS_THE_KERNEL);
+    assert_eq!(measured(&good, &rsa.der), Ok(1));
+    assert_eq!(measured(&good, &p256.der), Err("ima-file-unknown"));
+    let mut bad = good;
+    *bad.last_mut().unwrap() ^= 1;
+    assert_eq!(measured(&bad, &rsa.der), Err("ima-file-signature"));
 }
