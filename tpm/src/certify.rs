@@ -8,7 +8,9 @@ use subtle::ConstantTimeEq;
 use thiserror::Error;
 
 use crate::attest::{Attest, AttestBody, AttestError, ClockInfo};
-use crate::public::{AttributeRefusal, Public, require_attestation_key, require_host_key};
+use crate::public::{
+    AttributeRefusal, Public, require_attestation_key, require_device_key, require_host_key,
+};
 use crate::signature::{self, Signature, SignatureError};
 
 /// Why a certification is refused.
@@ -40,7 +42,7 @@ pub enum CertifyRefusal {
     NameMismatch,
 }
 
-/// A signing key that lives in the same TPM as the attestation key. Only [`verify_certification`] makes one.
+/// A signing key that lives in the same TPM as the attestation key. Only [`verify_certification`] and [`verify_device_certification`] make one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertifiedKey {
     public: Public,
@@ -73,8 +75,30 @@ pub fn verify_certification(
     subject: &Public,
     expected_extra_data: &[u8; 32],
 ) -> Result<CertifiedKey, CertifyRefusal> {
-    require_attestation_key(ak).map_err(CertifyRefusal::KeyUnfit)?;
     require_host_key(subject).map_err(CertifyRefusal::SubjectUnfit)?;
+    verify(ak, attest, signature, subject, expected_extra_data)
+}
+
+/// Judges a certification of a device's key (IDevID) by an attestation key. TCG, TPM 2.0 Keys for Device Identity and Attestation, 7.3.4.1.
+pub fn verify_device_certification(
+    ak: &Public,
+    attest: &[u8],
+    signature: &[u8],
+    subject: &Public,
+    expected_extra_data: &[u8; 32],
+) -> Result<CertifiedKey, CertifyRefusal> {
+    require_device_key(subject).map_err(CertifyRefusal::SubjectUnfit)?;
+    verify(ak, attest, signature, subject, expected_extra_data)
+}
+
+fn verify(
+    ak: &Public,
+    attest: &[u8],
+    signature: &[u8],
+    subject: &Public,
+    expected_extra_data: &[u8; 32],
+) -> Result<CertifiedKey, CertifyRefusal> {
+    require_attestation_key(ak).map_err(CertifyRefusal::KeyUnfit)?;
     let parsed = Attest::parse(attest).map_err(|error| match error {
         AttestError::NotGenerated | AttestError::Type(_) => CertifyRefusal::NotACertification,
         error => CertifyRefusal::Malformed(error),

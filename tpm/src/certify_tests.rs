@@ -3,7 +3,8 @@
 use super::*;
 use crate::algorithm::HashAlg;
 use crate::public::Attributes;
-use crate::testing::{NONCE, boot_pcrs, booted, variant};
+use crate::simulated::device_key::SimulatedDeviceKey;
+use crate::testing::{NONCE, boot_pcrs, booted, random, variant};
 
 #[track_caller]
 fn refused(result: Result<CertifiedKey, CertifyRefusal>, name: &str) {
@@ -53,4 +54,36 @@ fn a_certified_key_that_could_be_duplicated_is_refused() {
     let made = tpm.certify(&subject, &NONCE).unwrap();
     let result = verify_certification(tpm.ak_public(), &made.attest, &made.signature, &subject, &NONCE);
     refused(result, "SubjectUnfit");
+}
+
+#[test]
+fn a_devices_key_is_certified_with_its_own_attributes() {
+    let (tpm, _) = booted(1);
+    let (other, _) = booted(2);
+    let key = |attributes| SimulatedDeviceKey::new(attributes, &mut random(3)).unwrap();
+    let device = key(SimulatedDeviceKey::ATTRIBUTES);
+    let made = tpm.certify(device.public(), &NONCE).unwrap();
+    let judge = |ak: &Public, subject: &Public, nonce: &[u8; 32]| {
+        verify_device_certification(ak, &made.attest, &made.signature, subject, nonce)
+    };
+    assert_eq!(judge(tpm.ak_public(), device.public(), &NONCE).unwrap().public(), device.public());
+    refused(judge(other.ak_public(), device.public(), &NONCE), "SignatureInvalid");
+    refused(judge(tpm.ak_public(), device.public(), &[0; 32]), "NonceMismatch");
+    // The same numbers with other attributes are another object, and a host key isn't a device's.
+    let roaming = key(SimulatedDeviceKey::ATTRIBUTES | Attributes::NO_DA);
+    refused(judge(tpm.ak_public(), roaming.public(), &NONCE), "NameMismatch");
+    refused(judge(tpm.ak_public(), tpm.host_public(), &NONCE), "SubjectUnfit");
+    let host = tpm.certify_host_key(&NONCE).unwrap();
+    let host =
+        verify_device_certification(tpm.ak_public(), &host.attest, &host.signature, device.public(), &NONCE);
+    refused(host, "NameMismatch");
+    // What only looks like an attestation is signed by the device's key itself, which signs anything.
+    let signature = device.sign(&made.attest).unwrap();
+    let forged =
+        verify_device_certification(tpm.ak_public(), &made.attest, &signature, device.public(), &NONCE);
+    refused(forged, "SignatureInvalid");
+    refused(
+        verify_device_certification(device.public(), &made.attest, &signature, device.public(), &NONCE),
+        "KeyUnfit",
+    );
 }

@@ -13,6 +13,7 @@ mod counter;
 mod endorsement;
 mod error;
 mod evidence;
+mod identity;
 mod keys;
 
 use std::str::FromStr;

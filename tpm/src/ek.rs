@@ -1,7 +1,8 @@
-//! Certificates that endorse a TPM: of endorsement keys, and of attestation keys whose residency an issuer saw (IAK).
+//! Certificates that endorse a TPM: of endorsement keys, and of attestation keys whose residency an issuer saw (IAK). And those that name
+//! a machine (IDevID), which endorse nothing.
 //!
 //! Comes in: a certificate as read from a TPM's NV memory, issuer certificates, trusted roots, revocation lists, the time. Goes out:
-//! [`VerifiedEk`] or [`VerifiedIak`], a key that a trusted issuer vouches for. Refused: certificates that do not chain to a root within
+//! [`VerifiedEk`], [`VerifiedIak`] or [`VerifiedDevice`], a key that a trusted issuer vouches for. Refused: certificates that do not chain to a root within
 //! the bounds, are out of date or revoked, are signed with SHA-1, are for something else, or carry critical extensions that nobody here
 //! understands.
 //!
@@ -10,6 +11,7 @@
 mod bundled;
 mod certificate;
 mod crl;
+mod device;
 mod extension;
 mod keys;
 mod name;
@@ -27,6 +29,7 @@ use crate::public::Public;
 
 pub use bundled::{BundleError, BundledCertificate, BundledKind, bundled};
 pub use crl::MAX_CRL_BYTES;
+pub use device::{DeviceNames, HardwareModule};
 pub use extension::TpmIdentity;
 pub use roca::has_roca_fingerprint;
 pub use store::{Issuer, MAX_STORE_CERTIFICATES, MAX_STORE_CRLS, TrustStore, describe_issuer};
@@ -100,6 +103,12 @@ pub enum EkRefusal {
     /// The certificate is for something else than an attestation key whose residency was seen.
     #[error("not an attestation key certificate")]
     NotAnIakCertificate,
+    /// The certificate is for something else than the key of a device.
+    #[error("not the certificate of a device's key")]
+    NotADeviceCertificate,
+    /// The certificate of a device's key names no device.
+    #[error("certificate has neither a serialNumber nor a hardwareModuleName")]
+    NamesNoDevice,
     /// The certificate is of a TPM of another family.
     #[error("certificate of a TPM {family} (level {level}, revision {revision})")]
     OtherTpm {
@@ -195,6 +204,37 @@ impl VerifiedIak {
     }
 }
 
+/// A device's key under a trusted root. Only [`TrustStore::verify_device`] makes one. That the key is in a TPM it doesn't show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedDevice {
+    key: PublicKey,
+    certificate_sha256: [u8; 32],
+    chain: Vec<[u8; 32]>,
+    names: DeviceNames,
+}
+
+impl VerifiedDevice {
+    /// The certified key.
+    pub fn public_key(&self) -> &PublicKey {
+        &self.key
+    }
+
+    /// SHA-256 of the certificate without padding.
+    pub fn certificate_sha256(&self) -> &[u8; 32] {
+        &self.certificate_sha256
+    }
+
+    /// SHA-256 of each issuer, the key's first and the root last.
+    pub fn chain(&self) -> &[[u8; 32]] {
+        &self.chain
+    }
+
+    /// What the maker calls the device.
+    pub fn names(&self) -> &DeviceNames {
+        &self.names
+    }
+}
+
 /// Judges an EK certificate at the time `now_unix_secs` under roots that are given as DER. Certificates that cannot be read never match an
 /// issuer. Who judges more than once keeps a [`TrustStore`].
 pub fn verify_ek_chain(
@@ -255,6 +295,11 @@ pub fn require_same_ak(verified: &VerifiedIak, ak: &Public) -> Result<(), EkRefu
     if verified.key == *ak.key() { Ok(()) } else { Err(EkRefusal::KeyMismatch) }
 }
 
+/// The TPM's own statement of the device's key must be the certified key.
+pub fn require_same_device_key(verified: &VerifiedDevice, key: &Public) -> Result<(), EkRefusal> {
+    if verified.key == *key.key() { Ok(()) } else { Err(EkRefusal::KeyMismatch) }
+}
+
 /// Universal entity id of a host: 0x01 (type RAND) and SHA-256 over the SubjectPublicKeyInfo encoded from the EK's
 /// numbers, so that one key has one id whatever its certificate or public area looks like. RFC 9711 §4.2.1.
 pub fn ueid(ek: &Public) -> [u8; 33] {
@@ -266,6 +311,9 @@ pub fn ueid(ek: &Public) -> [u8; 33] {
     id
 }
 
+#[cfg(test)]
+#[path = "ek_device_tests.rs"]
+mod device_tests;
 #[cfg(test)]
 #[path = "ek_path_tests.rs"]
 mod path_tests;

@@ -420,6 +420,7 @@ proptest::proptest! {
         let mut store = TrustStore::new();
         let _ = (store.add_root(&der), store.add_intermediate(&der), store.add_crl(&der));
         let _ = (store.verify_ek(&der, from_ref(&der), NOW), store.verify_iak(&der, from_ref(&der), NOW));
+        let _ = store.verify_device(&der, from_ref(&der), NOW);
     }
 
     #[test]

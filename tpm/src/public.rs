@@ -3,7 +3,7 @@
 //! Comes in: a marshalled TPMT_PUBLIC. Goes out: [`Public`], which keeps the exact bytes and whose Name is computed
 //! from them, never taken from anybody. Refuses key types other than RSA and ECC P-256/P-384, unknown algorithms,
 //! reserved attribute bits, and left over bytes. Which attributes a key of some role must have is asked with
-//! [`require_attestation_key`], [`require_host_key`] and [`require_endorsement_key`].
+//! [`require_attestation_key`], [`require_host_key`], [`require_device_key`] and [`require_endorsement_key`].
 
 use thiserror::Error;
 
@@ -327,6 +327,12 @@ pub enum AttributeRefusal {
     /// The key signs only certificates that the TPM builds.
     #[error("key signs only X.509 certificates")]
     X509Only,
+    /// The key doesn't survive a reset.
+    #[error("key is lost at a reset of the TPM (stClear)")]
+    StClear,
+    /// The key's password alone administers it.
+    #[error("key isn't administered by its policy (adminWithPolicy)")]
+    NoAdminPolicy,
     /// A signing scheme is missing, or its hash is SHA-1.
     #[error("signing scheme missing or unsafe")]
     Scheme,
@@ -395,6 +401,29 @@ pub fn require_host_key(public: &Public) -> Result<(), AttributeRefusal> {
     }
     match public.scheme {
         None | Some(Scheme::Ecdsa(HashAlg::Sha256)) => Ok(()),
+        Some(_) => Err(AttributeRefusal::Scheme),
+    }
+}
+
+/// The key may be a device's initial identity (IDevID): bound to its TPM for good, signs anything, does not decrypt, is administered by its policy
+/// alone. TCG, TPM 2.0 Keys for Device Identity and Attestation, 7.3.4.1; userWithAuth and noDA are the maker's choice.
+pub fn require_device_key(public: &Public) -> Result<(), AttributeRefusal> {
+    require_bound(public)?;
+    if public.attributes.has(Attributes::ST_CLEAR) {
+        return Err(AttributeRefusal::StClear);
+    }
+    if public.attributes.has(Attributes::RESTRICTED) {
+        return Err(AttributeRefusal::Restricted);
+    }
+    require_signing(public)?;
+    if !public.attributes.has(Attributes::ADMIN_WITH_POLICY) {
+        return Err(AttributeRefusal::NoAdminPolicy);
+    }
+    match public.scheme {
+        None => Ok(()),
+        Some(Scheme::RsaSsa(hash) | Scheme::RsaPss(hash) | Scheme::Ecdsa(hash)) if hash != HashAlg::Sha1 => {
+            Ok(())
+        }
         Some(_) => Err(AttributeRefusal::Scheme),
     }
 }

@@ -134,6 +134,29 @@ fn a_host_key_is_bound_unrestricted_and_p256() {
 }
 
 #[test]
+fn a_device_key_is_bound_for_good_unrestricted_and_administered_by_policy() {
+    let check = |attributes, scheme, expect| {
+        assert_eq!(require_device_key(&ecc(attributes, scheme, NO_SYMMETRIC)), expect);
+    };
+    let device = HOST | Attributes::ADMIN_WITH_POLICY;
+    check(device, ECDSA_SHA256, Ok(()));
+    check(device, &[id::NULL], Ok(()));
+    check(device | Attributes::NO_DA, &[id::ECDSA, id::SHA384], Ok(()));
+    check(device & !Attributes::USER_WITH_AUTH, ECDSA_SHA256, Ok(()));
+    check(HOST, ECDSA_SHA256, Err(AttributeRefusal::NoAdminPolicy));
+    check(device & !Attributes::FIXED_TPM, ECDSA_SHA256, Err(AttributeRefusal::NotBound));
+    check(device & !Attributes::FIXED_PARENT, ECDSA_SHA256, Err(AttributeRefusal::NotBound));
+    check(device & !Attributes::SENSITIVE_DATA_ORIGIN, ECDSA_SHA256, Err(AttributeRefusal::NotBound));
+    check(device | Attributes::ST_CLEAR, ECDSA_SHA256, Err(AttributeRefusal::StClear));
+    check(device | Attributes::RESTRICTED, ECDSA_SHA256, Err(AttributeRefusal::Restricted));
+    check(device & !Attributes::SIGN, ECDSA_SHA256, Err(AttributeRefusal::NotSigning));
+    check(device | Attributes::DECRYPT, ECDSA_SHA256, Err(AttributeRefusal::Decrypting));
+    check(device | Attributes::X509_SIGN, ECDSA_SHA256, Err(AttributeRefusal::X509Only));
+    check(device, &[id::ECDSA, id::SHA1], Err(AttributeRefusal::Scheme));
+    check(device, &[id::ECDH, id::SHA256], Err(AttributeRefusal::Scheme));
+}
+
+#[test]
 fn an_endorsement_key_is_bound_restricted_and_only_decrypts() {
     let check = |attributes, symmetric, expect| {
         assert_eq!(require_endorsement_key(&ecc(attributes, &[id::NULL], symmetric)), expect);

@@ -5,6 +5,7 @@
 //! manufacturer certifies its endorsement key.
 
 pub mod boot;
+pub mod device_key;
 pub mod ima;
 
 use aws_lc_rs::rand::SystemRandom;

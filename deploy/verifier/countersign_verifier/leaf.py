@@ -134,10 +134,24 @@ def _outcome(value):
     return found
 
 
+SERIAL_NUMBER = re.compile(r"[ -~]{1,64}")
+OBJECT_IDENTIFIER = re.compile(r"[012](\.(0|[1-9][0-9]*))+")
+
+
+def _device(value):
+    found = record({1: ("certificate", digest), 2: ("key", digest)},
+                   {3: ("serial", text(pattern=SERIAL_NUMBER)), 4: ("hardware_type", text(most=128, pattern=OBJECT_IDENTIFIER)),
+                    5: ("hardware_serial", data(least=1, most=256))})(value)
+    want(("hardware_type" in found) == ("hardware_serial" in found), "a hardware module has a type and a number")
+    want("serial" in found or "hardware_type" in found, "a device identity names the device")
+    return found
+
+
 def _endorsement(value):
     found = record({1: ("kind", one_of(1, 2, 3)), 2: ("weak_key", boolean)},
-                   {3: ("manufacturer", text()), 4: ("model", text()), 5: ("firmware", text())})(value)
-    want(len(found) in (2, 5), "a certificate describes the whole TPM or nothing of it")
+                   {3: ("manufacturer", text()), 4: ("model", text()), 5: ("firmware", text()), 6: ("device", _device)})(value)
+    described = [name for name in ("manufacturer", "model", "firmware") if name in found]
+    want(len(described) in (0, 3), "a certificate describes the whole TPM or nothing of it")
     return found
 
 

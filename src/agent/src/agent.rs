@@ -67,6 +67,8 @@ pub(crate) struct Agent<A> {
     pub(crate) in_step: tokio::sync::Mutex<()>,
     /// Certificates between the endorsing one and a root, from the configuration.
     pub(crate) intermediates: Vec<Vec<u8>>,
+    /// Certificates above that of the machine's own key.
+    pub(crate) idevid_intermediates: Vec<Vec<u8>>,
     pub(crate) rules: Vec<RuntimeRule>,
     pub(crate) status: Mutex<StatusDocument>,
 }

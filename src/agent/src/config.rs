@@ -68,9 +68,9 @@ pub enum EkProfile {
     P256,
 }
 
-/// Where the certificate of an initial attestation key is.
+/// Where the certificate of a key is that the TPM keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum IakCertificate {
+pub enum KeptCertificate {
     /// A file, DER or PEM; certificates behind the first are those above it.
     File(PathBuf),
     /// An NV index of the TPM. The TCG keeps 0x01c90000 and what follows for such certificates.
@@ -84,7 +84,18 @@ pub struct Iak {
     /// The persistent handle at which the TPM keeps it.
     pub handle: u32,
     /// Its certificate.
-    pub certificate: IakCertificate,
+    pub certificate: KeptCertificate,
+}
+
+/// The machine's own key, made and certified by whoever made it (IDevID; IEEE 802.1AR).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idevid {
+    /// The persistent handle at which the TPM keeps it.
+    pub handle: u32,
+    /// Its certificate.
+    pub certificate: KeptCertificate,
+    /// Files with certificates above it, DER or PEM.
+    pub intermediates: Vec<PathBuf>,
 }
 
 /// Which key of the TPM names the host.
@@ -141,6 +152,8 @@ pub struct Config {
     pub naming: NamingKey,
     /// Certificates between the endorsing one and a root, for TPMs that don't have them in NV: files, DER or PEM.
     pub intermediates: Vec<PathBuf>,
+    /// The machine's own key besides.
+    pub idevid: Option<Idevid>,
     /// The firmware's event log.
     pub boot_log: PathBuf,
     /// The kernel's IMA list, binary; read only if the authority wants entries of it.
@@ -178,6 +191,8 @@ struct ConfigFile {
     ek_intermediates: Vec<PathBuf>,
     /// An attestation key that the machine's maker provisioned, in the place of an endorsement key.
     iak: Option<IakFile>,
+    /// The machine's own key and certificate (IDevID), by which the authority learns which machine this is. Beside either of the two.
+    idevid: Option<IdevidFile>,
     /// The firmware's event log.
     #[serde(default = "default_boot_log")]
     boot_log: PathBuf,
@@ -208,6 +223,20 @@ struct IakFile {
     /// File with its certificate, DER or PEM. Either this or `certificate_nv_index`.
     certificate: Option<PathBuf>,
     /// NV index with its certificate, 0x01000000 to 0x01ffffff.
+    certificate_nv_index: Option<u32>,
+    /// Files with certificates above it, if they don't lie behind it in the index or file.
+    #[serde(default)]
+    intermediates: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdevidFile {
+    /// Persistent handle at which the TPM keeps the key, 0x81000000 to 0x81ffffff. Makers use 0x81020000.
+    handle: u32,
+    /// File with its certificate, DER or PEM. Either this or `certificate_nv_index`.
+    certificate: Option<PathBuf>,
+    /// NV index with its certificate, 0x01000000 to 0x01ffffff. Makers use 0x01c90000 and what follows.
     certificate_nv_index: Option<u32>,
     /// Files with certificates above it, if they don't lie behind it in the index or file.
     #[serde(default)]
@@ -307,6 +336,7 @@ impl Config {
             return member("runtime", "at most 256 rules");
         }
         let (naming, intermediates) = naming_key(file.ek_profile, file.ek_intermediates, file.iak)?;
+        let idevid = file.idevid.map(idevid).transpose()?;
         let rules = (1_usize..).zip(file.runtime).map(|(number, rule)| check_rule(number, rule));
         Ok(Self {
             authority: file.authority,
@@ -315,6 +345,7 @@ impl Config {
             tcti: file.tcti,
             naming,
             intermediates,
+            idevid,
             boot_log: file.boot_log,
             ima_list: file.ima_list,
             socket: file.socket,
@@ -343,20 +374,37 @@ fn naming_key(
             member("ek_intermediates", "no endorsement key is used beside [iak]")
         }
         (None, Some(iak)) => {
-            if !PERSISTENT_HANDLES.contains(&iak.handle) {
-                return member("iak.handle", "must be a persistent handle, 0x81000000 to 0x81ffffff");
-            }
-            let certificate = match (iak.certificate, iak.certificate_nv_index) {
-                (Some(file), None) => IakCertificate::File(file),
-                (None, Some(index)) if NV_INDEXES.contains(&index) => IakCertificate::NvIndex(index),
-                (None, Some(_)) => {
-                    return member("iak.certificate_nv_index", "must be 0x01000000 to 0x01ffffff");
-                }
-                _ => return member("iak", "needs either certificate or certificate_nv_index"),
-            };
+            let names = ["iak", "iak.handle", "iak.certificate_nv_index"];
+            let certificate = kept(names, iak.handle, iak.certificate, iak.certificate_nv_index)?;
             Ok((NamingKey::Iak(Iak { handle: iak.handle, certificate }), iak.intermediates))
         }
         _ => member("ek_profile", "needs either ek_profile or [iak]"),
+    }
+}
+
+fn idevid(file: IdevidFile) -> Result<Idevid, ConfigError> {
+    let names = ["idevid", "idevid.handle", "idevid.certificate_nv_index"];
+    let certificate = kept(names, file.handle, file.certificate, file.certificate_nv_index)?;
+    Ok(Idevid { handle: file.handle, certificate, intermediates: file.intermediates })
+}
+
+/// A key at a persistent handle, and where its certificate is.
+fn kept(
+    names: [&'static str; 3],
+    handle: u32,
+    file: Option<PathBuf>,
+    index: Option<u32>,
+) -> Result<KeptCertificate, ConfigError> {
+    let member = |member, reason| Err(ConfigError::Member { member, reason });
+    let [section, handle_name, index_name] = names;
+    if !PERSISTENT_HANDLES.contains(&handle) {
+        return member(handle_name, "must be a persistent handle, 0x81000000 to 0x81ffffff");
+    }
+    match (file, index) {
+        (Some(file), None) => Ok(KeptCertificate::File(file)),
+        (None, Some(index)) if NV_INDEXES.contains(&index) => Ok(KeptCertificate::NvIndex(index)),
+        (None, Some(_)) => member(index_name, "must be 0x01000000 to 0x01ffffff"),
+        _ => member(section, "needs either certificate or certificate_nv_index"),
     }
 }
 
@@ -493,12 +541,12 @@ mod tests {
         let iak = "[iak]\nhandle = 0x81020001\ncertificate = \"/etc/iak.pem\"\n";
         let without = HEAD.replace("ek_profile = \"rsa2048\"\n", "");
         let config = Config::parse(&format!("{without}{iak}")).unwrap();
-        let expected = Iak { handle: 0x8102_0001, certificate: IakCertificate::File("/etc/iak.pem".into()) };
+        let expected = Iak { handle: 0x8102_0001, certificate: KeptCertificate::File("/etc/iak.pem".into()) };
         assert_eq!(config.naming, NamingKey::Iak(expected));
         let (file, index) = ("certificate = \"/etc/iak.pem\"", "certificate_nv_index = 0x01c90019");
         let config = Config::parse(&format!("{without}{}", iak.replace(file, index))).unwrap();
         assert!(
-            matches!(config.naming, NamingKey::Iak(iak) if iak.certificate == IakCertificate::NvIndex(0x01c9_0019))
+            matches!(config.naming, NamingKey::Iak(iak) if iak.certificate == KeptCertificate::NvIndex(0x01c9_0019))
         );
         for (text, says) in [
             (without.clone(), "ek_profile"),
@@ -512,5 +560,29 @@ mod tests {
         ] {
             assert!(refused(&text).contains(says), "{text}: {}", refused(&text));
         }
+    }
+
+    #[test]
+    fn a_machines_own_key_stands_beside_either_of_the_two() {
+        let idevid =
+            "[idevid]\nhandle = 0x81020000\ncertificate_nv_index = 0x01c90000\nintermediates = [\"/ca\"]\n";
+        let without = HEAD.replace("ek_profile = \"rsa2048\"\n", "");
+        let iak = "[iak]\nhandle = 0x81020001\ncertificate = \"/etc/iak.pem\"\n";
+        let expected = Idevid {
+            handle: 0x8102_0000,
+            certificate: KeptCertificate::NvIndex(0x01c9_0000),
+            intermediates: vec!["/ca".into()],
+        };
+        for text in [format!("{HEAD}{idevid}"), format!("{without}{iak}{idevid}")] {
+            assert_eq!(Config::parse(&text).unwrap().idevid.as_ref(), Some(&expected), "{text}");
+        }
+        let text = format!("{HEAD}{idevid}");
+        assert!(refused(&format!("{without}{idevid}")).contains("ek_profile"));
+        assert!(refused(&text.replace("0x81020000", "0x01020000")).contains("idevid.handle"));
+        assert!(refused(&text.replace("0x01c90000", "0x02c90000")).contains("idevid.certificate_nv_index"));
+        assert!(
+            refused(&text.replace("certificate_nv_index = 0x01c90000", "")).contains("either certificate")
+        );
+        assert!(refused(&format!("{text}colour = 1\n")).contains("colour"));
     }
 }

@@ -23,6 +23,9 @@ pub enum DeviceFault {
     /// The initial attestation key of the configuration, or its certificate, isn't there.
     #[error("the configured attestation key can't be used: {0}")]
     Iak(String),
+    /// The device's own key (IDevID) of the configuration, or its certificate, isn't there or isn't of its kind.
+    #[error("the configured IDevID key can't be used: {0}")]
+    Idevid(String),
 }
 
 /// What vouches for the attestation key.
@@ -42,6 +45,15 @@ pub enum Endorsed {
     },
 }
 
+/// The machine's own key, by which its maker named it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdevidKey {
+    /// TPMT_PUBLIC.
+    pub public: Vec<u8>,
+    /// DER, the key's own first, then those above it that lay beside it.
+    pub certificates: Vec<Vec<u8>>,
+}
+
 /// Public parts of a device's keys. They never change while a device is open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceKeys {
@@ -51,6 +63,8 @@ pub struct DeviceKeys {
     pub ak_public: Vec<u8>,
     /// TPMT_PUBLIC of the host key.
     pub host_key_public: Vec<u8>,
+    /// The machine's own key, if one is configured.
+    pub idevid: Option<IdevidKey>,
 }
 
 impl DeviceKeys {
@@ -66,8 +80,10 @@ impl DeviceKeys {
     /// Whether these are the same keys, whatever certificates lie beside them.
     #[must_use]
     pub fn same_keys(&self, other: &Self) -> bool {
-        let keys =
-            |one: &Self| (one.naming_public().to_vec(), one.ak_public.clone(), one.host_key_public.clone());
+        let keys = |one: &Self| {
+            let idevid = one.idevid.as_ref().map(|key| key.public.clone());
+            (one.naming_public().to_vec(), one.ak_public.clone(), one.host_key_public.clone(), idevid)
+        };
         keys(self) == keys(other)
     }
 }
@@ -120,6 +136,18 @@ pub trait HostDevice {
     /// # Errors
     /// [`DeviceFault`].
     fn certify_host_key(&mut self, qualifying: &Sha256Digest) -> Result<Attested, DeviceFault>;
+
+    /// TPM2_Certify of the IDevID key by the attestation key.
+    ///
+    /// # Errors
+    /// [`DeviceFault`].
+    fn certify_idevid(&mut self, qualifying: &Sha256Digest) -> Result<Attested, DeviceFault>;
+
+    /// TPMT_SIGNATURE by the IDevID key over a message.
+    ///
+    /// # Errors
+    /// [`DeviceFault`].
+    fn sign_with_idevid(&mut self, message: &[u8]) -> Result<Vec<u8>, DeviceFault>;
 
     /// ECDSA by the host key over a SHA-256 digest, as `r || s`.
     ///

@@ -6,9 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use countersign_core::api::{B64, Enrolled, EnrolmentBegin, EnrolmentFinish, EnrolmentOffer};
+use countersign_core::api::{
+    B64, Enrolled, EnrolmentBegin, EnrolmentFinish, EnrolmentOffer, IdevidBegin, IdevidFinish,
+};
 use countersign_core::refusal::{Blame, RefusalCode};
-use countersign_core::request::activation_data;
+use countersign_core::request::{activation_data, device_certification_data, device_possession};
 use data_encoding::HEXLOWER;
 use rustls_pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
@@ -138,6 +140,7 @@ impl<A: AuthorityApi> Agent<A> {
             ak_intermediates: Vec::new(),
             ak_public: B64(keys.ak_public.clone()),
             host_key_public: B64(keys.host_key_public.clone()),
+            idevid: self.idevid(),
         };
         match &keys.endorsed {
             Endorsed::ByEk { public, certificate } => {
@@ -152,6 +155,16 @@ impl<A: AuthorityApi> Agent<A> {
             }
         }
         begin
+    }
+
+    /// Which machine it is, if it has a key of its own for that.
+    fn idevid(&self) -> Option<IdevidBegin> {
+        let key = self.identity.keys.idevid.as_ref()?;
+        let mut certificates = key.certificates.iter().cloned().map(B64);
+        let certificate = certificates.next()?;
+        let above = self.idevid_intermediates.iter().cloned().map(B64);
+        let intermediates = certificates.chain(above).collect();
+        Some(IdevidBegin { certificate, intermediates, public: B64(key.public.clone()) })
     }
 
     /// Step 2: what only the TPM that holds EK, AK and host key can answer.
@@ -173,12 +186,38 @@ impl<A: AuthorityApi> Agent<A> {
         };
         let secret: Zeroizing<[u8; 32]> =
             Zeroizing::new(secret.as_slice().try_into().map_err(|_| EnrolError::Secret)?);
-        let qualifying = activation_data(self.judge.bundle().origin().as_str(), &id, &secret);
+        let origin = self.judge.bundle().origin().as_str();
+        let qualifying = activation_data(origin, &id, &secret);
         let certified = self.tpm.call(move |device| device.certify_host_key(&qualifying)).await?;
+        let idevid = match &self.identity.keys.idevid {
+            Some(_) => Some(self.show_idevid(origin, &id, &secret).await?),
+            None => None,
+        };
         Ok(EnrolmentFinish {
             secret: B64(secret.to_vec()),
             attest: B64(certified.attest),
             signature: B64(certified.signature),
+            idevid,
+        })
+    }
+
+    /// That the machine's own key is in this TPM, by the attestation key, and that it can be used, by itself.
+    async fn show_idevid(
+        &self,
+        origin: &str,
+        id: &[u8; 16],
+        secret: &[u8; 32],
+    ) -> Result<IdevidFinish, EnrolError> {
+        let qualifying = device_certification_data(origin, id, secret);
+        let message = Zeroizing::new(device_possession(origin, id, secret));
+        let shown = self.tpm.call(move |device| {
+            Ok((device.certify_idevid(&qualifying)?, device.sign_with_idevid(&message)?))
+        });
+        let (certified, possession) = shown.await?;
+        Ok(IdevidFinish {
+            attest: B64(certified.attest),
+            signature: B64(certified.signature),
+            possession: B64(possession),
         })
     }
 

@@ -11,13 +11,13 @@ use countersign_core::api::B64;
 use countersign_core::digest::Sha256Digest;
 use countersign_tpm::device::{DeviceError, EkProfile as Profile, ErrorClass, HostTpm, KeyBlob, KeyId};
 use countersign_tpm::ek::split_certificates;
-use countersign_tpm::public::require_attestation_key;
+use countersign_tpm::public::{require_attestation_key, require_device_key};
 use countersign_tpm::quote::PcrSelectionSpec;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::config::EkProfile;
-use crate::device::{Attested, DeviceFault, DeviceKeys, Endorsed, HostDevice, OpenDevice, Quoted};
+use crate::device::{Attested, DeviceFault, DeviceKeys, Endorsed, HostDevice, IdevidKey, OpenDevice, Quoted};
 use crate::state_dir::{StateDir, read_document, write_document};
 
 const KEYS_FILE: &str = "keys.json";
@@ -40,7 +40,7 @@ struct IakKeysDocument {
     host_key: B64,
 }
 
-/// Where certificates of the attestation key are.
+/// Where certificates of a key that the TPM keeps are.
 #[derive(Clone, Debug)]
 pub(crate) enum WhereCertified {
     /// At hand.
@@ -58,21 +58,34 @@ pub(crate) enum KeysWanted {
     Iak { handle: u32, certificates: WhereCertified },
 }
 
+/// The machine's own key (IDevID), which the TPM keeps.
+#[derive(Clone, Debug)]
+pub(crate) struct IdevidWanted {
+    pub(crate) handle: u32,
+    pub(crate) certificates: WhereCertified,
+}
+
 /// Opens the TPM behind a TCTI address.
 #[derive(Debug)]
 pub(crate) struct HostTpmOpener {
     tcti: String,
     wanted: KeysWanted,
+    idevid: Option<IdevidWanted>,
     keys: PathBuf,
 }
 
 impl HostTpmOpener {
-    pub(crate) fn new(tcti: &str, wanted: KeysWanted, state: &StateDir) -> Self {
+    pub(crate) fn new(
+        tcti: &str,
+        wanted: KeysWanted,
+        idevid: Option<IdevidWanted>,
+        state: &StateDir,
+    ) -> Self {
         let file = match wanted {
             KeysWanted::BesideEk(_) => KEYS_FILE,
             KeysWanted::Iak { .. } => IAK_KEYS_FILE,
         };
-        Self { tcti: tcti.to_owned(), wanted, keys: state.file(file) }
+        Self { tcti: tcti.to_owned(), wanted, idevid, keys: state.file(file) }
     }
 
     fn blobs(&self, tpm: &mut HostTpm) -> Result<[KeyBlob; 2], DeviceFault> {
@@ -122,10 +135,11 @@ impl HostTpmOpener {
             },
             ak_public: ak.public().to_vec(),
             host_key_public: host_key.public().to_vec(),
+            idevid: None,
         };
         let ak = tpm.load(&ak).map_err(foreign)?;
         let host_key = tpm.load(&host_key).map_err(foreign)?;
-        Ok(OpenTpm { tpm, profile: Some(profile), ak, host_key, keys })
+        Ok(OpenTpm { tpm, profile: Some(profile), ak, host_key, idevid: None, keys })
     }
 
     fn with_iak(
@@ -134,15 +148,8 @@ impl HostTpmOpener {
         handle: u32,
         certificates: &WhereCertified,
     ) -> Result<OpenTpm, DeviceFault> {
-        let certificates = match certificates {
-            WhereCertified::Given(certificates) => certificates.clone(),
-            WhereCertified::Nv(index) => {
-                let bytes = tpm.nv_certificate(*index).map_err(iak)?;
-                let none = || DeviceFault::Iak(format!("no certificate in NV index 0x{index:08x}"));
-                split_certificates(&bytes.ok_or_else(none)?)
-                    .map_err(|error| DeviceFault::Iak(format!("NV index 0x{index:08x}: {error}")))?
-            }
-        };
+        let iak = |error| kept(error, DeviceFault::Iak);
+        let certificates = certificates_of(&mut tpm, certificates, DeviceFault::Iak)?;
         let ak = tpm.persistent(handle).map_err(iak)?;
         let public = tpm.public(ak).map_err(iak)?;
         require_attestation_key(public).map_err(|error| DeviceFault::Iak(error.to_string()))?;
@@ -152,9 +159,45 @@ impl HostTpmOpener {
             endorsed: Endorsed::ByIak { certificates },
             ak_public,
             host_key_public: host_key.public().to_vec(),
+            idevid: None,
         };
         let host_key = tpm.load(&host_key).map_err(foreign)?;
-        Ok(OpenTpm { tpm, profile: None, ak, host_key, keys })
+        Ok(OpenTpm { tpm, profile: None, ak, host_key, idevid: None, keys })
+    }
+}
+
+impl OpenTpm {
+    /// With the machine's own key besides.
+    fn named_by(mut self, wanted: &IdevidWanted) -> Result<Self, DeviceFault> {
+        let idevid = |error| kept(error, DeviceFault::Idevid);
+        let certificates = certificates_of(&mut self.tpm, &wanted.certificates, DeviceFault::Idevid)?;
+        let key = self.tpm.persistent(wanted.handle).map_err(idevid)?;
+        let public = self.tpm.public(key).map_err(idevid)?;
+        require_device_key(public).map_err(|error| DeviceFault::Idevid(error.to_string()))?;
+        self.keys.idevid = Some(IdevidKey { public: public.bytes().to_vec(), certificates });
+        self.idevid = Some(key);
+        Ok(self)
+    }
+
+    fn idevid(&self) -> Result<KeyId, DeviceFault> {
+        self.idevid.ok_or_else(|| DeviceFault::Refused("no IDevID key is in use".to_owned()))
+    }
+}
+
+/// The certificates of a key that the TPM keeps, its own first. `blamed` says whose they are.
+fn certificates_of(
+    tpm: &mut HostTpm,
+    place: &WhereCertified,
+    blamed: fn(String) -> DeviceFault,
+) -> Result<Vec<Vec<u8>>, DeviceFault> {
+    match place {
+        WhereCertified::Given(certificates) => Ok(certificates.clone()),
+        WhereCertified::Nv(index) => {
+            let bytes = tpm.nv_certificate(*index).map_err(|error| kept(error, blamed))?;
+            let none = || blamed(format!("no certificate in NV index 0x{index:08x}"));
+            split_certificates(&bytes.ok_or_else(none)?)
+                .map_err(|error| blamed(format!("NV index 0x{index:08x}: {error}")))
+        }
     }
 }
 
@@ -172,8 +215,11 @@ impl OpenDevice for HostTpmOpener {
         let open = match &self.wanted {
             KeysWanted::BesideEk(profile) => self.beside_ek(tpm, *profile),
             KeysWanted::Iak { handle, certificates } => self.with_iak(tpm, *handle, certificates),
-        };
-        Ok(Box::new(open?))
+        }?;
+        Ok(Box::new(match &self.idevid {
+            Some(wanted) => open.named_by(wanted)?,
+            None => open,
+        }))
     }
 }
 
@@ -183,6 +229,7 @@ struct OpenTpm {
     profile: Option<Profile>,
     ak: KeyId,
     host_key: KeyId,
+    idevid: Option<KeyId>,
     keys: DeviceKeys,
 }
 
@@ -227,6 +274,18 @@ impl HostDevice for OpenTpm {
         Ok(Attested { attest: made.attest, signature: made.signature })
     }
 
+    fn certify_idevid(&mut self, qualifying: &Sha256Digest) -> Result<Attested, DeviceFault> {
+        let key = self.idevid()?;
+        let made = self.tpm.certify_device_key(key, self.ak, qualifying.as_bytes());
+        let made = made.map_err(|error| kept(error, DeviceFault::Idevid))?;
+        Ok(Attested { attest: made.attest, signature: made.signature })
+    }
+
+    fn sign_with_idevid(&mut self, message: &[u8]) -> Result<Vec<u8>, DeviceFault> {
+        let key = self.idevid()?;
+        self.tpm.sign_with_device_key(key, message).map_err(|error| kept(error, DeviceFault::Idevid))
+    }
+
     fn sign(&mut self, digest: &Sha256Digest) -> Result<[u8; 64], DeviceFault> {
         self.tpm.sign_digest(self.host_key, digest.as_bytes()).map_err(fault)
     }
@@ -246,9 +305,9 @@ fn fault(error: DeviceError) -> DeviceFault {
 }
 
 /// What the configuration names isn't there or isn't of its kind; a TPM that is busy or gone is another matter.
-fn iak(error: DeviceError) -> DeviceFault {
+fn kept(error: DeviceError, blamed: fn(String) -> DeviceFault) -> DeviceFault {
     match error.class() {
-        ErrorClass::Fatal | ErrorClass::Auth => DeviceFault::Iak(error.to_string()),
+        ErrorClass::Fatal | ErrorClass::Auth => blamed(error.to_string()),
         _ => fault(error),
     }
 }

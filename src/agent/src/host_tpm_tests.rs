@@ -71,7 +71,7 @@ impl Machine {
         ))
         .unwrap();
         let state = StateDir::open(&config.state_dir)?;
-        let opener = HostTpmOpener::new(&config.tcti, self.wanted(&config), &state);
+        let opener = HostTpmOpener::new(&config.tcti, self.wanted(&config), None, &state);
         let api = Arc::clone(&self.authority);
         assemble(&config, state, opener, move |_, _, _| Ok(api)).await
     }

@@ -22,12 +22,12 @@ use zeroize::Zeroizing;
 use crate::agent::Agent;
 use crate::attest::attest;
 use crate::authority::{AuthorityApi, CallError};
-use crate::config::{Config, ConfigError, IakCertificate, NamingKey};
+use crate::config::{Config, ConfigError, KeptCertificate, NamingKey};
 use crate::device::{DeviceFault, OpenDevice};
 use crate::enrol::{EnrolError, SystemClock, renew};
 use crate::evidence::{BootLogFile, Logs};
 use crate::gather::gatherer;
-use crate::host_tpm::{HostTpmOpener, KeysWanted, WhereCertified};
+use crate::host_tpm::{HostTpmOpener, IdevidWanted, KeysWanted, WhereCertified};
 use crate::https::HttpsAuthority;
 use crate::identity::{Credential, HostIdentity, IdentityError};
 use crate::ima::ImaFile;
@@ -112,7 +112,10 @@ impl AgentError {
             Self::Tpm(error) | Self::Enrol(EnrolError::Tpm(error)) => match error {
                 // These don't pass: an operator has to look.
                 TpmError::Device(
-                    DeviceFault::ForeignKeys(_) | DeviceFault::Iak(_) | DeviceFault::Refused(_),
+                    DeviceFault::ForeignKeys(_)
+                    | DeviceFault::Iak(_)
+                    | DeviceFault::Idevid(_)
+                    | DeviceFault::Refused(_),
                 )
                 | TpmError::Replaced => None,
                 _ => Some(RefusalCode::TpmUnavailable),
@@ -183,7 +186,7 @@ pub async fn terminated() {
 
 async fn assemble_host(config: &Config) -> Result<Arc<Agent<HttpsAuthority>>, AgentError> {
     let state = StateDir::open(&config.state_dir)?;
-    let opener = HostTpmOpener::new(&config.tcti, keys_wanted(config)?, &state);
+    let opener = HostTpmOpener::new(&config.tcti, keys_wanted(config)?, idevid_wanted(config)?, &state);
     let url = config.authority.clone();
     assemble(config, state, opener, move |worker, identity, bundle| {
         let key = Arc::new(TpmSigningKey::new(worker.clone(), identity.host_key.clone()));
@@ -200,7 +203,9 @@ pub(crate) async fn assemble<A: AuthorityApi>(
     connect: impl FnOnce(&TpmWorker, &HostIdentity, &TrustBundle) -> Result<A, AgentError>,
 ) -> Result<Arc<Agent<A>>, AgentError> {
     let bundle = TrustBundle::verify(&small_file(&config.trust_bundle, MAX_BUNDLE_LEN)?)?;
-    let intermediates = intermediates(config)?;
+    let intermediates = all_certificates(&config.intermediates)?;
+    let above = config.idevid.as_ref().map(|idevid| all_certificates(&idevid.intermediates));
+    let idevid_intermediates = above.transpose()?.unwrap_or_default();
     let tpm =
         TpmWorker::start(opener).map_err(|source| AgentError::File { path: "thread tpm".into(), source })?;
     let identity = HostIdentity::of(keys(&tpm).await?)?;
@@ -222,6 +227,7 @@ pub(crate) async fn assemble<A: AuthorityApi>(
         },
         in_step: tokio::sync::Mutex::new(()),
         intermediates,
+        idevid_intermediates,
         rules: config.rules.clone(),
         status: Mutex::new(status),
     };
@@ -371,17 +377,26 @@ fn keys_wanted(config: &Config) -> Result<KeysWanted, AgentError> {
     Ok(match &config.naming {
         NamingKey::Ek(profile) => KeysWanted::BesideEk(*profile),
         NamingKey::Iak(iak) => {
-            let certificates = match &iak.certificate {
-                IakCertificate::File(path) => WhereCertified::Given(certificates(path)?),
-                IakCertificate::NvIndex(index) => WhereCertified::Nv(*index),
-            };
-            KeysWanted::Iak { handle: iak.handle, certificates }
+            KeysWanted::Iak { handle: iak.handle, certificates: where_certified(&iak.certificate)? }
         }
     })
 }
 
-fn intermediates(config: &Config) -> Result<Vec<Vec<u8>>, AgentError> {
-    let each = config.intermediates.iter().map(|path| certificates(path)).collect::<Result<Vec<_>, _>>()?;
+fn idevid_wanted(config: &Config) -> Result<Option<IdevidWanted>, AgentError> {
+    let Some(idevid) = &config.idevid else { return Ok(None) };
+    let certificates = where_certified(&idevid.certificate)?;
+    Ok(Some(IdevidWanted { handle: idevid.handle, certificates }))
+}
+
+fn where_certified(certificate: &KeptCertificate) -> Result<WhereCertified, AgentError> {
+    Ok(match certificate {
+        KeptCertificate::File(path) => WhereCertified::Given(certificates(path)?),
+        KeptCertificate::NvIndex(index) => WhereCertified::Nv(*index),
+    })
+}
+
+fn all_certificates(paths: &[std::path::PathBuf]) -> Result<Vec<Vec<u8>>, AgentError> {
+    let each = paths.iter().map(|path| certificates(path)).collect::<Result<Vec<_>, _>>()?;
     Ok(each.concat())
 }
 

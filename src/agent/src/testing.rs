@@ -356,7 +356,12 @@ impl AuthorityApi for Arc<TestAuthority> {
             token: None,
             activation: Sha256Digest::ZERO,
             version: 1,
-            endorsement: Endorsement { kind: EndorsementKind::EkAllowed, weak_key: false, tpm: None },
+            endorsement: Endorsement {
+                kind: EndorsementKind::EkAllowed,
+                weak_key: false,
+                tpm: None,
+                device: None,
+            },
         };
         let params = TestCa::params(rcgen::ExtendedKeyUsagePurpose::ClientAuth);
         Ok(Enrolled {

@@ -190,6 +190,10 @@ pub struct Enrolment {
     pub iak_roots: Vec<PathBuf>,
     /// Certificate policies (dotted), of which an attestation key's certificate and its intermediates must assert one. Any when empty.
     pub iak_policies: Vec<String>,
+    /// PEM files with the roots of makers of machines, who certify keys of devices (IDevID). With none, no such certificate is taken.
+    pub idevid_roots: Vec<PathBuf>,
+    /// Certificate policies (dotted), of which such a certificate and its intermediates must assert one. Any when empty.
+    pub idevid_policies: Vec<String>,
     /// Enrol RSA keys with the fingerprint of CVE-2017-15361 all the same; policy sees `context.endorsement.weak_key`.
     pub danger_weak_keys: bool,
     /// Lowest firmware version that enrols, by manufacturer as in its certificates (`IFX`, `STM`), `*` for all others: the two halves of
@@ -214,6 +218,8 @@ impl Default for Enrolment {
             ek_policies: Vec::new(),
             iak_roots: Vec::new(),
             iak_policies: Vec::new(),
+            idevid_roots: Vec::new(),
+            idevid_policies: Vec::new(),
             danger_weak_keys: false,
             firmware_floor: BTreeMap::new(),
             ek_allow: Vec::new(),
@@ -403,6 +409,7 @@ impl Config {
         absolute(&mut self.state_dir);
         self.enrolment.ek_roots.iter_mut().for_each(absolute);
         self.enrolment.iak_roots.iter_mut().for_each(absolute);
+        self.enrolment.idevid_roots.iter_mut().for_each(absolute);
         self.enrolment.ek_cache.iter_mut().for_each(absolute);
         [&mut self.witnesses.quorum_file, &mut self.witnesses.ca_file]
             .into_iter()

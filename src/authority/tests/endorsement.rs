@@ -233,7 +233,8 @@ fn a_certificate_of_the_attestation_key_takes_the_place_of_the_endorsement_key()
         let document = house.admin().host(&host.id).await.unwrap();
         let leaves = house.admin().leaves(document.enrolment, 1).await.unwrap();
         let record = Enrolment::parse(&Leaf::parse(&leaves.leaves[0].0).unwrap().body).unwrap();
-        let expected = Endorsement { kind: EndorsementKind::IakCertificate, weak_key: false, tpm: None };
+        let expected =
+            Endorsement { kind: EndorsementKind::IakCertificate, weak_key: false, tpm: None, device: None };
         assert_eq!(record.endorsement, expected);
         assert_eq!(record.ek_public, record.ak_public);
         // Policy sees which endorsement it was.

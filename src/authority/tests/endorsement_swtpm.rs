@@ -49,6 +49,7 @@ impl Device {
             ak_intermediates: Vec::new(),
             ak_public: self.public(self.ak),
             host_key_public: self.public(self.host_key),
+            idevid: None,
         }
     }
 
@@ -60,6 +61,7 @@ impl Device {
             secret: B64(secret.to_vec()),
             attest: B64(certified.attest),
             signature: B64(certified.signature),
+            idevid: None,
         }
     }
 }

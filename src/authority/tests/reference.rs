@@ -140,7 +140,12 @@ const OTHER_FILES: &[(&str, &str, Sections)] = &[
     (
         "src/agent/src/config.rs",
         "# A host's agent: `agent.toml`\n\nIn `/etc/countersign` by default. The agent's user must be able to read it.",
-        &[("Top level", "ConfigFile"), ("`[iak]`", "IakFile"), ("`[[runtime]]`", "RuleFile")],
+        &[
+            ("Top level", "ConfigFile"),
+            ("`[iak]`", "IakFile"),
+            ("`[idevid]`", "IdevidFile"),
+            ("`[[runtime]]`", "RuleFile"),
+        ],
     ),
     (
         "src/gateway/src/config.rs",

@@ -288,3 +288,15 @@ pub fn qualifying_data(origin: &str, challenge: &[u8], root: &Sha256Digest) -> S
 pub fn activation_data(origin: &str, enrolment: &[u8; 16], secret: &[u8; 32]) -> Sha256Digest {
     tuple::tuple_digest("countersign-v1:activation", &[origin.as_bytes(), enrolment, secret])
 }
+
+/// What the certification of an IDevID key must carry as qualifying data (PROTOCOL §12).
+#[must_use]
+pub fn device_certification_data(origin: &str, enrolment: &[u8; 16], secret: &[u8; 32]) -> Sha256Digest {
+    tuple::tuple_digest("countersign-v1:device-certification", &[origin.as_bytes(), enrolment, secret])
+}
+
+/// What an IDevID key signs itself, to show that it can be used (PROTOCOL §12).
+#[must_use]
+pub fn device_possession(origin: &str, enrolment: &[u8; 16], secret: &[u8; 32]) -> Vec<u8> {
+    tuple::preimage("countersign-v1:device-possession", &[origin.as_bytes(), enrolment, secret])
+}

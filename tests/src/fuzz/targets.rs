@@ -131,6 +131,7 @@ pub(super) fn ek_certificate(bytes: &[u8]) {
     let sent = [bytes.to_vec()];
     for now_unix_secs in [0, 1_800_000_000] {
         let _ = store.verify_iak(bytes, &sent, now_unix_secs);
+        let _ = store.verify_device(bytes, &sent, now_unix_secs);
         if let Ok(verified) = store.verify_ek(bytes, &sent, now_unix_secs) {
             assert!(!verified.chain().is_empty(), "endorsed by nobody");
         }

@@ -10,6 +10,7 @@ use countersign_core::leaf::control::{
     Approval, Introduction, KeyEvent, KeyPurpose, KeyRecord, PrincipalKind, PrincipalRecord, Revocation,
     Role, Subject, key_introduction, key_possession, officer_addition,
 };
+use countersign_core::leaf::device::{DeviceIdentity, HardwareName};
 use countersign_core::leaf::host::{
     Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, Tier,
 };
@@ -119,6 +120,23 @@ pub(crate) fn host_state(evidence: bool) -> Entry {
     entry(Kind::HostState, &record.encode())
 }
 
+/// Mostly within the bounds, and sometimes a step beyond.
+fn device(dice: &mut Dice) -> DeviceIdentity {
+    let serials: [Option<String>; 5] = [
+        None,
+        Some("SN-1".to_owned()),
+        Some("9".repeat(64)),
+        Some("9".repeat(65)),
+        Some("\u{e9}".to_owned()),
+    ];
+    let kinds = [None, Some("2.23.133.1.2"), Some("0.0"), Some("3.1"), Some("1.01")];
+    let length = dice.one(&[1, 7, 80, 256, 256, 257]);
+    let hardware = kinds[dice.one(&[0, 0, 1, 1, 1, 2, 2, 2, 3, 4])]
+        .map(|kind| HardwareName { kind: kind.to_owned(), serial: vec![7; length] });
+    let serial = serials[dice.one(&[0, 1, 1, 1, 2, 2, 2, 3, 4])].clone();
+    DeviceIdentity { certificate: digest(4), key: digest(5), serial, hardware }
+}
+
 fn enrolment(dice: &mut Dice) -> Entry {
     let body = Enrolment {
         host: host(dice.one(&[1, 2])),
@@ -132,7 +150,12 @@ fn enrolment(dice: &mut Dice) -> Entry {
         token: None,
         activation: digest(3),
         version: dice.one(&[1, 1, 2]),
-        endorsement: Endorsement { kind: EndorsementKind::EkAllowed, weak_key: dice.percent(50), tpm: None },
+        endorsement: Endorsement {
+            kind: EndorsementKind::EkAllowed,
+            weak_key: dice.percent(50),
+            tpm: None,
+            device: dice.percent(30).then(|| device(dice)),
+        },
     };
     entry(Kind::Enrolment, &body.encode())
 }

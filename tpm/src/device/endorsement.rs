@@ -9,7 +9,6 @@ use tss_esapi::handles::{
     AuthHandle, KeyHandle, NvIndexHandle, NvIndexTpmHandle, ObjectHandle, PersistentTpmHandle, SessionHandle,
     TpmHandle,
 };
-use tss_esapi::interface_types::algorithm::HashingAlgorithm;
 use tss_esapi::interface_types::ecc::EccCurve;
 use tss_esapi::interface_types::key_bits::RsaKeyBits;
 use tss_esapi::interface_types::resource_handles::{Hierarchy, NvAuth};
@@ -18,7 +17,9 @@ use tss_esapi::structures::{EncryptedSecret, IdObject, SymmetricDefinition};
 use tss_esapi::traits::Marshall;
 use zeroize::Zeroizing;
 
+use super::evidence::hashing;
 use super::{DeviceError, HostTpm, KeyId};
+use crate::algorithm::HashAlg;
 use crate::ek::MAX_CERTIFICATE_BYTES;
 use crate::public::{Public, require_endorsement_key};
 
@@ -228,6 +229,20 @@ impl HostTpm {
         &mut self,
         body: impl FnOnce(&mut Self, AuthSession) -> Result<T, DeviceError>,
     ) -> Result<T, DeviceError> {
+        self.with_policy(HashAlg::Sha256, |tpm, session| {
+            let policy = PolicySession::try_from(session)
+                .map_err(|error| DeviceError::tss("StartAuthSession", error))?;
+            tpm.policy_secret(policy)?;
+            body(tpm, session)
+        })
+    }
+
+    /// Runs `body` with a policy session that nothing has been done in, for keys with this name algorithm.
+    pub(super) fn with_policy<T>(
+        &mut self,
+        hash: HashAlg,
+        body: impl FnOnce(&mut Self, AuthSession) -> Result<T, DeviceError>,
+    ) -> Result<T, DeviceError> {
         let none = (None, None, None);
         let session = self.call_with("StartAuthSession", none, |context| {
             context.start_auth_session(
@@ -236,22 +251,21 @@ impl HostTpm {
                 None,
                 SessionType::Policy,
                 SymmetricDefinition::AES_128_CFB,
-                HashingAlgorithm::Sha256,
+                hashing(hash),
             )
         })?;
         let session = session.ok_or(DeviceError::Closed)?;
-        let result = self.satisfy_ek_policy(session).and_then(|()| body(self, session));
+        let (attributes, mask) = SessionAttributesBuilder::new().with_continue_session(true).build();
+        let set = self.call_with("session attributes", none, |context| {
+            context.tr_sess_set_attributes(session, attributes, mask)
+        });
+        let result = set.and_then(|()| body(self, session));
         self.flush(SessionHandle::from(session).into());
         result
     }
 
-    fn satisfy_ek_policy(&mut self, session: AuthSession) -> Result<(), DeviceError> {
-        let policy =
-            PolicySession::try_from(session).map_err(|error| DeviceError::tss("StartAuthSession", error))?;
-        let (attributes, mask) = SessionAttributesBuilder::new().with_continue_session(true).build();
-        self.call_with("session attributes", (None, None, None), |context| {
-            context.tr_sess_set_attributes(session, attributes, mask)
-        })?;
+    /// TPM2_PolicySecret with the empty password of the endorsement hierarchy.
+    pub(super) fn policy_secret(&mut self, policy: PolicySession) -> Result<(), DeviceError> {
         self.call("PolicySecret", |context| {
             context
                 .policy_secret(

@@ -82,6 +82,9 @@ pub enum DeviceError {
     /// No key at a persistent handle.
     #[error("the TPM keeps no key at 0x{0:08x}")]
     NoKeyAt(u32),
+    /// A key whose policy isn't one that can be satisfied here.
+    #[error("the key's policy is none of the TCG's templates: it can't be certified or used")]
+    Policy,
     /// Another key than before at a persistent handle.
     #[error("the key that the TPM keeps at 0x{0:08x} was replaced by another")]
     OtherKeyAt(u32),
@@ -106,6 +109,7 @@ impl DeviceError {
             | Self::Signature
             | Self::NoKeyAt(_)
             | Self::OtherKeyAt(_)
+            | Self::Policy
             | Self::CertificateTooLong(_)
             | Self::NoSuchIndex(_)
             | Self::IndexTaken(_)

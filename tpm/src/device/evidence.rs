@@ -44,7 +44,7 @@ pub struct QuoteEvidence {
     pub pcr_values: Vec<(u32, Vec<u8>)>,
 }
 
-fn hashing(bank: HashAlg) -> HashingAlgorithm {
+pub(super) fn hashing(bank: HashAlg) -> HashingAlgorithm {
     match bank {
         HashAlg::Sha1 => HashingAlgorithm::Sha1,
         HashAlg::Sha256 => HashingAlgorithm::Sha256,
@@ -63,7 +63,10 @@ fn selection(bank: HashAlg, pcrs: &[u32]) -> Result<PcrSelectionList, DeviceErro
     PcrSelectionList::builder().with_selection(hashing(bank), &slots).build().map_err(select)
 }
 
-fn attested(call: &'static str, made: &(TssAttest, TssSignature)) -> Result<Attested, DeviceError> {
+pub(super) fn attested(
+    call: &'static str,
+    made: &(TssAttest, TssSignature),
+) -> Result<Attested, DeviceError> {
     let marshall = |error| DeviceError::tss(call, error);
     Ok(Attested {
         attest: made.0.marshall().map_err(marshall)?,
@@ -166,7 +169,7 @@ impl HostTpm {
     }
 }
 
-fn data(extra: &[u8]) -> Result<Data, DeviceError> {
+pub(super) fn data(extra: &[u8]) -> Result<Data, DeviceError> {
     Data::try_from(extra.to_vec()).map_err(|error| DeviceError::tss("qualifying data", error))
 }
 
@@ -185,7 +188,7 @@ fn covers(attest: &[u8], signature: &[u8], values: &[(u32, Vec<u8>)]) -> Result<
 }
 
 /// The null ticket: the digest was not made by the TPM, which an unrestricted key does not mind.
-fn no_ticket() -> tss_esapi::Result<HashcheckTicket> {
+pub(super) fn no_ticket() -> tss_esapi::Result<HashcheckTicket> {
     HashcheckTicket::try_from(TPMT_TK_HASHCHECK {
         tag: TPM2_ST_HASHCHECK,
         hierarchy: TPM2_RH_NULL,

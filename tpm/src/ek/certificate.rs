@@ -4,6 +4,7 @@
 //! [`Certificate`]. Refuses what isn't of the form of RFC 5280, repeated extensions and critical ones that aren't understood. A key or a
 //! signature algorithm that isn't ours is read, and refused when it is asked for.
 
+use super::device::{self, DeviceNames};
 use super::extension::{Extensions, KeyUsage};
 use super::keys::{CertifiedKey, Scheme};
 use super::name::Name;
@@ -17,6 +18,10 @@ use sha2::{Digest, Sha256};
 pub(super) const EK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.1");
 /// tcg-kp-AIKCertificate. TPM 2.0 Keys for Device Identity and Attestation, 8.
 pub(super) const AIK_CERTIFICATE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8.3");
+/// id-kp-clientAuth, RFC 5280 §4.2.1.12: what a device does with an IDevID is to show who it is.
+pub(super) const CLIENT_AUTHENTICATION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.5.5.7.3.2");
+/// The arc of the TCG's purposes: keys that are something else than a device's identity.
+const TCG_PURPOSES: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.8");
 /// tcg-cap-verifiedTPMRestricted: the issuer saw that the key is restricted, fixed to and resident in a TPM.
 const VERIFIED_RESTRICTED: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.23.133.11.1.3");
 /// anyExtendedKeyUsage. RFC 5280 §4.2.1.12.
@@ -241,6 +246,27 @@ impl Certificate {
         let purpose = extensions.purposes.as_ref().map(|list| list.contains(&AIK_CERTIFICATE));
         let says_so = purpose.unwrap_or_else(|| self.asserts(&VERIFIED_RESTRICTED, false));
         if authority || !signs || !says_so { Err(EkRefusal::NotAnIakCertificate) } else { Ok(key) }
+    }
+
+    /// The certificate is for the key of a device (IDevID), and names the device. One that has the marks of an EK's or AK's certificate is none, nor
+    /// is one that names purposes of which none is to show who one is.
+    pub(super) fn require_device_key(&self) -> Result<(&PublicKey, DeviceNames), EkRefusal> {
+        let key = self.key()?.known()?;
+        let extensions = &self.extensions;
+        let authority = extensions.constraints.is_some_and(|constraints| constraints.authority);
+        // RFC 5280 §4.2.1.3: an end entity has no keyCertSign. IEEE 802.1AR, 8.10.2: digitalSignature.
+        let signs = extensions.usage.is_some_and(|usage| {
+            usage.has(KeyUsage::DIGITAL_SIGNATURE) && !usage.has(KeyUsage::KEY_CERT_SIGN)
+        });
+        let fits = extensions.purposes.as_ref().is_none_or(|list| {
+            let of_tcg = |purpose: &ObjectIdentifier| purpose.parent() == Some(TCG_PURPOSES);
+            !list.iter().any(of_tcg) && (list.contains(&CLIENT_AUTHENTICATION) || list.contains(&ANY_PURPOSE))
+        });
+        if authority || !signs || !fits || self.asserts(&VERIFIED_RESTRICTED, false) {
+            return Err(EkRefusal::NotADeviceCertificate);
+        }
+        let names = device::names(&self.subject, extensions.alt_names.as_deref())?;
+        Ok((key, names))
     }
 }
 

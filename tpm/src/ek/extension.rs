@@ -83,6 +83,8 @@ pub(super) struct Extensions {
     pub(super) policies: Option<Vec<ObjectIdentifier>>,
     /// A critical subjectAltName is there.
     pub(super) critical_alt_name: bool,
+    /// The subjectAltName as it stands.
+    pub(super) alt_names: Option<Vec<u8>>,
     pub(super) tpm: Option<TpmIdentity>,
     pub(super) specification: Option<Specification>,
 }
@@ -120,6 +122,7 @@ impl Extensions {
             SUBJECT_ALT_NAME => {
                 self.critical_alt_name = critical;
                 self.tpm = tpm_identity(value)?;
+                self.alt_names = Some(value.to_vec());
             }
             _ if critical => return Err(EkRefusal::CriticalExtension(number.to_string())),
             SUBJECT_DIRECTORY_ATTRIBUTES => self.specification = specification(value)?,

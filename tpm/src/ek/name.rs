@@ -88,6 +88,11 @@ impl Name {
         self.written.iter().find(|(found, _)| found == kind).and_then(|(_, text)| text.as_deref())
     }
 
+    /// Every attribute of this type, in order; what isn't text has none.
+    pub(super) fn texts_of(&self, kind: &ObjectIdentifier) -> impl Iterator<Item = Option<&str>> {
+        self.written.iter().filter(move |(found, _)| found == kind).map(|(_, text)| text.as_deref())
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.rdns.is_empty()
     }

@@ -3,10 +3,10 @@
 //! Comes in: DER, read once. Goes out: [`TrustStore`], which judges certificates again and again without reading its own. Refused when it is put
 //! in: what could never serve, since in an operator's directory that is a mistake to be told.
 
-use super::certificate::{AIK_CERTIFICATE, Certificate, EK_CERTIFICATE};
+use super::certificate::{AIK_CERTIFICATE, CLIENT_AUTHENTICATION, Certificate, EK_CERTIFICATE};
 use super::crl::Crl;
 use super::path::{self, Question};
-use super::{EkRefusal, MAX_INTERMEDIATES, VerifiedEk, VerifiedIak};
+use super::{EkRefusal, MAX_INTERMEDIATES, VerifiedDevice, VerifiedEk, VerifiedIak};
 use der::asn1::ObjectIdentifier;
 
 /// Most certificates of a store. The bundled ones are some two hundred.
@@ -151,6 +151,22 @@ impl TrustStore {
             tpm: leaf.extensions().tpm.clone(),
             subject: leaf.subject().to_string(),
         })
+    }
+
+    /// Judges the certificate of a device's key (IDevID) at a time.
+    ///
+    /// # Errors
+    /// [`EkRefusal`].
+    pub fn verify_device(
+        &self,
+        certificate: &[u8],
+        sent: &[Vec<u8>],
+        now_unix_secs: u64,
+    ) -> Result<VerifiedDevice, EkRefusal> {
+        let leaf = Certificate::parse(certificate)?;
+        let (key, names) = leaf.require_device_key()?;
+        let chain = self.chain(&leaf, sent, CLIENT_AUTHENTICATION, now_unix_secs)?;
+        Ok(VerifiedDevice { key: key.clone(), certificate_sha256: *leaf.sha256(), chain, names })
     }
 
     /// The issuers of an issuer's certificate up to a root, as SHA-256 of each: whether the store's own certificates belong together.

@@ -48,6 +48,7 @@ impl SimulatedHost {
             endorsed: Endorsed::ByEk { public: tpm.ek_public_tpmt().to_vec(), certificate: None },
             ak_public: tpm.ak_public().bytes().to_vec(),
             host_key_public: tpm.host_public().bytes().to_vec(),
+            idevid: None,
         }
     }
 }
@@ -115,6 +116,14 @@ impl HostDevice for SimulatedDevice {
         self.try_once()?;
         let made = self.host.tpm.lock().unwrap().certify_host_key(qualifying.as_bytes()).unwrap();
         Ok(Attested { attest: made.attest, signature: made.signature })
+    }
+
+    fn certify_idevid(&mut self, _: &Sha256Digest) -> Result<Attested, DeviceFault> {
+        Err(DeviceFault::Refused("no IDevID key".to_owned()))
+    }
+
+    fn sign_with_idevid(&mut self, _: &[u8]) -> Result<Vec<u8>, DeviceFault> {
+        Err(DeviceFault::Refused("no IDevID key".to_owned()))
     }
 
     fn sign(&mut self, digest: &Sha256Digest) -> Result<[u8; 64], DeviceFault> {

@@ -1,6 +1,7 @@
 //! Enrolment (PROTOCOL §12): a TPM shows that AK and EK are its own, and its host key gets a certificate.
 //!
 //! Comes in: public areas and an EK certificate, then the secret that only the TPM could decrypt. Goes out: a credential, then a certificate.
+//! Beside that it may show which machine it is (IDevID, `idevid.rs`).
 //! Where a certificate of the AK itself (IAK) says that it lives in a TPM, there is no EK and nothing to decrypt: the secret is only a nonce.
 //! Refused, each with its code: a TPM that no trusted manufacturer certified and nobody allow-listed, keys with other attributes than their
 //! role demands, weak keys, old firmware, a key that belongs to another host, other keys of an enrolled TPM without a token, a join token that
@@ -9,6 +10,7 @@
 //! A begun enrolment dies on its first use, before anything is compared, so that nobody gets a second guess.
 
 use super::artifacts::{read_fault, receipt_text};
+use super::idevid::Device;
 use super::problem::Refused;
 use super::{Call, faulted, json};
 use crate::sequence::{Append, Entry, Guard, Outcome, Spend};
@@ -22,6 +24,7 @@ use countersign_core::cbor::{Decoder, encode_map};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::control::Subject;
+use countersign_core::leaf::device::DeviceIdentity;
 use countersign_core::leaf::field::{read_digest_or_null, write_digest};
 use countersign_core::leaf::host::{Admission, Endorsement, Enrolment, HostKeyKind};
 use countersign_core::leaf::record::join_token_digest;
@@ -58,6 +61,9 @@ struct Pending {
     certificate: Option<Vec<u8>>,
     #[zeroize(skip)]
     endorsement: Endorsement,
+    /// The machine's own key and certificate, if it names itself.
+    #[zeroize(skip)]
+    device: Option<Device>,
     ak_public: Vec<u8>,
     host_key_public: Vec<u8>,
     /// The allow-list admits this EK without a token.
@@ -91,7 +97,10 @@ fn offer(
         &document.ak_public.0,
         &document.host_key_public.0,
     )?;
-    let (judged, certificate) = judge(authority, &keys, &document)?;
+    let (mut judged, certificate) = judge(authority, &keys, &document)?;
+    let others: Vec<&Public> = keys.ek.iter().chain([&keys.ak, &keys.host_key]).collect();
+    let device = document.idevid.map(|sent| Device::judge(authority, sent, &others)).transpose()?;
+    judged.endorsement.device = device.as_ref().map(|device| device.identity.clone());
     let token = match &document.token {
         Some(token) if token.len() > MAX_TOKEN_LEN => return Err(RefusalCode::JoinTokenInvalid.into()),
         Some(token) => Some(*join_token_digest(token).as_bytes()),
@@ -102,6 +111,7 @@ fn offer(
         // What nobody vouched for isn't part of the record.
         certificate: certificate.filter(|_| judged.endorsement.kind.is_certified()),
         endorsement: judged.endorsement,
+        device,
         ak_public: document.ak_public.0,
         host_key_public: document.host_key_public.0,
         preregistered: judged.preregistered,
@@ -244,6 +254,16 @@ impl Proven {
         let certified =
             verify_certification(&keys.ak, attest, signature, &keys.host_key, nonce.as_bytes())
                 .map_err(|refusal| Refused::new(RefusalCode::CertificationInvalid, refusal.to_string()))?;
+        match &pending.device {
+            Some(device) => {
+                let origin = authority.origin().as_str();
+                device.check(&keys.ak, origin, &id, &pending.secret, document.idevid.as_ref())?;
+            }
+            None if document.idevid.is_some() => {
+                return Err(Refused::new(RefusalCode::Malformed, "no IDevID certificate was sent before"));
+            }
+            None => {}
+        }
         let endorsements = authority.endorsements();
         if !endorsements.accepts_firmware(&pending.endorsement, certified.firmware_version()) {
             return Err(RefusalCode::FirmwareTooOld.into());
@@ -252,6 +272,10 @@ impl Proven {
             map.entry(1).bytes(attest);
             map.entry(2).bytes(signature);
             map.entry(3).bytes(&pending.host_key_public);
+            if let Some(sent) = &document.idevid {
+                map.entry(4).bytes(&sent.attest.0);
+                map.entry(5).bytes(&sent.signature.0);
+            }
         });
         Ok(Self { id, keys, pending, activation })
     }
@@ -280,8 +304,10 @@ impl Proven {
         let blobs = [&self.activation, &self.pending.ak_public];
         let blobs =
             blobs.into_iter().chain(self.pending.ek_public.as_ref()).chain(self.pending.certificate.as_ref());
+        let device = self.pending.device.iter().flat_map(|device| [&device.public, &device.certificate]);
+        let blobs = blobs.chain(device);
         Ok(Append {
-            guards: vec![standing.guard, Guard::Control(standing.control)],
+            guards: standing.guards.into_iter().chain([Guard::Control(standing.control)]).collect(),
             spends: std::iter::once(Spend::Enrolment(self.id)).chain(token.map(Spend::JoinToken)).collect(),
             blobs: blobs.map(|bytes| (sha256(bytes), Arc::from(bytes.as_slice()))).collect(),
             named: Vec::new(),
@@ -294,7 +320,7 @@ impl Proven {
 struct Standing {
     admission: Admission,
     version: u64,
-    guard: Guard,
+    guards: Vec<Guard>,
     control: u64,
 }
 
@@ -312,21 +338,29 @@ impl Standing {
             return Err(RefusalCode::IdentityConflict.into());
         }
         let row = reader.host(&keys.host).map_err(read_fault)?;
-        let (guard, version) = match &row {
+        let (guards, version) = match &row {
             Some(row) => {
                 let known = &row.enrolment;
                 let same = known.ek_public == sha256(pending.naming_public())
                     && known.ak_public == sha256(&pending.ak_public)
                     && known.host_key == keys.verifying;
+                let kept = keeps(known.endorsement.device.as_ref(), pending.endorsement.device.as_ref());
                 let current = row.state.version;
-                let guard = Guard::HostVersion(keys.host, current);
-                if same {
-                    let admission = Admission::Reenrolment;
-                    return Ok(Self { admission, version: current, guard, control: control.number() });
+                // A renewal keeps the version, so that two at once are told apart by the leaf that they would replace.
+                let guards = vec![
+                    Guard::HostVersion(keys.host, current),
+                    Guard::Enrolment(keys.host, row.enrolment_leaf.0),
+                ];
+                if same && !kept && pending.token.is_none() {
+                    return Err(RefusalCode::IdevidChanged.into());
                 }
-                (guard, current.saturating_add(1))
+                if same && kept {
+                    let admission = Admission::Reenrolment;
+                    return Ok(Self { admission, version: current, guards, control: control.number() });
+                }
+                (guards, current.saturating_add(1))
             }
-            None => (Guard::HostAbsent(keys.host), 1),
+            None => (vec![Guard::HostAbsent(keys.host)], 1),
         };
         // The allow-list speaks for a TPM, not for whoever can reach it: other keys of a TPM that is enrolled need an operator's word, a token.
         let admission = if pending.preregistered && row.is_none() {
@@ -342,8 +376,14 @@ impl Standing {
             }
             Admission::JoinToken
         };
-        Ok(Self { admission, version, guard, control: control.number() })
+        Ok(Self { admission, version, guards, control: control.number() })
     }
+}
+
+/// Whether a host that renews is still the machine that it was (PROTOCOL §12): a name that it had is there, from the same certificate of the same
+/// key. One that it had not is only more that is known of the same TPM.
+fn keeps(known: Option<&DeviceIdentity>, now: Option<&DeviceIdentity>) -> bool {
+    known.is_none_or(|known| now == Some(known))
 }
 
 impl HostKeys {
@@ -411,13 +451,16 @@ impl Pending {
             write_digest(map.entry(6), self.token.map(Sha256Digest::new).as_ref());
             map.entry(7).bytes(&self.secret);
             self.endorsement.write(map.entry(8));
+            let device = self.device.as_ref();
+            map.entry(9).bytes(device.map_or(&[], |device| &device.public));
+            map.entry(10).bytes(device.map_or(&[], |device| &device.certificate));
         })
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, LeafError> {
         let mut decoder = Decoder::new(bytes)?;
         let d = &mut decoder;
-        d.map_of(8)?;
+        d.map_of(10)?;
         d.expect_key(1)?;
         let ek_public = Some(d.bytes()?.to_vec()).filter(|public| !public.is_empty());
         d.expect_key(2)?;
@@ -434,11 +477,18 @@ impl Pending {
         let secret: Zeroizing<[u8; 32]> = Zeroizing::new(d.byte_array()?);
         d.expect_key(8)?;
         let endorsement = Endorsement::read(d)?;
+        d.expect_key(9)?;
+        let public = d.bytes()?.to_vec();
+        d.expect_key(10)?;
+        let sent = d.bytes()?.to_vec();
         decoder.finish()?;
+        let device = endorsement.device.clone();
+        let device = device.map(|identity| Device { public, certificate: sent, identity });
         Ok(Self {
             ek_public,
             certificate,
             endorsement,
+            device,
             ak_public,
             host_key_public,
             preregistered,

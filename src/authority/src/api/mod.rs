@@ -20,6 +20,7 @@ pub mod feed;
 pub mod guard;
 pub mod head;
 pub mod health;
+mod idevid;
 pub mod outcomes;
 pub mod problem;
 mod receipts;

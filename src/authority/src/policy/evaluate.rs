@@ -6,6 +6,7 @@ use cedar_policy::{Context, Decision, Entities, Entity, EntityId, EntityUid, Req
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::appraisal::Appraisal;
 use countersign_core::leaf::decision::Delegation;
+use countersign_core::leaf::device::DeviceIdentity;
 use countersign_core::leaf::host::{Endorsement, EndorsementKind, HostKeyKind};
 use countersign_core::request;
 use countersign_tpm::attest::ClockInfo;
@@ -238,6 +239,22 @@ fn endorsement(endorsement: &Endorsement) -> Option<RestrictedExpression> {
         members.push(("manufacturer", text(&tpm.manufacturer)));
         members.push(("model", text(&tpm.model)));
         members.push(("version", text(&tpm.version)));
+    }
+    if let Some(identity) = &endorsement.device {
+        members.push(("device", device(identity)?));
+    }
+    let members = members.into_iter().map(|(name, value)| (name.to_owned(), value));
+    RestrictedExpression::new_record(members).ok()
+}
+
+fn device(identity: &DeviceIdentity) -> Option<RestrictedExpression> {
+    let mut members = vec![("certificate", text(&identity.certificate.to_hex()))];
+    if let Some(serial) = &identity.serial {
+        members.push(("serial", text(serial)));
+    }
+    if let Some(name) = &identity.hardware {
+        members.push(("hardware_type", text(&name.kind)));
+        members.push(("hardware_serial", text(&data_encoding::HEXLOWER.encode(&name.serial))));
     }
     let members = members.into_iter().map(|(name, value)| (name.to_owned(), value));
     RestrictedExpression::new_record(members).ok()

@@ -11,6 +11,7 @@ use crate::verify::Evidence;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::appraisal::Appraisal;
+use countersign_core::leaf::device::{DeviceIdentity, HardwareName};
 use countersign_core::leaf::host::{Endorsement, EndorsementKind, HostKeyKind, Tier, TpmModel};
 use countersign_core::request::{Request, RequestDocument};
 use countersign_tpm::algorithm::HashAlg;
@@ -53,7 +54,7 @@ fn boot() -> &'static VerifiedBootLog {
 }
 
 const CERTIFIED: Endorsement =
-    Endorsement { kind: EndorsementKind::EkCertificate, weak_key: false, tpm: None };
+    Endorsement { kind: EndorsementKind::EkCertificate, weak_key: false, tpm: None, device: None };
 
 const CLOCK: ClockInfo = ClockInfo { clock_ms: 1, reset_count: 5, restart_count: 2, safe: true };
 
@@ -344,6 +345,12 @@ fn the_context_that_is_built_is_the_one_that_the_schema_declares() {
         kind: EndorsementKind::IakCertificate,
         weak_key: true,
         tpm: Some(TpmModel { manufacturer: model("STM"), model: model("ST33"), version: model("1") }),
+        device: Some(DeviceIdentity {
+            certificate: Sha256Digest::ZERO,
+            key: Sha256Digest::ZERO,
+            serial: Some(model("SN-0001")),
+            hardware: Some(HardwareName { kind: model("2.23.133.1.2"), serial: vec![0xab] }),
+        }),
     };
     let firmware =
         PolicyFacts { firmware_version: u64::MAX, endorsement: &described, ..facts(&plain, &none) };

@@ -1,5 +1,5 @@
 //! Which TPMs enrol: those that a trusted manufacturer certified, of the one accepted kind; those on the allow-list; those whose attestation
-//! key (IAK) a trusted issuer certified.
+//! key (IAK) a trusted issuer certified. And which machines have a name besides, by a certificate of a device's key (IDevID).
 //!
 //! Comes in: the configuration with its files, then keys and certificates of hosts. Goes out: [`Judged`], how a TPM is endorsed and what is known
 //! of it from that. Refused at the start: files that could never serve. Refused later: keys that nothing vouches for, weak ones, old firmware.
@@ -8,12 +8,13 @@
 
 use crate::config;
 use countersign_core::digest::{Sha256Digest, sha256};
+use countersign_core::leaf::device::{DeviceIdentity, HardwareName};
 use countersign_core::leaf::host::{Endorsement, EndorsementKind, TpmModel};
 use countersign_tpm::algorithm::EccCurve;
 pub use countersign_tpm::ek::EkRefusal;
 use countersign_tpm::ek::{
     BundleError, MAX_CRL_BYTES, TpmIdentity, TrustStore, bundled, has_roca_fingerprint, require_same_ak,
-    require_same_key,
+    require_same_device_key, require_same_key,
 };
 use countersign_tpm::key::PublicKey;
 use countersign_tpm::public::Public;
@@ -97,6 +98,17 @@ pub enum EkRefused {
     Weak,
 }
 
+/// Why a certificate doesn't name the machine.
+#[derive(Debug, thiserror::Error)]
+pub enum DeviceRefused {
+    /// The certificate isn't good, or is another key's.
+    #[error(transparent)]
+    Certificate(EkRefusal),
+    /// The RSA key has the fingerprint of CVE-2017-15361.
+    #[error("the key was made by a generator that is known to be weak")]
+    Weak,
+}
+
 /// What vouches for a TPM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Judged {
@@ -111,6 +123,7 @@ pub struct Judged {
 pub struct Endorsements {
     store: TrustStore,
     iak_store: TrustStore,
+    device_store: TrustStore,
     allowed: BTreeSet<Sha256Digest>,
     profile: config::EkProfile,
     weak_keys: bool,
@@ -125,6 +138,7 @@ impl Endorsements {
     pub fn load(enrolment: &config::Enrolment) -> Result<Self, RootsError> {
         let mut store = TrustStore::new();
         let mut iak_store = TrustStore::new();
+        let mut device_store = TrustStore::new();
         add_bundled(&mut store, &enrolment.ek_vendors)?;
         for path in &enrolment.ek_roots {
             each_certificate(path, |der| store.add_root(der))?;
@@ -132,12 +146,16 @@ impl Endorsements {
         for path in &enrolment.iak_roots {
             each_certificate(path, |der| iak_store.add_root(der))?;
         }
+        for path in &enrolment.idevid_roots {
+            each_certificate(path, |der| device_store.add_root(der))?;
+        }
         if let Some(directory) = &enrolment.ek_cache {
-            add_cache(&mut [&mut store, &mut iak_store], directory)?;
+            add_cache(&mut [&mut store, &mut iak_store, &mut device_store], directory)?;
         }
         let demanded = [
             ("ek_policies", &mut store, &enrolment.ek_policies),
             ("iak_policies", &mut iak_store, &enrolment.iak_policies),
+            ("idevid_policies", &mut device_store, &enrolment.idevid_policies),
         ];
         for (key, store, policies) in demanded {
             for policy in policies {
@@ -147,6 +165,7 @@ impl Endorsements {
         if enrolment.ek_crl_required {
             store.require_crls();
             iak_store.require_crls();
+            device_store.require_crls();
         }
         let allowed = enrolment
             .ek_allow
@@ -163,6 +182,7 @@ impl Endorsements {
             weak_keys: enrolment.danger_weak_keys,
             store,
             iak_store,
+            device_store,
         })
     }
 
@@ -227,6 +247,46 @@ impl Endorsements {
         Ok(Judged { preregistered: false, endorsement })
     }
 
+    /// Which machine a certificate of this key names. That the key is in a TPM at all is for others to show.
+    ///
+    /// # Errors
+    /// [`DeviceRefused`]. Weak keys are refused whatever `danger_weak_keys` says: it lets TPMs in that can't have others, and an identity can be left out.
+    pub fn judge_device(
+        &self,
+        key: &Public,
+        certificate: &[u8],
+        intermediates: &[Vec<u8>],
+        now_secs: u64,
+    ) -> Result<DeviceIdentity, DeviceRefused> {
+        let verified = self.device_store.verify_device(certificate, intermediates, now_secs);
+        let verified = verified.map_err(DeviceRefused::Certificate)?;
+        require_same_device_key(&verified, key).map_err(DeviceRefused::Certificate)?;
+        if matches!(key.key(), PublicKey::Rsa { n, .. } if has_roca_fingerprint(n)) {
+            return Err(DeviceRefused::Weak);
+        }
+        // One certificate is one identity: what lies behind it in NV memory isn't sent along.
+        if sha256(certificate).as_bytes() != verified.certificate_sha256() {
+            return Err(DeviceRefused::Certificate(EkRefusal::Malformed("padding")));
+        }
+        let names = verified.names();
+        let hardware = names
+            .hardware
+            .as_ref()
+            .map(|module| HardwareName { kind: module.kind.clone(), serial: module.serial.clone() });
+        let identity = DeviceIdentity {
+            certificate: sha256(certificate),
+            key: sha256(key.bytes()),
+            serial: names.serial.clone(),
+            hardware,
+        };
+        // The reader's bounds are the leaf's; a name that no leaf can hold names nobody.
+        if identity.is_well_formed() {
+            Ok(identity)
+        } else {
+            Err(DeviceRefused::Certificate(EkRefusal::NamesNoDevice))
+        }
+    }
+
     fn endorsement(
         &self,
         kind: EndorsementKind,
@@ -242,7 +302,7 @@ impl Endorsements {
             model: tpm.model.clone(),
             version: tpm.version.clone(),
         });
-        Ok(Endorsement { kind, weak_key, tpm })
+        Ok(Endorsement { kind, weak_key, tpm, device: None })
     }
 
     /// Whether firmware of this version (TPMS_ATTEST.firmwareVersion) may enrol. The floor of a manufacturer is for its own; the one of all

@@ -75,6 +75,7 @@ fn a_floor_is_a_manufacturers_own_or_that_of_all_others() {
             model: "m".to_owned(),
             version: "v".to_owned(),
         }),
+        device: None,
     };
     assert!(rules.accepts_firmware(&of(Some("IFX")), 0x0007_0055_0011_cb00));
     assert!(!rules.accepts_firmware(&of(Some("IFX")), 0x0007_0055_0011_caff));
@@ -119,7 +120,9 @@ fn a_directory_with_something_that_could_never_serve_is_a_mistake_told_at_the_st
     let policies = vec!["not an identifier".to_owned()];
     let of_ek = Enrolment { ek_policies: policies.clone(), ..Enrolment::default() };
     let of_iak = Enrolment { iak_policies: policies, ..Enrolment::default() };
-    for (key, rules) in [("ek_policies", of_ek), ("iak_policies", of_iak)] {
+    let of_idevid =
+        Enrolment { idevid_policies: vec!["not an identifier".to_owned()], ..Enrolment::default() };
+    for (key, rules) in [("ek_policies", of_ek), ("iak_policies", of_iak), ("idevid_policies", of_idevid)] {
         assert!(matches!(Endorsements::load(&rules), Err(RootsError::Policy(named, _)) if named == key));
     }
 }

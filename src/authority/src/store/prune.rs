@@ -300,6 +300,9 @@ impl Pass<'_> {
                 let record = Enrolment::parse(body).ok()?;
                 needs.named.extend([record.ek_public, record.ak_public, record.activation]);
                 needs.named.extend(record.ek_certificate);
+                needs.named.extend(
+                    record.endorsement.device.iter().flat_map(|device| [device.certificate, device.key]),
+                );
             }
             Kind::Policy => needs.named.extend([EpochRecord::parse(body).ok()?.document]),
             Kind::References => needs.opened.extend([EpochRecord::parse(body).ok()?.document]),

@@ -123,7 +123,12 @@ impl Host {
             token: Some(Sha256Digest::ZERO),
             activation: Sha256Digest::ZERO,
             version: 1,
-            endorsement: Endorsement { kind: EndorsementKind::EkCertificate, weak_key: false, tpm: None },
+            endorsement: Endorsement {
+                kind: EndorsementKind::EkCertificate,
+                weak_key: false,
+                tpm: None,
+                device: None,
+            },
         };
         let endorsed = Endorsed::new(
             &enrolment,

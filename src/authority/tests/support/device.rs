@@ -101,6 +101,7 @@ impl Device {
             ak_intermediates: Vec::new(),
             ak_public: B64(keys.ak.public().to_vec()),
             host_key_public: B64(keys.host.public().to_vec()),
+            idevid: None,
         };
         let anyone = house.service(ClientIdentity::Anonymous);
         let offer = anyone.begin_enrolment(&begin).await.unwrap();
@@ -111,7 +112,12 @@ impl Device {
             let id = data_encoding::HEXLOWER.decode(offer.enrolment.as_bytes()).unwrap();
             let nonce = activation_data(ORIGIN, &id.try_into().unwrap(), &secret);
             let Attested { attest, signature } = tpm.certify(host, ak, nonce.as_bytes()).unwrap();
-            EnrolmentFinish { secret: B64(secret.to_vec()), attest: B64(attest), signature: B64(signature) }
+            EnrolmentFinish {
+                secret: B64(secret.to_vec()),
+                attest: B64(attest),
+                signature: B64(signature),
+                idevid: None,
+            }
         });
         let enrolled = anyone.finish_enrolment(&offer.enrolment, &finish).await.unwrap();
         let identity = ClientIdentity::Key {

@@ -53,7 +53,14 @@ pub(crate) struct Manufacturer {
     pub(crate) root_pem: String,
 }
 
-struct EkPoint(Vec<u8>);
+/// A P-256 key as the tools that issue certificates take it.
+pub(crate) struct EkPoint(Vec<u8>);
+
+impl EkPoint {
+    pub(crate) fn of(key: &Public) -> Self {
+        Self(key.key().sec1().unwrap())
+    }
+}
 
 impl rcgen::PublicKeyData for EkPoint {
     fn der_bytes(&self) -> &[u8] {
@@ -91,6 +98,26 @@ impl Manufacturer {
         // SubjectPublicKeyInfo of P-256 ends with the uncompressed point.
         let point = spki[spki.len() - 65..].to_vec();
         params.signed_by(&EkPoint(point), &self.issuer).unwrap().der().to_vec()
+    }
+
+    /// A certificate of a machine's own key (IDevID).
+    pub(crate) fn name_device(
+        &self,
+        key: &impl rcgen::PublicKeyData,
+        serial: Option<&str>,
+        shape: impl FnOnce(&mut CertificateParams),
+    ) -> Vec<u8> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "machine");
+        if let Some(serial) = serial {
+            params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), serial);
+        }
+        params.is_ca = IsCa::ExplicitNoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.not_after = rcgen::date_time_ymd(9999, 12, 31);
+        shape(&mut params);
+        params.signed_by(key, &self.issuer).unwrap().der().to_vec()
     }
 
     /// A revocation list that speaks from the first of January of one year to that of another.
@@ -315,8 +342,18 @@ impl House {
         offer: &EnrolmentOffer,
     ) -> Result<Host, ClientError> {
         let call = machine.finish(offer);
+        self.finish_as(name, machine, offer, &call).await
+    }
+
+    pub(crate) async fn finish_as(
+        &self,
+        name: &str,
+        machine: Machine,
+        offer: &EnrolmentOffer,
+        call: &EnrolmentFinish,
+    ) -> Result<Host, ClientError> {
         let enrolled =
-            self.service(ClientIdentity::Anonymous).finish_enrolment(&offer.enrolment, &call).await?;
+            self.service(ClientIdentity::Anonymous).finish_enrolment(&offer.enrolment, call).await?;
         let certificates = &enrolled.certificates;
         let signing = machine.tpm.host_signing_key().clone();
         let client = self.service(identity(&self.scratch, name, &signing, certificates));
@@ -376,6 +413,7 @@ impl Machine {
             ak_intermediates: Vec::new(),
             ak_public: B64(self.tpm.ak_public().bytes().to_vec()),
             host_key_public: B64(self.tpm.host_public().bytes().to_vec()),
+            idevid: None,
         }
     }
 
@@ -395,6 +433,7 @@ impl Machine {
             secret: B64(secret.to_vec()),
             attest: B64(certified.attest),
             signature: B64(certified.signature),
+            idevid: None,
         }
     }
 }

@@ -4,6 +4,7 @@ use super::Context;
 use crate::failure::Failure;
 use crate::output;
 use anyhow::Context as _;
+use countersign_core::api::DeviceDocument;
 use countersign_core::api::admin::{HostDocument, LastRefusal};
 use countersign_core::name::HostId;
 
@@ -52,6 +53,15 @@ fn refusal(refusal: &LastRefusal) -> String {
     format!("{}, {}: {}", output::time(refusal.time_ms), refusal.code, refusal.detail)
 }
 
+/// What its maker calls the machine.
+fn device(device: &DeviceDocument) -> String {
+    let serial = device.serial.as_ref().map(|serial| format!("serial number {serial}"));
+    let hardware = device.hardware_type.as_ref().zip(device.hardware_serial.as_ref());
+    let hardware = hardware.map(|(kind, serial)| format!("hardware {kind} {serial}"));
+    let certificate = format!("certificate {}", device.certificate);
+    serial.into_iter().chain(hardware).chain([certificate]).collect::<Vec<_>>().join(", ")
+}
+
 /// One host, a line for each thing.
 fn print(host: &HostDocument) {
     let (tier, until) = trust(host);
@@ -65,6 +75,7 @@ fn print(host: &HostDocument) {
         ("told", format!("{age} ago")),
         ("last refusal", host.last_refusal.as_ref().map_or_else(|| "-".to_owned(), refusal)),
         ("endorsement", host.endorsement.clone()),
+        ("device", host.device.as_ref().map_or_else(|| "-".to_owned(), device)),
         ("enrolment leaf", host.enrolment.to_string()),
         ("resets, restarts", format!("{}, {}", host.reset_count, host.restart_count)),
         ("evidence", host.evidence.clone().unwrap_or_else(|| "-".to_owned())),

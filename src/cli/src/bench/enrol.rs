@@ -99,6 +99,7 @@ impl Enroller {
             ak_intermediates: Vec::new(),
             ak_public: B64(host.tpm.ak_public().bytes().to_vec()),
             host_key_public: B64(host.tpm.host_public().bytes().to_vec()),
+            idevid: None,
         };
         let offer = self.service.begin_enrolment(&begin).await?;
         let secret = host.tpm.activate_credential(&offer.id_object.0, &offer.encrypted_secret.0)?;
@@ -112,6 +113,7 @@ impl Enroller {
             secret: B64(secret),
             attest: B64(certified.attest),
             signature: B64(certified.signature),
+            idevid: None,
         };
         let enrolled = self.service.finish_enrolment(&offer.enrolment, &finish).await?;
         if enrolled.certificates.is_empty() {

@@ -1,6 +1,6 @@
 //! Bodies of the admin listener (PROTOCOL §11.2).
 
-use super::{ApprovalDocument, B64, NamedKey};
+use super::{ApprovalDocument, B64, DeviceDocument, NamedKey};
 use crate::key::JsonKey;
 use crate::leaf::control::Role;
 use serde::{Deserialize, Serialize};
@@ -338,6 +338,9 @@ pub struct HostDocument {
     pub evidence: Option<String>,
     /// How the TPM is endorsed: `ek-certificate`, `ek-allowed` or `iak-certificate`.
     pub endorsement: String,
+    /// Which machine it is, if it showed an IDevID certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceDocument>,
     /// Why it stands as it does, in words.
     pub reason: String,
     /// Age of the leaf that told of this state, ms; for one host only.

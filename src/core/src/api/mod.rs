@@ -75,6 +75,22 @@ pub struct EnrolmentBegin {
     pub ak_public: B64,
     /// TPMT_PUBLIC of the host key.
     pub host_key_public: B64,
+    /// The machine's own identity besides, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idevid: Option<IdevidBegin>,
+}
+
+/// A machine's IDevID key and its certificate, in [`EnrolmentBegin`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdevidBegin {
+    /// Certificate, DER.
+    pub certificate: B64,
+    /// Intermediates, DER.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub intermediates: Vec<B64>,
+    /// TPMT_PUBLIC of the key.
+    pub public: B64,
 }
 
 impl fmt::Debug for EnrolmentBegin {
@@ -111,6 +127,38 @@ pub struct EnrolmentFinish {
     pub attest: B64,
     /// TPMT_SIGNATURE by the AK.
     pub signature: B64,
+    /// The same for the IDevID key, if one was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idevid: Option<IdevidFinish>,
+}
+
+/// That the IDevID key is in the AK's TPM and can be used, in [`EnrolmentFinish`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdevidFinish {
+    /// TPMS_ATTEST of TPM2_Certify over the IDevID key.
+    pub attest: B64,
+    /// TPMT_SIGNATURE by the AK.
+    pub signature: B64,
+    /// TPMT_SIGNATURE by the IDevID key over the possession tuple.
+    pub possession: B64,
+}
+
+/// A machine as its maker named it, in a host's document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceDocument {
+    /// SHA-256 of the IDevID certificate, hex.
+    pub certificate: String,
+    /// serialNumber of its subject.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// hwType of its hardwareModuleName, dotted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware_type: Option<String>,
+    /// hwSerialNum of its hardwareModuleName, hex.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware_serial: Option<String>,
 }
 
 impl fmt::Debug for EnrolmentFinish {
@@ -466,8 +514,14 @@ mod tests {
             ak_intermediates: Vec::new(),
             ak_public: empty(),
             host_key_public: empty(),
+            idevid: None,
         };
-        let finish = EnrolmentFinish { secret: B64(secret.to_vec()), attest: empty(), signature: empty() };
+        let finish = EnrolmentFinish {
+            secret: B64(secret.to_vec()),
+            attest: empty(),
+            signature: empty(),
+            idevid: None,
+        };
         let made = JoinTokenMade { token: token.clone(), expires_ms: 1, receipt: String::new() };
         let bytes = format!("{:?}", secret);
         let bytes = bytes.trim_matches(['[', ']']);

@@ -1,6 +1,7 @@
 //! Host state and enrolment bodies (PROTOCOL §8.3, §8.4).
 
 use super::LeafError;
+use super::device::DeviceIdentity;
 use super::field::{read_digest_or_null, write_digest};
 use crate::cbor::{Decoder, Slot, encode_map};
 use crate::digest::Sha256Digest;
@@ -267,6 +268,8 @@ pub struct Endorsement {
     pub weak_key: bool,
     /// The TPM, if a certificate describes it.
     pub tpm: Option<TpmModel>,
+    /// Which machine it is, if its maker named it by the certificate of another key of this TPM (IDevID).
+    pub device: Option<DeviceIdentity>,
 }
 
 impl Endorsement {
@@ -284,6 +287,9 @@ impl Endorsement {
                 map.entry(4).text(&tpm.model);
                 map.entry(5).text(&tpm.version);
             }
+            if let Some(device) = &self.device {
+                device.write(map.entry(6));
+            }
         });
     }
 
@@ -299,22 +305,31 @@ impl Endorsement {
         };
         decoder.expect_key(2)?;
         let weak_key = decoder.bool()?;
-        let tpm = match members {
-            2 => None,
-            5 => {
-                decoder.expect_key(3)?;
-                let manufacturer = decoder.text()?.to_owned();
-                decoder.expect_key(4)?;
-                let model = decoder.text()?.to_owned();
-                decoder.expect_key(5)?;
-                Some(TpmModel { manufacturer, model, version: decoder.text()?.to_owned() })
-            }
+        let (described, identified) = match members {
+            2 => (false, false),
+            3 => (false, true),
+            5 => (true, false),
+            6 => (true, true),
             _ => return Err(LeafError::Value("endorsement")),
         };
+        let mut tpm = None;
+        if described {
+            decoder.expect_key(3)?;
+            let manufacturer = decoder.text()?.to_owned();
+            decoder.expect_key(4)?;
+            let model = decoder.text()?.to_owned();
+            decoder.expect_key(5)?;
+            tpm = Some(TpmModel { manufacturer, model, version: decoder.text()?.to_owned() });
+        }
+        let mut device = None;
+        if identified {
+            decoder.expect_key(6)?;
+            device = Some(DeviceIdentity::read(decoder)?);
+        }
         if tpm.is_some() && !kind.is_certified() {
             return Err(LeafError::Value("endorsement"));
         }
-        Ok(Self { kind, weak_key, tpm })
+        Ok(Self { kind, weak_key, tpm, device })
     }
 }
 

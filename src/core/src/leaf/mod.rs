@@ -7,6 +7,7 @@ pub mod appraisal;
 pub mod body;
 pub mod control;
 pub mod decision;
+pub mod device;
 pub mod field;
 pub mod host;
 pub mod host_state;

@@ -10,6 +10,7 @@ use countersign_core::leaf::control::{
     RecoveryRecord, Revocation, Role, Subject,
 };
 use countersign_core::leaf::decision::{Decision, Verdict};
+use countersign_core::leaf::device::{DeviceIdentity, HardwareName};
 use countersign_core::leaf::host::{
     Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState, TpmModel,
 };
@@ -74,9 +75,28 @@ fn hosts() {
         token: Some(digest(4)),
         activation: digest(5),
         version: 1,
-        endorsement: Endorsement { kind: EndorsementKind::EkCertificate, weak_key: true, tpm: None },
+        endorsement: Endorsement {
+            kind: EndorsementKind::EkCertificate,
+            weak_key: true,
+            tpm: None,
+            device: None,
+        },
     };
     one_encoding(&enrolment, Enrolment::encode, Enrolment::parse);
+    let model =
+        TpmModel { manufacturer: "STM".to_owned(), model: "ST33".to_owned(), version: "00490004".to_owned() };
+    let hardware = HardwareName { kind: "2.23.133.1.2".to_owned(), serial: b"STM:7".to_vec() };
+    for (serial, hardware) in
+        [(Some("SN 1"), None), (None, Some(hardware.clone())), (Some("SN 1"), Some(hardware))]
+    {
+        let mut named = enrolment.clone();
+        let serial = serial.map(str::to_owned);
+        named.endorsement.device =
+            Some(DeviceIdentity { certificate: digest(6), key: digest(7), serial, hardware });
+        one_encoding(&named, Enrolment::encode, Enrolment::parse);
+        named.endorsement.tpm = Some(model.clone());
+        one_encoding(&named, Enrolment::encode, Enrolment::parse);
+    }
     let record = HostStateRecord {
         host: host(),
         state: state(),
@@ -107,7 +127,12 @@ fn an_enrolment_says_of_one_endorsement_only() {
         token: None,
         activation: digest(5),
         version: 1,
-        endorsement: Endorsement { kind, weak_key: false, tpm: described.then(|| model.clone()) },
+        endorsement: Endorsement {
+            kind,
+            weak_key: false,
+            tpm: described.then(|| model.clone()),
+            device: None,
+        },
     };
     let kinds = [EndorsementKind::EkCertificate, EndorsementKind::EkAllowed, EndorsementKind::IakCertificate];
     for (kind, shape) in kinds.into_iter().flat_map(|kind| (0..8).map(move |shape| (kind, shape))) {

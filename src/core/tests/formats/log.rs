@@ -17,6 +17,7 @@ use countersign_core::leaf::control::{
     RecoveryRecord, Revocation, Role, Subject, key_introduction, key_possession,
 };
 use countersign_core::leaf::decision::{Decision, Delegation, LeafRef, Lineage, PolicyClaim, Verdict};
+use countersign_core::leaf::device::{DeviceIdentity, HardwareName};
 use countersign_core::leaf::host::{
     Admission, Endorsement, EndorsementKind, Enrolment, HostKeyKind, HostState,
 };
@@ -326,7 +327,17 @@ pub(crate) fn made() -> Made {
         token: Some(token),
         activation: digest(3),
         version: 1,
-        endorsement: Endorsement { kind: EndorsementKind::EkCertificate, weak_key: false, tpm: None },
+        endorsement: Endorsement {
+            kind: EndorsementKind::EkCertificate,
+            weak_key: false,
+            tpm: None,
+            device: Some(DeviceIdentity {
+                certificate: digest(13),
+                key: digest(14),
+                serial: Some("SN-0001".to_owned()),
+                hardware: Some(HardwareName { kind: "2.23.133.1.2".to_owned(), serial: b"STM:7".to_vec() }),
+            }),
+        },
     };
     let enrolled = log.append(vec![(Kind::Enrolment, enrolment.encode())], &[first]);
     log.receipt("an enrolment", enrolled[0].0, None);

@@ -4,6 +4,7 @@
 
 mod bodies;
 mod cose;
+mod devices;
 mod log;
 mod outcomes;
 mod refused;

@@ -44,7 +44,12 @@ fn scene() -> Scene {
         token: None,
         activation: digest(3),
         version: 1,
-        endorsement: Endorsement { kind: EndorsementKind::EkAllowed, weak_key: false, tpm: None },
+        endorsement: Endorsement {
+            kind: EndorsementKind::EkAllowed,
+            weak_key: false,
+            tpm: None,
+            device: None,
+        },
     };
     log.append(vec![(Kind::Enrolment, enrolment.encode())], &signer);
     let epoch = |document, epoch| EpochRecord { document, epoch, by }.encode();

@@ -27,11 +27,11 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// A leaf with its body, as a reader of the log takes it.
-fn read_leaf(bytes: &[u8]) -> Result<(), LeafError> {
+pub(crate) fn read_leaf(bytes: &[u8]) -> Result<(), LeafError> {
     read_body(&Leaf::parse(bytes)?, &mut KnownKeys::default()).map(drop)
 }
 
-fn leaf(kind: Kind, body: Vec<u8>) -> Vec<u8> {
+pub(crate) fn leaf(kind: Kind, body: Vec<u8>) -> Vec<u8> {
     Leaf { kind, index: 1, time_ms: 2, salt: [3; 16], body }.encode().unwrap()
 }
 
@@ -45,7 +45,7 @@ fn swap(text: &str, from: &str, to: &str) -> String {
     text.replacen(from, to, 1)
 }
 
-fn swap_bytes(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+pub(crate) fn swap_bytes(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
     let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
     [&bytes[..at], to, &bytes[at + from.len()..]].concat()
 }
@@ -226,7 +226,7 @@ fn enrolments() -> Vec<(&'static str, Vec<u8>)> {
             token: None,
             activation: digest,
             version: 1,
-            endorsement: Endorsement { kind, weak_key: false, tpm },
+            endorsement: Endorsement { kind, weak_key: false, tpm, device: None },
         };
         leaf(Kind::Enrolment, body.encode())
     };
@@ -549,6 +549,7 @@ fn whatever_is_wrong_is_refused() {
         .chain(administrative_bodies())
         .chain(enrolments())
         .chain(host_states())
+        .chain(crate::devices::refused())
         .chain(decisions())
     {
         assert!(read_leaf(&bytes).is_err(), "accepted: {name}");

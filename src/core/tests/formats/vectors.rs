@@ -21,8 +21,8 @@ use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::name::Origin;
 use countersign_core::refusal::RefusalCode;
 use countersign_core::request::{
-    SignedRequest, activation_data, argv_digest, delegation_preimage, holder_preimage, qualifying_data,
-    request_root,
+    SignedRequest, activation_data, argv_digest, delegation_preimage, device_certification_data,
+    device_possession, holder_preimage, qualifying_data, request_root,
 };
 use data_encoding::HEXLOWER;
 use ed25519_dalek::Signer;
@@ -79,6 +79,8 @@ fn requests() {
             "enrolment": hex(&[1; 16]),
             "secret": hex(&[2; 32]),
             "activation_data": activation_data("test.example/log", &[1; 16], &[2; 32]).to_hex(),
+            "device_certification_data": device_certification_data("test.example/log", &[1; 16], &[2; 32]).to_hex(),
+            "device_possession": hex(&device_possession("test.example/log", &[1; 16], &[2; 32])),
         }),
     );
 }

@@ -9,10 +9,12 @@ use crate::serve::refusals::Refusal;
 use crate::store::HostRow;
 use crate::why;
 use axum::response::Response;
+use countersign_core::api::DeviceDocument;
 use countersign_core::api::admin::{HostDocument, Hosts};
 use countersign_core::control::ControlState;
 use countersign_core::leaf::Leaf;
 use countersign_core::leaf::control::Subject;
+use countersign_core::leaf::device::DeviceIdentity;
 use countersign_core::leaf::host::Tier;
 use countersign_core::name::HostId;
 use countersign_core::refusal::RefusalCode;
@@ -80,8 +82,19 @@ fn document(row: &HostRow, control: &ControlState, now_ms: u64) -> HostDocument 
         restart_count: row.state.restart_count,
         evidence: row.state.evidence.map(|digest| digest.to_hex()),
         endorsement: row.enrolment.endorsement.kind.name().to_owned(),
+        device: row.enrolment.endorsement.device.as_ref().map(device),
         reason: why::reason(row, control, now_ms, &[], None),
         state_age_ms: None,
         last_refusal: None,
+    }
+}
+
+fn device(identity: &DeviceIdentity) -> DeviceDocument {
+    let hardware = identity.hardware.as_ref();
+    DeviceDocument {
+        certificate: identity.certificate.to_hex(),
+        serial: identity.serial.clone(),
+        hardware_type: hardware.map(|name| name.kind.clone()),
+        hardware_serial: hardware.map(|name| data_encoding::HEXLOWER.encode(&name.serial)),
     }
 }

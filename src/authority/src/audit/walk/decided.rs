@@ -163,6 +163,10 @@ impl Walker<'_> {
                 self.gap(level + 1, "endorsement certificate", Standing::Here, detail);
             }
         }
+        if let Some(device) = &enrolment.endorsement.device {
+            self.member(level + 1, "device certificate", &device.certificate)?;
+            self.member(level + 1, "device key", &device.key)?;
+        }
         self.member(level + 1, "attestation key", &enrolment.ak_public)?;
         self.member(level + 1, "activation record", &enrolment.activation)?;
         self.ak(&enrolment)

@@ -173,7 +173,12 @@ pub(crate) fn enrolment(host: HostId, key: u8, version: u64, token: Option<Sha25
         token,
         activation: Sha256Digest::new([6; 32]),
         version,
-        endorsement: Endorsement { kind: EndorsementKind::EkAllowed, weak_key: false, tpm: None },
+        endorsement: Endorsement {
+            kind: EndorsementKind::EkAllowed,
+            weak_key: false,
+            tpm: None,
+            device: None,
+        },
     };
     Entry::plain(Kind::Enrolment, record.encode())
 }
