@@ -116,6 +116,9 @@ struct Host {
     secret: [u8; 32],
 }
 
+/// What a lying authority does with an answer about the control chain.
+pub(crate) type AlterFeed = Box<dyn Fn(&mut Feed) + Send>;
+
 /// An authority in memory.
 pub(crate) struct TestAuthority {
     pub(crate) log: Mutex<MiniLog>,
@@ -136,7 +139,7 @@ pub(crate) struct TestAuthority {
     pub(crate) verdict: Mutex<Verdict>,
     pub(crate) presented: AtomicUsize,
     /// What a lying authority makes of its answers about the control chain, and how often it was asked.
-    pub(crate) alter_feed: Mutex<Option<Box<dyn Fn(&mut Feed) + Send>>>,
+    pub(crate) alter_feed: Mutex<Option<AlterFeed>>,
     pub(crate) feeds: AtomicUsize,
 }
 
