@@ -337,9 +337,9 @@ FAULTS = {"unknown-gateway": "unauthorised", "ended-gateway": "unauthorised", "n
           "too-late": "outcome-implausible", "twice": "state-invalid"}
 
 
-def outcomes():
-    """tests/vectors/formats/outcomes.json: logs in which an outcome is right, or wrong in one way, and all else is right."""
-    vectors = load("formats/outcomes.json")
+def ending(name, judge_refusal):
+    """Logs that end with a leaf that is right, or wrong in one way, while all else is right."""
+    vectors = load(f"formats/{name}.json")
     trusted = bundle.parse_bundle(vectors["trust_bundle"].encode())
 
     def check(pages):
@@ -350,22 +350,32 @@ def outcomes():
             return check_log(trusted, export.leaves(), export.heads())
 
     check(vectors["export"])
-    seen = set()
     for vector in vectors["logs"]:
-        pages = vectors["export"] + vector["export"]
-        if vector["fault"] is None:
+        pages, expected = vectors["export"] + vector["export"], judge_refusal(vector)
+        if expected is None:
             equal(vector["name"], check(pages).size, vector["leaf"] + 1)
             continue
-        seen.add(vector["fault"])
         try:
             check(pages)
         except Refused as refused:
-            assert refused.code == FAULTS[vector["fault"]], f"{vector['name']}: {refused.code}"
+            assert refused.code == expected, f"{vector['name']}: {refused.code}"
             assert refused.detail.startswith(f"leaf {vector['leaf']}: "), f"{vector['name']}: {refused}"
             counts["refused"] += 1
             continue
         raise AssertionError(f"accepted: {vector['name']}")
-    assert seen == set(FAULTS), "a fault without a log"
+    return vectors["logs"]
+
+
+def outcomes():
+    """tests/vectors/formats/outcomes.json: the leaf is an outcome."""
+    logs = ending("outcomes", lambda vector: vector["fault"] and FAULTS[vector["fault"]])
+    assert {vector["fault"] for vector in logs} == {None, *FAULTS}, "a fault without a log"
+
+
+def attested():
+    """tests/vectors/formats/attested.json: the leaf is a host state."""
+    logs = ending("attested", lambda vector: None if vector["taken"] else "state-invalid")
+    assert {vector["taken"] for vector in logs} == {True, False}
 
 
 def page():
@@ -384,6 +394,7 @@ core()
 formats()
 refused(*whole_log())
 outcomes()
+attested()
 page()
 assert not unread, f"nobody reads {sorted(unread)}"
 print(f"{counts['accepted']} accepted and {counts['refused']} refused: vectors as expected")

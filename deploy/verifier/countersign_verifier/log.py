@@ -3,6 +3,7 @@
 Leaves and heads are taken one by one, in order. Memory grows by a hash and a few numbers a leaf, not by its bytes. What needs the retained
 inputs, that each decision is the right one, is the authority's `audit replay`; what is judged here needs the log alone."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from .control import DEACTIVATED, HEAD, Chain
@@ -169,7 +170,7 @@ class Log:
         young = leaf.time_ms - 10_000 <= body["time_ms"] <= leaf.time_ms + 2000
         demand(young, "state-invalid", f"{where}: decided at {body['time_ms']} ms, logged at {leaf.time_ms} ms")
         demand(number <= self.chain.number, "state-invalid", f"{where}: decided under control number {number}, not there yet")
-        in_force = [[entry for entry in known if entry[0] <= number][-1][1] for known in (self.policies, self.references)]
+        in_force = [_in_force(known, number)[1] for known in (self.policies, self.references)]
         demand([body["policy"], body["references"]] == in_force, "state-invalid", f"{where}: not the documents of its time")
 
     # ---- decisions --------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ class Log:
         demand(young, "state-invalid", f"{where}: decided at {body['iat']} s, logged at {leaf.time_ms} ms")
         number = body["control"]
         demand(number <= self.chain.number, "state-invalid", f"{where}: decided under control number {number}, not there yet")
-        policy = [entry for entry in self.policies if entry[0] <= number][-1]
+        policy = _in_force(self.policies, number)
         claimed = body.get("policy")
         demand((claimed is not None) == (policy[1] is not None), "state-invalid", f"{where}: a policy where none was, or none")
         if claimed is not None:
@@ -263,6 +264,11 @@ class Log:
             pinned = found["last_good"]
             there = self.bodies.get(pinned.size) == pinned.digest
             demand(there, "head-forked", f"no head of this log is the last good one of size {pinned.size}")
+
+
+def _in_force(known, number):
+    """The newest entry at a control number; entries begin with the number from which on they are in force, rising."""
+    return known[bisect_right(known, number, key=lambda entry: entry[0]) - 1]
 
 
 def check_narrowing(leaf, body, parents):

@@ -102,7 +102,7 @@ pub fn causes(
     let vector = result.map(|result| result.vector).unwrap_or_default();
     let unreferenced = match vector.iter().find(|(claim, _)| *claim == EXECUTABLES) {
         Some((_, tier)) => *tier == Tier::None.number(),
-        // A leaf without a vector, that of an attestation: if nothing else makes the warning, this does.
+        // A leaf without a vector, that of an attestation as early versions told it: if nothing else makes the warning, this does.
         None => control.references().is_none() || (causes.is_empty() && known),
     };
     if unreferenced {

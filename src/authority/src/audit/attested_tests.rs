@@ -2,33 +2,39 @@
 
 use super::kit::Log;
 use super::{MismatchKind, Missing, replay};
-use countersign_core::digest::sha256;
+use countersign_core::digest::Sha256Digest;
+use countersign_core::leaf::Leaf;
 use countersign_core::leaf::host::Tier;
-use countersign_core::leaf::host_state::Basis;
+use countersign_core::leaf::host_state::{Basis, HostStateRecord};
 
 #[test]
 fn a_lie_about_an_attestation_is_found() {
     let mut log = Log::with_policy();
     log.attest(Some(log.time_ms - 400_000));
-    assert_eq!(log.mismatches(), [(log.last(), MismatchKind::Body)]);
+    assert_eq!(log.mismatches(), [(log.last(), MismatchKind::Input("decision time"))]);
 }
+
+type Alter = fn(&mut Basis);
+
+/// What the log alone shows is told by name.
+const LIES: [(Alter, MismatchKind); 9] = [
+    (|basis| basis.policy = None, MismatchKind::Input("policy")),
+    (|basis| basis.policy = Some(Sha256Digest::ZERO), MismatchKind::Input("policy")),
+    (|basis| basis.references = Some(Sha256Digest::ZERO), MismatchKind::Input("references")),
+    (|basis| basis.control -= 1, MismatchKind::Input("control")),
+    (|basis| basis.time_ms -= 10_001, MismatchKind::Input("decision time")),
+    (|basis| basis.time_ms += 1, MismatchKind::Body),
+    (|basis| basis.appraisal.tier = Tier::Affirming, MismatchKind::Body),
+    (|basis| basis.appraisal.vector[2].1 = 2, MismatchKind::Body),
+    (|basis| basis.appraisal.reference_set = Some(String::new()), MismatchKind::Body),
+];
 
 #[test]
 fn a_lie_about_what_an_attestation_follows_from_is_found() {
-    type Alter = fn(&mut Basis);
-    let lies: [Alter; 7] = [
-        |basis| basis.appraisal.tier = Tier::Affirming,
-        |basis| basis.appraisal.vector[2].1 = 2,
-        |basis| basis.appraisal.reference_set = Some("fleet".to_owned()),
-        |basis| basis.policy = None,
-        |basis| basis.references = Some(sha256(b"others")),
-        |basis| basis.control -= 1,
-        |basis| basis.time_ms += 1,
-    ];
-    for alter in lies {
+    for (alter, kind) in LIES {
         let mut log = Log::with_policy();
         log.attest_saying(None, |record| alter(record.basis.as_mut().unwrap()));
-        assert_eq!(log.mismatches(), [(log.last(), MismatchKind::Body)]);
+        assert_eq!(log.mismatches(), [(log.last(), kind)]);
     }
     let mut log = Log::with_policy();
     log.attest_saying(None, |record| {
@@ -41,4 +47,25 @@ fn a_lie_about_what_an_attestation_follows_from_is_found() {
     let mut log = Log::with_policy();
     log.attest_saying(None, |record| record.basis = None);
     assert_eq!(log.mismatches(), []);
+}
+
+#[test]
+fn what_the_log_shows_of_an_attestation_is_judged_also_where_its_evidence_was_pruned() {
+    for (alter, kind) in LIES {
+        let mut log = Log::with_policy();
+        log.attest_saying(None, |record| alter(record.basis.as_mut().unwrap()));
+        let record = HostStateRecord::parse(&Leaf::parse(log.leaves.last().unwrap()).unwrap().body).unwrap();
+        let gone = [Some(record.evidence), record.state.boot_log];
+        for digest in gone.into_iter().flatten() {
+            log.blobs.remove(&digest);
+            log.pruned.push(digest);
+        }
+        let report = replay(&log, &log.bundle, &mut |_| {}).unwrap();
+        let found: Vec<_> = report.mismatches.into_iter().map(|one| one.kind).collect();
+        match kind {
+            // Only the evidence would show it.
+            MismatchKind::Body => assert_eq!((found, report.pruned.len()), (Vec::new(), 1)),
+            kind => assert_eq!(found, [kind]),
+        }
+    }
 }

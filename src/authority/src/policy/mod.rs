@@ -28,7 +28,10 @@ pub const SCHEMA: &str = include_str!("schema.cedarschema");
 
 /// SHA-256 of the schemas of engines before, to which only members were added: what was valid under one of them is under [`SCHEMA`], and an
 /// authority starts under the policy that was in force when it was another version.
-const EARLIER_SCHEMAS: [&str; 1] = ["aead390c778ed266f2b9291ed9991cc4f3c68b240ddac56806c149a50e40ae2c"];
+const EARLIER_SCHEMAS: [&str; 2] = [
+    "aead390c778ed266f2b9291ed9991cc4f3c68b240ddac56806c149a50e40ae2c",
+    "21d950fa71b3acc2d1ee13db51c5435e02634efc65cd4ca35f849d2ac128c094",
+];
 
 /// Families of actions: each is a Cedar action of the schema.
 pub const FAMILIES: [&str; 3] = ["exec", "call", "request"];

@@ -3,13 +3,13 @@
 use super::evaluate::context;
 use super::reads::Reads;
 use super::{
-    CompiledPolicy, PolicyCache, PolicyFacts, PolicyInvalid, PolicyUnavailable, SCHEMA, SecureBootFact,
-    SourcePosition, Verdict,
+    CompiledPolicy, EARLIER_SCHEMAS, PolicyCache, PolicyFacts, PolicyInvalid, PolicyUnavailable, SCHEMA,
+    SecureBootFact, SourcePosition, Verdict,
 };
 use crate::appraise::unappraised;
 use crate::verify::Evidence;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document};
-use countersign_core::digest::Sha256Digest;
+use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::appraisal::Appraisal;
 use countersign_core::leaf::device::{DeviceIdentity, HardwareName};
 use countersign_core::leaf::host::{Endorsement, EndorsementKind, HostKeyKind, Tier, TpmModel};
@@ -395,19 +395,38 @@ fn what_does_not_parse_or_validate_is_told_by_policy_line_and_column() {
 
 #[test]
 fn a_policy_of_an_engine_before_stays_in_force() {
-    let mut earlier = document(&[("base", PERMIT)]);
-    earlier.schema = include_str!("testdata/schema-of-engine-2.cedarschema").to_owned();
-    let policy = CompiledPolicy::load(&earlier).unwrap();
-    assert_eq!(*policy.digest(), earlier.digest());
-    assert_eq!(ask(&policy, |_| {}), ask(&compiled(&[("base", PERMIT)]), |_| {}));
-    // Nothing was taken away and no type changed: without comments, every line is still there.
     let lines = |text: &'static str| text.lines().map(str::trim).filter(|line| !line.starts_with("//"));
-    let before = lines(include_str!("testdata/schema-of-engine-2.cedarschema"));
     let now: Vec<&str> = lines(SCHEMA).collect();
-    let gone: Vec<&str> = before.filter(|line| !now.contains(line)).collect();
-    assert_eq!(gone, [""; 0]);
-    earlier.schema.push('\n');
-    assert!(CompiledPolicy::load(&earlier).is_err());
+    let schemas = [
+        include_str!("testdata/schema-of-engine-2.cedarschema"),
+        include_str!("testdata/schema-of-engine-3.cedarschema"),
+    ];
+    assert_eq!(schemas.map(|schema| sha256(schema.as_bytes()).to_hex()), EARLIER_SCHEMAS);
+    for schema in schemas {
+        let mut earlier = document(&[("base", PERMIT)]);
+        earlier.schema = schema.to_owned();
+        let policy = CompiledPolicy::load(&earlier).unwrap();
+        assert_eq!(*policy.digest(), earlier.digest());
+        assert_eq!(ask(&policy, |_| {}), ask(&compiled(&[("base", PERMIT)]), |_| {}));
+        // Nothing was taken away and no type changed: without comments, every line is still there.
+        let gone: Vec<&str> = lines(schema).filter(|line| !now.contains(line)).collect();
+        assert_eq!(gone, [""; 0]);
+        earlier.schema.push('\n');
+        assert!(CompiledPolicy::load(&earlier).is_err());
+    }
+}
+
+/// Policies carry the schema, and decisions the engine's name: one doesn't change without the other, and what was in force stays loadable.
+#[test]
+fn a_schema_is_of_one_engine() {
+    let known =
+        ("countersign-decision-4", "8609e03cfb5a1996194d0392a0ef3f725860805a510af6fb446f817e1f181e05");
+    let found = sha256(SCHEMA.as_bytes()).to_hex();
+    assert_eq!(
+        (crate::decide::ENGINE, found.as_str()),
+        known,
+        "another engine, and the schema before kept as an earlier one"
+    );
 }
 
 #[test]

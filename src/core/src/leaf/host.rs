@@ -1,4 +1,4 @@
-//! Host state and enrolment bodies (PROTOCOL §8.3, §8.4).
+//! The host state map and the enrolment body (PROTOCOL §8.3, §8.4).
 
 use super::LeafError;
 use super::device::DeviceIdentity;

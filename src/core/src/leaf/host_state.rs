@@ -39,7 +39,7 @@ pub struct HostStateRecord {
     pub evidence: Sha256Digest,
     /// Why the evidence was refused, if it was.
     pub code: Option<RefusalCode>,
-    /// `None` in leaves from before countersign-decision-3, which told the state alone.
+    /// `None` in leaves from before countersign-decision-4, which told the state alone.
     pub basis: Option<Basis>,
 }
 

@@ -21,14 +21,14 @@ const DAY: u64 = 86_400 * SECOND;
 const LIFE: u64 = 59 * SECOND;
 
 /// A log with a gateway, an artifact and a denial.
-struct Scene {
-    log: Made,
+pub(crate) struct Scene {
+    pub(crate) log: Made,
     artifact: LeafRef,
     denied: LeafRef,
     made_ms: u64,
 }
 
-fn scene() -> Scene {
+pub(crate) fn scene() -> Scene {
     let (mut log, by) = (Made::empty(), public(OFFICER).thumbprint());
     let signer = [HEADS[0]];
     initialise(&mut log, HEADS[0]);
@@ -63,7 +63,7 @@ fn scene() -> Scene {
 }
 
 impl Scene {
-    fn append(&mut self, kind: Kind, body: Vec<u8>) {
+    pub(crate) fn append(&mut self, kind: Kind, body: Vec<u8>) {
         self.log.append(vec![(kind, body)], &[HEADS[0]]);
     }
 
