@@ -1,21 +1,29 @@
 //! Evidence bundles: one file bears an artifact out, by either implementation, and no part of it can be changed or left out.
+//!
+//! One is published under `tests/vectors/evidence`: what it holds must lead to the same decision in every version that calls itself the same engine.
+//! `UPDATE_VECTORS=1 cargo test -p countersign-tests --all-features --test evidence_bundle` makes another, after a deliberate change of engine or format.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use countersign_authority::audit::verify_bundle;
+use countersign_authority::decide::ENGINE;
 use countersign_core::bundle::TrustBundle;
 use countersign_tests::{Deployment, Program, Ran, SignerKind};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
-fn by_the_second_implementation(deployment: &Deployment, bundle: &str) -> Ran {
+fn by_the_second_implementation(trust: &str, bundle: &str) -> Ran {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/verifier");
     let mut command = Command::new("/usr/bin/python3");
     command.env("PYTHONDONTWRITEBYTECODE", "1").current_dir(folder);
-    let trust = deployment.text("authority/trust-bundle.json");
-    Ran::of(command.args(["-m", "countersign_verifier", "verify-bundle", "--trust-bundle", &trust, bundle]))
+    Ran::of(command.args(["-m", "countersign_verifier", "verify-bundle", "--trust-bundle", trust, bundle]))
+}
+
+/// A file of the published bundle.
+fn published(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors/evidence").join(name)
 }
 
 fn by_the_first(deployment: &Deployment, bundle: &str) -> Ran {
@@ -132,7 +140,13 @@ fn every_part_counts() {
     bundle(&deployment, "child", "bundle.json").expect("bundle");
     let path = deployment.text("bundle.json");
     by_the_first(&deployment, &path).expect("verify the bundle");
-    by_the_second_implementation(&deployment, &path).expect("verify the bundle again");
+    let trust = deployment.text("authority/trust-bundle.json");
+    by_the_second_implementation(&trust, &path).expect("verify the bundle again");
+    if std::env::var_os("UPDATE_VECTORS").is_some() {
+        std::fs::create_dir_all(published("")).unwrap();
+        std::fs::copy(&path, published("bundle.json")).unwrap();
+        std::fs::copy(&trust, published("trust-bundle.json")).unwrap();
+    }
 
     let document: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let mut found = Vec::new();
@@ -158,6 +172,20 @@ fn every_part_counts() {
     });
     changed.add("a member that nothing names", &more);
     changed.refused_by_the_other(&deployment);
+}
+
+#[test]
+fn the_published_bundle_leads_to_the_same_decision_still() {
+    let trust = TrustBundle::verify(&std::fs::read(published("trust-bundle.json")).unwrap()).unwrap();
+    let bytes = std::fs::read(published("bundle.json")).unwrap();
+    let borne = verify_bundle(&bytes, &trust);
+    let borne =
+        borne.unwrap_or_else(|refused| panic!("{refused}: the same inputs no longer decide the same"));
+    assert_eq!(borne.decision.engine, ENGINE);
+    assert_eq!(borne.decision.lineage.depth, 1);
+    let text = |name| published(name).to_str().unwrap().to_owned();
+    let ran = by_the_second_implementation(&text("trust-bundle.json"), &text("bundle.json"));
+    ran.expect("the published bundle");
 }
 
 #[test]

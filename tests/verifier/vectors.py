@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "verifier"))
 
 from countersign_verifier import bundle, cbor, cose, hashing, head, judge, leaf, receipt, result, sources, strictjson  # noqa: E402
-from countersign_verifier.evidence_bundle import references_shape  # noqa: E402
+from countersign_verifier.evidence_bundle import references_shape, verify_bundle  # noqa: E402
 from countersign_verifier.follow import Follower  # noqa: E402
 from countersign_verifier.hashing import sha256, tuple_bytes, tuple_hash  # noqa: E402
 from countersign_verifier.keys import Key  # noqa: E402
@@ -27,6 +27,11 @@ unread = {path.relative_to(VECTORS).as_posix() for path in VECTORS.rglob("*.json
 def load(name):
     unread.discard(name)
     return json.loads((VECTORS / name).read_text(encoding="utf-8"))
+
+
+def raw(name):
+    unread.discard(name)
+    return (VECTORS / name).read_bytes()
 
 
 def equal(what, found, expected):
@@ -378,6 +383,13 @@ def attested():
     assert {vector["taken"] for vector in logs} == {True, False}
 
 
+def evidence():
+    """tests/vectors/evidence: an artifact with all that bears it out."""
+    trusted = bundle.parse_bundle(raw("evidence/trust-bundle.json"))
+    whole = raw("evidence/bundle.json")
+    equal("the artifact's kind", verify_bundle(whole, trusted).leaf.kind, "allow")
+
+
 def page():
     """The README's table of codes is the program's, and every code is used."""
     folder = ROOT / "deploy" / "verifier"
@@ -395,6 +407,7 @@ formats()
 refused(*whole_log())
 outcomes()
 attested()
+evidence()
 page()
 assert not unread, f"nobody reads {sorted(unread)}"
 print(f"{counts['accepted']} accepted and {counts['refused']} refused: vectors as expected")

@@ -19,6 +19,7 @@ mod export;
 mod fold;
 mod follow;
 mod kept;
+mod of_its_time;
 mod outcomes;
 mod prov;
 mod reconcile;

@@ -6,12 +6,12 @@
 
 use super::committed::Heads;
 use super::fold::Fold;
+use super::of_its_time::{is_of_its_time, record_of_its_time, told_of_its_time};
 use super::replayed::{Mismatch, MismatchKind, Missing, ReplayReport};
 use super::{Leaves, LogSource, PAGE, Unreadable};
 use crate::appraise::{References, ReferencesInvalid};
 use crate::decide::{ENGINE, Family, Inputs, Situation, decide, decide_attestation};
 use crate::policy::{CompiledPolicy, PolicyCache};
-use crate::sequence::{CLOCK_TOLERANCE_MS, MAX_DECISION_AGE_MS};
 use crate::store::project::tells_of_host;
 use crate::verify::{BootLogCache, BootLogSource, CallError, Endorsed, Judged, SourceFault, judge_logged};
 use countersign_core::bundle::TrustBundle;
@@ -202,38 +202,8 @@ impl Replay<'_> {
         self.in_force()?;
         self.endorsed(&members.host, members.state)?;
         // What the log alone shows is judged all the same.
-        match leaf.kind {
-            Kind::HostState => {
-                HostStateRecord::parse(&leaf.body).ok().map(|told| self.fits_record(leaf, &told))
-            }
-            _ => Decision::parse(&leaf.body).ok().map(|told| self.fits_decision(leaf, &told)),
-        }
-        .unwrap_or(Ok(()))?;
+        told_of_its_time(leaf, &self.fold.control)?;
         Ok(Standing::Pruned)
-    }
-
-    /// What a host-state leaf says that it follows from has to be what is in force here.
-    fn fits_record(&self, leaf: &Leaf, record: &HostStateRecord) -> Result<(), Stop> {
-        let Some(basis) = &record.basis else { return Ok(()) };
-        let control = &self.fold.control;
-        fits(&[
-            ("decision time", is_of_its_time(leaf, basis.time_ms, 0)),
-            ("control", basis.control == control.number()),
-            ("policy", basis.policy.as_ref() == control.policy()),
-            ("references", basis.references.as_ref() == control.references()),
-        ])
-    }
-
-    /// The same of a decision, whose inputs record isn't there; of its time the leaf has the seconds.
-    fn fits_decision(&self, leaf: &Leaf, decision: &Decision) -> Result<(), Stop> {
-        let control = &self.fold.control;
-        let policy = decision.policy.as_ref();
-        fits(&[
-            ("decision time", is_of_its_time(leaf, decision.issued_at.saturating_mul(1_000), 999)),
-            ("control", decision.control == control.number()),
-            ("policy", policy.map(|policy| &policy.digest) == control.policy()),
-            ("epoch", policy.is_none_or(|policy| policy.epoch == control.epoch())),
-        ])
     }
 
     fn take_decision(&mut self, index: u64, leaf: &Leaf) -> Result<(), Unreadable> {
@@ -334,7 +304,9 @@ impl Replay<'_> {
             return Err(Stop::Missing(Missing::Engine(record.engine)));
         }
         let request = self.request(decision, &record)?;
-        fits(&[("decision time", is_of_its_time(leaf, record.time_ms, 0))])?;
+        if !is_of_its_time(leaf, record.time_ms, 0) {
+            return Err(MismatchKind::Input("decision time").into());
+        }
         if !self.fold.group.priors().contains(&record.prior) {
             return Err(MismatchKind::Input("prior host state").into());
         }
@@ -362,7 +334,7 @@ impl Replay<'_> {
         record: &HostStateRecord,
         evidence: EvidenceRecord,
     ) -> Result<(), Stop> {
-        self.fits_record(leaf, record)?;
+        record_of_its_time(leaf, record, &self.fold.control)?;
         if let Some(basis) = record.basis.as_ref().filter(|basis| basis.engine != ENGINE) {
             return Err(Stop::Missing(Missing::Engine(basis.engine.clone())));
         }
@@ -559,20 +531,6 @@ fn own_members(
 
 fn is_fresh(code: Option<RefusalCode>) -> bool {
     !matches!(code, Some(RefusalCode::ChallengeExpired | RefusalCode::ChallengeSpent))
-}
-
-/// PROTOCOL §7.2, key 13: a decision is a little older than its leaf, or ahead of it by what clocks differ. Of the time so much may have been cut off.
-fn is_of_its_time(leaf: &Leaf, time_ms: u64, cut_ms: u64) -> bool {
-    time_ms <= leaf.time_ms.saturating_add(CLOCK_TOLERANCE_MS)
-        && time_ms.saturating_add(MAX_DECISION_AGE_MS).saturating_add(cut_ms) >= leaf.time_ms
-}
-
-/// The first of these that doesn't hold is told.
-fn fits(members: &[(&'static str, bool)]) -> Result<(), Stop> {
-    match members.iter().find(|(_, holds)| !holds) {
-        Some((name, _)) => Err(MismatchKind::Input(name).into()),
-        None => Ok(()),
-    }
 }
 
 /// The input in which the record differs from what the log shows.

@@ -1,0 +1,68 @@
+//! What the log alone shows of a leaf: that it follows from the control state of its place, and was decided when it was logged.
+//!
+//! Comes in: a leaf, the control state that the leaves before it lead to. Refused, by the name of the input: another control number, other documents,
+//! a time too far from the leaf's. No evidence is needed, so a leaf whose evidence was pruned is held to it, too.
+
+use super::replayed::MismatchKind;
+use crate::sequence::{CLOCK_TOLERANCE_MS, MAX_DECISION_AGE_MS};
+use countersign_core::control::ControlState;
+use countersign_core::leaf::decision::Decision;
+use countersign_core::leaf::host_state::HostStateRecord;
+use countersign_core::leaf::{Kind, Leaf};
+
+/// PROTOCOL §7.2, key 13: a decision is a little older than its leaf, or ahead of it by what clocks differ. Of the time so much may have been cut off.
+pub(super) fn is_of_its_time(leaf: &Leaf, time_ms: u64, cut_ms: u64) -> bool {
+    time_ms <= leaf.time_ms.saturating_add(CLOCK_TOLERANCE_MS)
+        && time_ms.saturating_add(MAX_DECISION_AGE_MS).saturating_add(cut_ms) >= leaf.time_ms
+}
+
+/// The same of a whole leaf of a decision or a host state.
+pub(super) fn told_of_its_time(leaf: &Leaf, control: &ControlState) -> Result<(), MismatchKind> {
+    match leaf.kind {
+        Kind::HostState => {
+            let record = HostStateRecord::parse(&leaf.body);
+            record_of_its_time(leaf, &record.map_err(|_| MismatchKind::Malformed("host state"))?, control)
+        }
+        _ => {
+            let decision = Decision::parse(&leaf.body);
+            decision_of_its_time(leaf, &decision.map_err(|_| MismatchKind::Malformed("decision"))?, control)
+        }
+    }
+}
+
+/// PROTOCOL §8.4: what a host state says that it follows from has to be what was in force.
+pub(super) fn record_of_its_time(
+    leaf: &Leaf,
+    record: &HostStateRecord,
+    control: &ControlState,
+) -> Result<(), MismatchKind> {
+    let Some(basis) = &record.basis else { return Ok(()) };
+    first_wrong(&[
+        ("decision time", is_of_its_time(leaf, basis.time_ms, 0)),
+        ("control", basis.control == control.number()),
+        ("policy", basis.policy.as_ref() == control.policy()),
+        ("references", basis.references.as_ref() == control.references()),
+    ])
+}
+
+/// The same of a decision; `iat` keeps the seconds of its time.
+fn decision_of_its_time(
+    leaf: &Leaf,
+    decision: &Decision,
+    control: &ControlState,
+) -> Result<(), MismatchKind> {
+    let policy = decision.policy.as_ref();
+    first_wrong(&[
+        ("decision time", is_of_its_time(leaf, decision.issued_at.saturating_mul(1_000), 999)),
+        ("control", decision.control == control.number()),
+        ("policy", policy.map(|policy| &policy.digest) == control.policy()),
+        ("epoch", policy.is_none_or(|policy| policy.epoch == control.epoch())),
+    ])
+}
+
+fn first_wrong(members: &[(&'static str, bool)]) -> Result<(), MismatchKind> {
+    match members.iter().find(|(_, holds)| !holds) {
+        Some((name, _)) => Err(MismatchKind::Input(name)),
+        None => Ok(()),
+    }
+}
