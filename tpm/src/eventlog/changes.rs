@@ -4,7 +4,7 @@
 //! only one of them has, put together by what they are about; [`FactChange`]s. Refused: registers that either log doesn't explain, of which
 //! nothing is told.
 //!
-//! Every text that goes out is fit to be printed ([`told`](super::told)). What is proven of it is said with it: a digest always, a text always, a name
+//! Every text that goes out is fit to be printed (`told.rs`). What is proven of it is said with it: a digest always, a text always, a name
 //! if `name_proven`. Nothing may be decided from any of it.
 
 use std::collections::BTreeSet;

@@ -5,7 +5,7 @@
 //! the values that may follow are computed and compared, at most [`MAX_EXTENSIONS`] of them. Refused: any other word, order or number.
 //!
 //! What a register holds fixes the sequence of what was extended, not where the log ends and computing begins. So words that stand in the log
-//! count as if they had been computed, and every way to cut one sequence in two reads the same ([`in_log`], [`reached`]).
+//! count as if they had been computed, and every way to cut one sequence in two reads the same (`in_log`, `reached`).
 
 use crate::algorithm::HashAlg;
 use std::fmt;
