@@ -106,6 +106,22 @@ fn keyrings_are_bounded_and_refuse_what_is_no_key() {
     assert_eq!(keyring.add(&signer.certificate), Err(KeyringError::TooManyKeys));
 }
 
+/// A rule names a key by four bytes, and whoever makes a certificate chooses them.
+#[test]
+fn no_key_stands_in_for_another_by_its_identifier() {
+    let named = |identifier: &[u8]| {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::ExplicitNoCa;
+        parameters.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(identifier.to_vec());
+        parameters.self_signed(&key).unwrap().der().to_vec()
+    };
+    let mut keyring = Keyring::new(KeyFloor::Sound);
+    assert_eq!(keyring.add(&named(b"kernel modules")), Ok(KeyId(*b"ules")));
+    assert_eq!(keyring.add(&named(b"a vendor's rules")), Err(KeyringError::Ambiguous));
+    assert_eq!(keyring.add(&named(b"a vendor")), Ok(KeyId(*b"ndor")));
+}
+
 #[test]
 fn files_signed_by_a_key_that_may_sign_there_are_taken_and_forged_ones_are_named() {
     let signer = signer();

@@ -48,6 +48,7 @@ class Log:
         self.references = [(0, None)]
         self.principals = {}
         self.hosts = {}
+        self.enrolments = {}
         self.tokens = {}
         self.allowed = {}
         self.counts = {}
@@ -150,6 +151,14 @@ class Log:
         demand(body["admission"] != 3 or known is not None, "state-invalid", f"leaf {leaf.index}: enrolled again, never before")
         expected = 1 if known is None else known if body["admission"] == 3 else known + 1
         demand(body["version"] == expected, "state-invalid", f"leaf {leaf.index}: host version {body['version']} instead of {expected}")
+        if body["admission"] == 3:
+            # §8.3, §12: a renewal is of the same keys, and keeps the device identity that was there.
+            before = self.enrolments[body["host"]]
+            same = all(before[name] == body[name] for name in ("ek", "ak", "ak_name", "host_key"))
+            device = before["endorsement"].get("device")
+            kept = device is None or body["endorsement"].get("device") == device
+            demand(same and kept, "state-invalid", f"leaf {leaf.index}: a renewal of other keys, or without the identity that was there")
+        self.enrolments[body["host"]] = body
         self.hosts[body["host"]] = body["version"]
 
     def _state(self, leaf, host, state, evidence, code):
@@ -169,7 +178,7 @@ class Log:
         where, number = f"leaf {leaf.index}", body["control"]
         young = leaf.time_ms - 10_000 <= body["time_ms"] <= leaf.time_ms + 2000
         demand(young, "state-invalid", f"{where}: decided at {body['time_ms']} ms, logged at {leaf.time_ms} ms")
-        demand(number <= self.chain.number, "state-invalid", f"{where}: decided under control number {number}, not there yet")
+        demand(number == self.chain.number, "state-invalid", f"{where}: decided under control number {number}, not the one of its place")
         in_force = [_in_force(known, number)[1] for known in (self.policies, self.references)]
         demand([body["policy"], body["references"]] == in_force, "state-invalid", f"{where}: not the documents of its time")
 
@@ -181,7 +190,7 @@ class Log:
         young = leaf.time_ms - 10_999 <= body["iat"] * 1000 <= leaf.time_ms + 2000
         demand(young, "state-invalid", f"{where}: decided at {body['iat']} s, logged at {leaf.time_ms} ms")
         number = body["control"]
-        demand(number <= self.chain.number, "state-invalid", f"{where}: decided under control number {number}, not there yet")
+        demand(number == self.chain.number, "state-invalid", f"{where}: decided under control number {number}, not the one of its place")
         policy = _in_force(self.policies, number)
         claimed = body.get("policy")
         demand((claimed is not None) == (policy[1] is not None), "state-invalid", f"{where}: a policy where none was, or none")

@@ -192,7 +192,8 @@ pub struct Enrolment {
     pub iak_policies: Vec<String>,
     /// PEM files with the roots of makers of machines, who certify keys of devices (IDevID). With none, no such certificate is taken.
     pub idevid_roots: Vec<PathBuf>,
-    /// Certificate policies (dotted), of which such a certificate and its intermediates must assert one. Any when empty.
+    /// Certificate policies (dotted), of which such a certificate and its intermediates must assert one. Any when empty: then whatever client
+    /// certificate with a serial number the roots lead to names a machine, so they should lead to makers' alone.
     pub idevid_policies: Vec<String>,
     /// Enrol RSA keys with the fingerprint of CVE-2017-15361 all the same; policy sees `context.endorsement.weak_key`.
     pub danger_weak_keys: bool,

@@ -315,6 +315,23 @@ fn hostile_texts_are_told_without_effect_and_long_ones_where_they_part() {
     assert_printable(&events(&explained(&log, BANK).unwrap(), &(0..=23).collect::<Vec<_>>()));
 }
 
+/// Types aren't measured, so whoever edits the log may give his loader the firmware's.
+#[test]
+fn what_is_logged_as_firmware_elsewhere_is_not_told_as_firmware() {
+    let of = |build: &[u8]| {
+        let start = Log::new().with(4, event_type::SEPARATOR, &[0; 4], &[0; 4]);
+        start.with(4, event_type::EFI_PLATFORM_FIRMWARE_BLOB, b"", build)
+    };
+    let found = compare(of(b"one").bytes(), of(b"other").bytes());
+    assert_eq!(found.iter().map(|one| one.subject).collect::<Vec<_>>(), [Subject::Event; 2]);
+}
+
+#[test]
+fn letters_that_hide_or_turn_are_told_by_number() {
+    let hidden = "a\u{3164}b\u{5d0}\u{e9}";
+    assert_eq!(super::told::printable(hidden), "a\\u{3164}b\\u{5d0}\\u{e9}");
+}
+
 /// Every log of a folder that leads anywhere in this bank, by its path.
 fn logs(folder: &std::path::Path, bank: HashAlg) -> Vec<(String, EventLog)> {
     let expected = json(&folder.join("expected.json"));

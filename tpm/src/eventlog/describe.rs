@@ -219,7 +219,8 @@ fn one<'a>(event: &Event<'a>, digest: &'a [u8], bank: HashAlg) -> Described<'a> 
             | event_type::EFI_HCRTM_EVENT
             | event_type::EFI_PLATFORM_FIRMWARE_BLOB
             | event_type::EFI_PLATFORM_FIRMWARE_BLOB2,
-            _,
+            // Types aren't measured: elsewhere they don't make firmware of a loader.
+            0,
         ) => told.subject = Subject::Firmware,
         (event_type::EFI_BOOT_SERVICES_APPLICATION, 4) => image(&mut told, Subject::Application, data),
         (

@@ -12,7 +12,7 @@ const LEFT_OUT: &str = "...";
 /// How much of what two long texts have in common stays before the place where they part.
 const BEFORE_DIFFERENCE: usize = 64;
 
-/// Printable ASCII and letters and digits of other scripts stay; everything else is told by its number.
+/// Printable ASCII stays; everything else is told by its number. Letters of other scripts may be invisible, or turn what stands beside them.
 pub(super) fn printable(text: &str) -> String {
     let mut told = String::new();
     for (at, one) in text.chars().enumerate() {
@@ -20,7 +20,7 @@ pub(super) fn printable(text: &str) -> String {
             told.push_str(LEFT_OUT);
             break;
         }
-        if one == ' ' || one.is_ascii_graphic() || (!one.is_ascii() && one.is_alphanumeric()) {
+        if one == ' ' || one.is_ascii_graphic() {
             told.push(one);
         } else {
             told.push_str(&format!("\\u{{{:x}}}", u32::from(one)));

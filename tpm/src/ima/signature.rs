@@ -62,6 +62,9 @@ pub enum KeyringError {
     /// Above [`MAX_KEY_BYTES`], or neither a certificate nor a SubjectPublicKeyInfo.
     #[error("neither a certificate nor a public key")]
     Malformed,
+    /// Another key has the same four bytes by which signatures and rules name it; who made the certificate chose them.
+    #[error("another key has the same identifier")]
+    Ambiguous,
     /// A key that isn't usable.
     #[error("{0}")]
     Key(#[from] KeyError),
@@ -99,6 +102,8 @@ struct Key {
     identifier: Vec<u8>,
     /// Issuer and serial number of its certificate, as they stand there; `None` for a bare key.
     issued: Option<(Vec<u8>, Vec<u8>)>,
+    /// The public key's bits: the same key may come in several certificates.
+    bits: Vec<u8>,
     verifier: Verifier,
 }
 
@@ -162,7 +167,10 @@ impl Keyring {
             }
             Err(error) => return Err(error.into()),
         };
-        self.keys.push(Key { id, identifier, issued, verifier });
+        if self.keys.iter().any(|known| known.id == id && known.bits != bits) {
+            return Err(KeyringError::Ambiguous);
+        }
+        self.keys.push(Key { id, identifier, issued, bits: bits.to_vec(), verifier });
         Ok(id)
     }
 

@@ -2,9 +2,11 @@
 
 use super::kit::Log;
 use super::{MismatchKind, Missing, replay};
+use crate::verify::kit::ed25519;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::Leaf;
-use countersign_core::leaf::host::Tier;
+use countersign_core::leaf::device::DeviceIdentity;
+use countersign_core::leaf::host::{Admission, Enrolment, Tier};
 use countersign_core::leaf::host_state::{Basis, HostStateRecord};
 
 #[test]
@@ -12,6 +14,34 @@ fn a_lie_about_an_attestation_is_found() {
     let mut log = Log::with_policy();
     log.attest(Some(log.time_ms - 400_000));
     assert_eq!(log.mismatches(), [(log.last(), MismatchKind::Input("decision time"))]);
+}
+
+#[test]
+fn a_renewal_is_of_the_same_keys_and_the_same_machine() {
+    type Change = fn(&mut Enrolment);
+    let changes: [(Change, bool); 5] = [
+        (|_| (), true),
+        (|enrolment| enrolment.ak_public = Sha256Digest::ZERO, false),
+        (|enrolment| enrolment.host_key = ed25519(9).1, false),
+        (|enrolment| enrolment.endorsement.device = None, false),
+        (|enrolment| enrolment.endorsement.device.as_mut().unwrap().serial = Some("other".to_owned()), false),
+    ];
+    for (change, holds) in changes {
+        let mut log = Log::with_policy();
+        log.host.enrolment.endorsement.device = Some(DeviceIdentity {
+            certificate: Sha256Digest::ZERO,
+            key: Sha256Digest::ZERO,
+            serial: Some("one".to_owned()),
+            hardware: None,
+        });
+        log.host.enrolment.version += 1;
+        log.enrol();
+        log.host.enrolment.admission = Admission::Reenrolment;
+        change(&mut log.host.enrolment);
+        log.enrol();
+        let wrong = vec![(log.last(), MismatchKind::Input("enrolment that is renewed"))];
+        assert_eq!(log.mismatches(), if holds { Vec::new() } else { wrong });
+    }
 }
 
 type Alter = fn(&mut Basis);

@@ -4,7 +4,7 @@ use crate::store::project::{decision_tells_of_host, enrolled_state, merge_state}
 use countersign_core::control::{ControlError, ControlState};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::decision::{Decision, LeafRef, Verdict};
-use countersign_core::leaf::host::{Enrolment, HostState};
+use countersign_core::leaf::host::{Admission, Enrolment, HostState};
 use countersign_core::name::{HostId, RequestId};
 use countersign_tpm::public::Public;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -119,6 +119,18 @@ impl Fold {
     /// Whether the identifier was answered before for other bytes.
     pub(super) fn reused(&self, host: &HostId, id: &RequestId, request: &Sha256Digest) -> bool {
         self.answered.get(&(*host, id.clone())).is_some_and(|answered| answered != request)
+    }
+
+    /// Whether an enrolment that says it renews one is of the same keys, and keeps the device identity that was there (PROTOCOL §12).
+    pub(super) fn renews(&self, enrolment: &Enrolment) -> bool {
+        if enrolment.admission != Admission::Reenrolment {
+            return true;
+        }
+        let Some(before) = self.hosts.get(&enrolment.host).map(|host| &host.enrolment) else { return false };
+        let keys = |of: &Enrolment| (of.ek_public, of.ak_public, of.ak_name.clone(), of.host_key.clone());
+        let device = before.endorsement.device.as_ref();
+        keys(before) == keys(enrolment)
+            && device.is_none_or(|device| enrolment.endorsement.device.as_ref() == Some(device))
     }
 
     pub(super) fn enrol(&mut self, enrolment: Enrolment, leaf: LeafRef) {

@@ -1,12 +1,13 @@
 //! What the log alone shows of a leaf: that it follows from the control state of its place, and was decided when it was logged.
 //!
 //! Comes in: a leaf, the control state that the leaves before it lead to. Refused, by the name of the input: another control number, other documents,
-//! a time too far from the leaf's. No evidence is needed, so a leaf whose evidence was pruned is held to it, too.
+//! a time too far from the leaf's, an allow to the revoked or without a policy. No evidence is needed, so a leaf whose evidence was pruned is held to it, too.
 
 use super::replayed::MismatchKind;
 use crate::sequence::{CLOCK_TOLERANCE_MS, MAX_DECISION_AGE_MS};
 use countersign_core::control::ControlState;
-use countersign_core::leaf::decision::Decision;
+use countersign_core::leaf::control::Subject;
+use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Kind, Leaf};
 
@@ -52,11 +53,21 @@ fn decision_of_its_time(
     control: &ControlState,
 ) -> Result<(), MismatchKind> {
     let policy = decision.policy.as_ref();
+    let allows = matches!(decision.verdict, Verdict::Allow { .. });
+    let parents = decision.lineage.parents.iter();
+    let revoked = control.is_revoked(&Subject::Host(decision.host))
+        || parents
+            .map(|(index, hash)| Subject::Artifact(*index, *hash))
+            .any(|parent| control.is_revoked(&parent));
+    let trusted = decision.issued_at.saturating_mul(1_000) < decision.host_state.trusted_until_ms;
     first_wrong(&[
         ("decision time", is_of_its_time(leaf, decision.issued_at.saturating_mul(1_000), 999)),
         ("control", decision.control == control.number()),
         ("policy", policy.map(|policy| &policy.digest) == control.policy()),
         ("epoch", policy.is_none_or(|policy| policy.epoch == control.epoch())),
+        ("revoked subjects", !(allows && revoked)),
+        ("trust", !allows || trusted),
+        ("policy", !allows || policy.is_some()),
     ])
 }
 

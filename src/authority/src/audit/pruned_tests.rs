@@ -5,7 +5,9 @@ use super::{MismatchKind, ReplayReport, replay};
 use crate::store::Pruning;
 use crate::verify::VerifiedCall;
 use crate::verify::kit::signed;
-use countersign_core::leaf::Leaf;
+use countersign_core::leaf::control::Subject;
+use countersign_core::leaf::decision::Decision;
+use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::refusal::RefusalCode;
 
 fn report(log: &Log) -> ReplayReport {
@@ -69,4 +71,33 @@ fn a_pruned_decision_explains_no_spent_challenge_of_long_after() {
     assert_eq!(found.pruned_count(), 1);
     let kinds: Vec<_> = found.mismatches.into_iter().map(|one| (one.index, one.kind)).collect();
     assert_eq!(kinds, [(log.last(), MismatchKind::Input("challenge standing"))]);
+}
+
+#[test]
+fn an_allow_to_the_revoked_is_found_also_where_all_that_it_rests_on_is_called_pruned() {
+    type Alter = fn(&mut Decision);
+    let lies: [(bool, Alter, &str); 5] = [
+        (true, |_| (), "revoked subjects"),
+        (true, |decision| decision.control -= 1, "control"),
+        (false, |decision| decision.policy = None, "policy"),
+        (false, |decision| decision.policy.as_mut().unwrap().epoch += 1, "epoch"),
+        (false, |decision| decision.host_state.trusted_until_ms = decision.issued_at * 1_000, "trust"),
+    ];
+    for (revoke, alter, input) in lies {
+        let mut log = Log::with_policy();
+        let mut decision = log.ask(&[log.request("mine")]).remove(0).1.decision().clone();
+        if revoke {
+            log.revoke(Subject::Host(decision.host), true);
+        }
+        decision.control = log.control.number();
+        alter(&mut decision);
+        log.append(vec![(Kind::Allow, decision.encode())]);
+        let named = [decision.request, decision.inputs, decision.evidence];
+        for digest in named.into_iter().chain(decision.host_state.boot_log) {
+            log.blobs.remove(&digest);
+            log.pruned.push(digest);
+        }
+        let found: Vec<_> = report(&log).mismatches.into_iter().map(|one| (one.index, one.kind)).collect();
+        assert_eq!(found, [(log.last(), MismatchKind::Input(input))]);
+    }
 }

@@ -131,7 +131,12 @@ impl Replay<'_> {
             Kind::Enrolment => {
                 self.fold.enter(None, None);
                 match Enrolment::parse(&leaf.body) {
-                    Ok(enrolment) => self.fold.enrol(enrolment, (index, leaf_hash(bytes))),
+                    Ok(enrolment) => {
+                        if !self.fold.renews(&enrolment) {
+                            self.mismatch(index, MismatchKind::Input("enrolment that is renewed"));
+                        }
+                        self.fold.enrol(enrolment, (index, leaf_hash(bytes)));
+                    }
                     Err(_) => self.mismatch(index, MismatchKind::Malformed("enrolment")),
                 }
                 Ok(())
@@ -298,6 +303,7 @@ impl Replay<'_> {
         decision: &Decision,
         evidence: EvidenceRecord,
     ) -> Result<(), Stop> {
+        told_of_its_time(leaf, &self.fold.control)?;
         let record = InputsRecord::parse(&self.blob(&decision.inputs)?)
             .map_err(|_| MismatchKind::Malformed("inputs record"))?;
         if record.engine != ENGINE {

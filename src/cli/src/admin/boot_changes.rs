@@ -219,10 +219,9 @@ impl Boot {
             let words = fact.fact.words();
             lines.push(format!("{words}: {} -> {}", text(&fact.reference), text(&fact.host)));
         }
-        let mut shown = self.changes.iter().chain(&self.host_events);
-        if shown.any(|change| !change.name_proven) {
+        if !(self.changes.is_empty() && self.host_events.is_empty()) {
             lines.push(
-                "paths and names that aren't in double quotes are what the logs say; digests and what is in double quotes are proven"
+                "what an event is, and paths and names that aren't in double quotes, are what the logs say; registers, digests and what is in double quotes are proven"
                     .to_owned(),
             );
         }

@@ -29,7 +29,7 @@ const TAKEN: [(&str, Alter); 3] = [
     ("decided two seconds ahead", |basis| basis.time_ms += 2_000),
 ];
 
-const REFUSED: [(&str, Alter); 9] = [
+const REFUSED: [(&str, Alter); 10] = [
     ("decided more than ten seconds before", |basis| basis.time_ms -= 10_001),
     ("decided more than two seconds ahead", |basis| basis.time_ms += 2_001),
     ("another policy", |basis| basis.policy = Some(digest(5))),
@@ -37,6 +37,7 @@ const REFUSED: [(&str, Alter); 9] = [
     ("other references", |basis| basis.references = Some(digest(8))),
     ("no references where there are some", |basis| basis.references = None),
     ("a control number that isn't there yet", |basis| basis.control += 1),
+    ("the control number before", |basis| basis.control -= 1),
     ("documents that weren't there at the control number", |basis| basis.control = 1),
     ("the references of later", |basis| basis.control -= 2),
 ];
