@@ -65,12 +65,13 @@ impl EnrolError {
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
+            // A pending enrolment that expired, was lost or is of another version of the authority is begun anew.
+            Self::Call(CallError::Refused { code: RefusalCode::EnrolmentUnknown, .. }) => true,
             Self::Call(error) | Self::Receipt(ReceiptError::Call(error)) => error.may_pass(),
             Self::Tpm(error) => {
                 matches!(error, TpmError::Busy | TpmError::TimedOut)
                     || matches!(error, TpmError::Device(crate::device::DeviceFault::Unusable(_)))
             }
-            // A pending enrolment that expired or was lost with a restart of the authority is begun anew.
             _ => false,
         }
     }

@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use zeroize::Zeroizing;
 
-/// A boot log, and an IMA list, on which the reader panics.
+/// A boot log, an IMA list, a certificate and an attestation on which the reader panics.
 pub(crate) const PANICS: &[u8] = b"a log that nobody foresaw";
 /// The tests' "now".
 pub(crate) const NOW_MS: u64 = 1_790_000_000_500;

@@ -219,7 +219,7 @@ impl Judged {
 
 /// The one place where a panic ends; `None` is one. What is called shares nothing that an unwinding could leave half-changed: caches swap
 /// whole entries under their lock, everything else is borrowed for reading.
-fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn contained<T>(work: impl FnOnce() -> T) -> Option<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok()
 }
 

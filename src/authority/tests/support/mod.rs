@@ -83,6 +83,21 @@ impl Manufacturer {
         Self { issuer: Issuer::new(params, key), root_pem }
     }
 
+    /// One that this one certified, and its certificate with this serial number.
+    pub(crate) fn plant(&self, serial: u64) -> (Self, Vec<u8>) {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, format!("Test Plant {serial}"));
+        params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(rcgen::SerialNumber::from(serial));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (
+            Self { issuer: Issuer::new(params, key), root_pem: self.root_pem.clone() },
+            certificate.der().to_vec(),
+        )
+    }
+
     /// An EK certificate for this TPM.
     pub(crate) fn certify(&self, tpm: &SimulatedTpm) -> Vec<u8> {
         self.certify_key(tpm.ek_public(), |params| params.key_usages = vec![KeyUsagePurpose::KeyAgreement])
