@@ -262,6 +262,19 @@ async fn a_start_needs_a_token_once_and_then_goes_on_with_what_is_stored() {
 }
 
 #[tokio::test]
+async fn at_the_start_an_enrolment_that_the_authority_does_not_know_is_begun_anew() {
+    let world = World::enrolled().await;
+    let refuse = |code| world.authority.faults.lock().unwrap().push_back(refusal(code, Vec::new()));
+    refuse(RefusalCode::EnrolmentUnknown);
+    world.agent.enrol_at_start(None).await.unwrap();
+    assert!(world.authority.faults.lock().unwrap().is_empty());
+    // Any other refusal is for people.
+    refuse(RefusalCode::EkCertificateRevoked);
+    let refused = world.agent.enrol_at_start(None).await.map(drop).unwrap_err();
+    assert_eq!(refused.refusal(), Some(RefusalCode::EkCertificateRevoked));
+}
+
+#[tokio::test]
 async fn renewal_goes_on_through_faults_and_stops_at_a_refusal() {
     let world = World::enrolled().await;
     let due = crate::identity::Credential { certificates: Vec::new(), not_before_ms: 0, not_after_ms: 1 };
