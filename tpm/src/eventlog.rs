@@ -20,7 +20,7 @@ mod verify;
 
 pub mod changes;
 pub mod facts;
-pub mod phases;
+pub mod words;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -389,3 +389,6 @@ mod real_tests;
 #[cfg(test)]
 #[path = "eventlog_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "eventlog/words_tests.rs"]
+mod words_tests;

@@ -1,6 +1,7 @@
 //! Event logs: all real ones replay as expected, and each way to be wrong has its own refusal.
 
-use super::facts::{BootFacts, SecureBoot};
+use super::facts::SecureBoot;
+use super::facts_tests::facts_of;
 use super::*;
 use crate::quote::{PcrSelectionSpec, QuoteInput, VerifiedQuote, verify_quote};
 use crate::simulated::SimulatedTpm;
@@ -71,7 +72,7 @@ fn secure_boot_is_as_expected(folder: &std::path::Path) {
         let bank = log.bank_ids().find_map(|id| HashAlg::from_id(id).ok()).unwrap();
         // A CCEL log numbers its registers otherwise: register 1 stands for PCRs 1 and 7.
         let expect = if path.starts_with("go-eventlog/") { SecureBoot::Unknown } else { expect };
-        assert_eq!(BootFacts::extract(&log, bank, &[7]).secure_boot, expect, "{path}");
+        assert_eq!(facts_of(&log, bank, &[7]).secure_boot, expect, "{path}");
     }
 }
 

@@ -6,6 +6,7 @@
 use super::evidence::{CERTIFY_EXTRA, LISTED, QUOTE_EXTRA, machine, signer};
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::credential::make_credential;
+use countersign_tpm::eventlog::event_type;
 use countersign_tpm::ima::list::Entries;
 use countersign_tpm::ima::signature::KeyId;
 use countersign_tpm::ima::template::Template;
@@ -134,6 +135,7 @@ fn simulated() -> Vec<Vec<u8>> {
         tpm.host_public().bytes().to_vec(),
         boot.log().to_vec(),
         unified.log().to_vec(),
+        [unified.log(), &separated()].concat(),
         quote.attest,
         quote.signature,
         certify.attest,
@@ -141,6 +143,18 @@ fn simulated() -> Vec<Vec<u8>> {
         tpm.ek_public().bytes().to_vec(),
         tpm.ek_public().spki_der(),
     ]
+}
+
+/// The system's separators, as a log would end with them that has what systemd measures.
+fn separated() -> Vec<u8> {
+    let event = |(pcr, word): (u32, &str)| {
+        let [short, long] = [HashAlg::Sha256, HashAlg::Sha384].map(|bank| bank.digest(word.as_bytes()));
+        let head = [pcr, event_type::IPL, 2].map(u32::to_le_bytes).concat();
+        let length = u32::try_from(word.len()).unwrap_or_default().to_le_bytes();
+        [&head, &[0x0b, 0][..], &short, &[0x0c, 0], &long, &length, word.as_bytes()].concat()
+    };
+    let [os, nvpcr] = ["os-separator", "nvpcr-separator"];
+    [(0, os), (4, os), (7, os), (9, os), (9, nvpcr)].map(event).concat()
 }
 
 /// A list with an entry of most kinds: files listed, signed by a known key and by an unknown one, a program without a file, a buffer, a

@@ -23,7 +23,7 @@ use countersign_core::tlog_proof::TlogProof;
 use countersign_core::witness::{AddCheckpoint, Quorum, WitnessKey};
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::ek::TrustStore;
-use countersign_tpm::eventlog::phases::WORDS;
+use countersign_tpm::eventlog::words::{PHASES, SEPARATORS};
 use countersign_tpm::eventlog::{EventLog, MAX_EVENTS, MAX_LOG_BYTES, verify_replay};
 use countersign_tpm::key::PublicKey;
 use countersign_tpm::public::Public;
@@ -50,6 +50,7 @@ pub(super) fn boot_log(bytes: &[u8]) {
         let _ = verify_replay(&log, &quote, &pcrs);
     }
     continued(&log, &values);
+    separated(&log, &values);
     if let Some((_, value)) = values.first_mut() {
         value.fill(7);
     }
@@ -77,7 +78,7 @@ fn continued(log: &EventLog, values: &[(u32, Vec<u8>)]) {
     let Some(led) = judged(None) else { return };
     let Some(other) = judged(Some(b"no phase")) else { return };
     assert!(!other.covered().contains(&IMAGE) && other.facts().sections.is_empty(), "unexplained, and told");
-    for word in WORDS {
+    for word in PHASES.words() {
         let Some(next) = judged(Some(word.as_bytes())) else { continue };
         if next.covered().contains(&IMAGE) {
             assert_eq!(next.facts().sections, led.facts().sections, "a phase changed the image");
@@ -85,6 +86,35 @@ fn continued(log: &EventLog, values: &[(u32, Vec<u8>)]) {
             let after = next.facts().phases.map(|path| path.words().len());
             assert_eq!(after, before, "another phase than the one that followed");
         }
+    }
+}
+
+/// One register but PCR 11 by a separator of the system more, which changes no fact and is taken in the right registers alone; and the same by
+/// two of them, in every order.
+fn separated(log: &EventLog, values: &[(u32, Vec<u8>)]) {
+    let required: Vec<u32> = values.iter().map(|(pcr, _)| *pcr).collect();
+    let Some(led) = worn(values).and_then(|quote| verify_replay(log, &quote, &required).ok()) else { return };
+    let [os, nvpcr] = SEPARATORS.words() else { return };
+    // Each takes a quote for every sequence.
+    let at = log.bytes().len().checked_rem(values.len()).unwrap_or_default();
+    let Some((pcr, _)) = values.get(at).filter(|(pcr, _)| *pcr != 11) else { return };
+    for words in [&[*os][..], &[*nvpcr], &[*os, *nvpcr], &[*nvpcr, *os], &[*os, *os]] {
+        let mut values = values.to_vec();
+        if let Some((_, value)) = values.get_mut(at) {
+            for word in words {
+                *value = HashAlg::Sha256.digest_parts(&[value, &HashAlg::Sha256.digest(word.as_bytes())]);
+            }
+        }
+        let Some(quote) = worn(&values) else { continue };
+        let known = match pcr {
+            9 => *words != [*nvpcr, *os] && *words != [*os, *os],
+            0..=7 | 12..=14 => *words == [*os],
+            _ => false,
+        };
+        assert!(!led.serves(&quote), "served by a replay of other words");
+        let Ok(next) = verify_replay(log, &quote, &required) else { continue };
+        assert!(known, "{words:?} in PCR {pcr}");
+        assert_eq!(next.facts(), led.facts(), "a separator changed a fact");
     }
 }
 

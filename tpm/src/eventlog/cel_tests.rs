@@ -1,7 +1,6 @@
 //! Canonical event logs: every real log written in both encodings replays and tells as the original; each way to be wrong is refused.
 
-use super::facts::BootFacts;
-use super::facts_tests::Log;
+use super::facts_tests::{Log, facts_of};
 use super::*;
 use crate::testing::{every_vectors, json, vector_bytes};
 
@@ -53,7 +52,7 @@ fn same(path: &str, original: &EventLog, other: &EventLog) {
             continue;
         }
         assert_eq!(other.replay(bank), Ok(expect), "{path}");
-        let facts = |log| BootFacts::extract(log, bank, &all);
+        let facts = |log| facts_of(log, bank, &all);
         assert_eq!(facts(other), facts(original), "{path}");
     }
 }

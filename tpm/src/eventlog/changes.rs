@@ -11,9 +11,10 @@ use std::collections::BTreeSet;
 
 use serde::{Serialize, Serializer};
 
-use super::describe::{Described, describe};
+use super::describe::{Described, describe, describe_words};
 use super::facts::{BootFacts, SecureBoot};
 use super::variable::{self, Signature};
+use super::words::WordPath;
 use super::{Event, ExplainedValues, pairs, told};
 
 pub use super::describe::Subject;
@@ -155,7 +156,10 @@ pub fn facts_between(reference: &ExplainedValues<'_>, host: &ExplainedValues<'_>
 
 fn described<'a>(log: &ExplainedValues<'a>, pcr: u32) -> Vec<Described<'a>> {
     let events = log.log.events().filter(move |event: &Event<'_>| event.extends() && event.pcr() == pcr);
-    describe(events, log.bank)
+    let (own, path) = log.ends(pcr);
+    let mut described = describe(events.take(own), log.bank);
+    described.extend(path.into_iter().flat_map(|path: WordPath| describe_words(path, log.bank)));
+    described
 }
 
 /// Whether one event stands for another one.
@@ -173,7 +177,7 @@ fn of_register(pcr: u32, was: &[Described<'_>], is: &[Described<'_>]) -> Vec<Cha
     let mut found: Vec<((bool, usize), Vec<Change>)> = Vec::new();
     let place = |one: &Described<'_>| (one.subject.is_one_of_many(), one.at);
     // The same at another place; then what stands for the same thing by name; then the only one of its kind, or the next in order.
-    let same = |a: &Described<'_>, b: &Described<'_>| (a.kind, a.digest) == (b.kind, b.digest);
+    let same = |a: &Described<'_>, b: &Described<'_>| (a.kind, &a.digest) == (b.kind, &b.digest);
     let named = |a: &Described<'_>, b: &Described<'_>| {
         a.name.is_some() && (a.subject, &a.name) == (b.subject, &b.name)
     };

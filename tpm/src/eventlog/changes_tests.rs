@@ -409,3 +409,47 @@ fn between_two_real_installations_firmware_loader_revocations_kernel_and_command
     assert!(told.iter().any(|one| one.1 == Subject::Command && one.2 != changed), "commands aren't paired");
     assert!(told.iter().all(|one| one.1 != Subject::Command || one.2 != changed), "commands aren't paired");
 }
+
+#[test]
+fn a_separator_of_the_system_is_told_beside_what_else_changed() {
+    let before = SimulatedBoot::new(&BootOptions::default());
+    let after = SimulatedBoot::new(&BootOptions { boot_loader_build: 2, ..BootOptions::default() });
+    let (before, after) = (EventLog::parse(before.log()).unwrap(), EventLog::parse(after.log()).unwrap());
+    let pcrs = [0, 4, 7, 9];
+    let values = |log: &EventLog, words: &[&str]| -> Vec<(u32, Vec<u8>)> {
+        let replay = log.replay(BANK).unwrap();
+        let on = |pcr: u32| {
+            words
+                .iter()
+                .filter(|word| pcr == 9 || **word == "os-separator")
+                .fold(replay.pcr(pcr).unwrap().to_vec(), |value, word| {
+                    BANK.digest_parts(&[&value, &BANK.digest(word.as_bytes())])
+                })
+        };
+        pcrs.map(|pcr| (pcr, on(pcr))).to_vec()
+    };
+    let words = ["os-separator", "nvpcr-separator"];
+    let reference = values(&before, &[]);
+    let host = values(&after, &words);
+    let one = explain(&before, BANK, &reference, &pcrs).unwrap();
+    let other = explain(&after, BANK, &host, &pcrs).unwrap();
+    let told = |found: &[Change]| -> Vec<(u32, Subject, ChangeKind, String)> {
+        found.iter().map(short).map(|(pcr, subject, kind, was, is)| (pcr, subject, kind, was + &is)).collect()
+    };
+    let path = "\\EFI\\sim\\shimx64.efi";
+    let separator = |pcr, kind, word: &str| (pcr, Subject::SystemSeparator, kind, word.to_owned());
+    let gained = |pcr| separator(pcr, ChangeKind::Gained, words[0]);
+    let loader = (4, Subject::BootLoader, ChangeKind::Changed, [path, path].concat());
+    let nv = separator(9, ChangeKind::Gained, words[1]);
+    let expect = [gained(0), loader, gained(4), gained(7), gained(9), nv];
+    assert_eq!(told(&between(&one, &other, &pcrs)), expect);
+    let back = told(&between(&other, &one, &pcrs));
+    assert_eq!(back.iter().filter(|one| one.2 == ChangeKind::Lost).count(), 5, "{back:?}");
+    let own = told(&events(&other, &[0]));
+    assert_eq!(own.last(), Some(&separator(0, ChangeKind::Present, words[0])));
+    // The same boot with the words measured is the same as before it, and another word leaves the register out.
+    let again = values(&before, &words);
+    let same = explain(&before, BANK, &again, &pcrs).unwrap();
+    assert!(between(&same, &explain(&before, BANK, &again, &pcrs).unwrap(), &pcrs).is_empty());
+    assert!(explain(&before, BANK, &values(&before, &["other"]), &[9]).is_err());
+}

@@ -7,8 +7,11 @@
 //! firmware and boot loaders measure an image and name its path beside. Types are the log's own word, too. So this is for people who
 //! look for a reason, and not for decisions, which are made from [`super::facts`].
 
+use std::borrow::Cow;
+
 use super::facts::separator_digests;
 use super::variable::{EFI_GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, SHIM_LOCK, VariableData};
+use super::words::WordPath;
 use super::{Event, device_path, event_type, text, told, variable};
 use crate::algorithm::HashAlg;
 
@@ -73,6 +76,8 @@ pub enum Subject {
     Action,
     /// End of the firmware's own measurements.
     Separator,
+    /// What systemd measures between what ran before the system and the system itself.
+    SystemSeparator,
     /// Anything else.
     Event,
 }
@@ -110,6 +115,7 @@ impl Subject {
             Self::Phase => ("phase", "boot phases"),
             Self::Action => ("action", "firmware action"),
             Self::Separator => ("separator", "separator"),
+            Self::SystemSeparator => ("system-separator", "systemd's separator"),
             Self::Event => ("event", "event"),
         }
     }
@@ -159,7 +165,7 @@ impl Subject {
 pub(super) struct Described<'a> {
     pub(super) at: usize,
     pub(super) kind: u32,
-    pub(super) digest: &'a [u8],
+    pub(super) digest: Cow<'a, [u8]>,
     pub(super) subject: Subject,
     pub(super) name: Option<String>,
     pub(super) name_proven: bool,
@@ -169,6 +175,22 @@ pub(super) struct Described<'a> {
     pub(super) database: Option<&'a [u8]>,
     /// The certificate of an authority: measured.
     pub(super) certificate: Option<&'a [u8]>,
+}
+
+/// Describes the separators that a register ends with, whether they stand in the log or not.
+pub(super) fn describe_words(path: WordPath, bank: HashAlg) -> Vec<Described<'static>> {
+    let described = |text: &&str| Described {
+        at: usize::MAX,
+        kind: 0,
+        digest: Cow::Owned(bank.digest(text.as_bytes())),
+        subject: Subject::SystemSeparator,
+        name: None,
+        name_proven: false,
+        text: Some((*text).to_owned()),
+        database: None,
+        certificate: None,
+    };
+    path.words().iter().map(described).collect()
 }
 
 /// Describes the events of one register, in order.
@@ -187,7 +209,7 @@ fn one<'a>(event: &Event<'a>, digest: &'a [u8], bank: HashAlg) -> Described<'a> 
     let mut told = Described {
         at: event.index(),
         kind: event.kind(),
-        digest,
+        digest: Cow::Borrowed(digest),
         subject: Subject::Event,
         name: None,
         name_proven: false,

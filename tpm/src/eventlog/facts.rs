@@ -6,12 +6,14 @@
 //! The quote proves digests and their order within a register; it proves neither event types nor event data. So a fact here is one of three
 //! kinds: a digest as it was measured; a text that is recognised by its digest; or data that hashes to its digest, and then only where
 //! leaving a record out or calling it something else can't turn the fact into another one. What can't be told for sure is absent.
+//!
+//! Words of the system that a register ends with are no part of what firmware and boot loaders measured ([`super::words`]).
 
 use std::collections::BTreeMap;
 
-use super::phases::{self, PhasePath};
 use super::text;
 use super::variable::{self, EFI_GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, SHIM_LOCK, VariableData};
+use super::words::{Found, InLog, WordPath};
 use super::{Event, EventLog};
 use crate::algorithm::HashAlg;
 
@@ -27,7 +29,7 @@ pub(super) mod register {
     pub(super) const SECURE_BOOT: u32 = 7;
     pub(super) const LOADER_TEXTS: u32 = 8;
     pub(super) const LOADER_FILES: u32 = 9;
-    pub(in super::super) const UNIFIED_KERNEL: u32 = 11;
+    pub(super) const UNIFIED_KERNEL: u32 = 11;
     pub(super) const KERNEL_CONFIGURATION: u32 = 12;
     pub(super) const MACHINE_OWNER_KEYS: u32 = 14;
 }
@@ -111,7 +113,7 @@ pub struct BootFacts {
     /// Digests of the sections of a unified kernel image that were measured once, before any boot phase, by name. PCR 11.
     pub sections: BTreeMap<&'static str, Vec<u8>>,
     /// The boot phases that were measured after a kernel's section; `None` if there was none, or what came isn't a path. PCR 11.
-    pub phases: Option<PhasePath>,
+    pub phases: Option<WordPath>,
     /// The separator of each covered boot register: its data.
     pub separators: BTreeMap<u32, [u8; 4]>,
 }
@@ -145,13 +147,13 @@ impl BootFacts {
             + self.separators.len() * 2 * ALLOCATION
     }
 
-    pub(super) fn extract(log: &EventLog, bank: HashAlg, covered: &[u32]) -> Self {
-        let view = View::new(log, bank, covered);
+    pub(super) fn extract(log: &EventLog, bank: HashAlg, in_log: &InLog, covered: &[u32]) -> Self {
+        let view = View::new(log, bank, in_log, covered);
         let mut facts = Self {
             firmware_version: firmware_version(&view),
             option_roms: view.digests(register::OPTION_ROMS, &[]),
             applications: view.digests(register::APPLICATIONS, &[action::CALLING, action::RETURNING]),
-            exit_boot_services: view.has(register::BOOT_ACTIONS, action::EXIT_DONE),
+            exit_boot_services: exit_boot_services(&view),
             debug_mode: view.has(register::SECURE_BOOT, action::DEBUG_MODE),
             dma_unprotected: view.has(register::SECURE_BOOT, action::DMA_UNPROTECTED),
             files: view.digests(register::LOADER_FILES, &[]),
@@ -170,7 +172,7 @@ impl BootFacts {
     }
 
     /// The same facts where the quote was reached by phases behind the log.
-    pub(super) fn followed_by(self, path: PhasePath) -> Self {
+    pub(super) fn followed_by(self, path: WordPath) -> Self {
         Self { phases: self.phases.map(|_| path), ..self }
     }
 }
@@ -178,15 +180,16 @@ impl BootFacts {
 /// What an allocation takes beside its bytes, and a place in a map.
 const ALLOCATION: usize = 16;
 
-/// The events of covered registers, by register.
+/// The events of covered registers, by register, without the words that they end with.
 struct View<'a> {
     bank: HashAlg,
+    in_log: &'a InLog,
     events: BTreeMap<u32, Vec<Event<'a>>>,
     separators: [Vec<u8>; 2],
 }
 
 impl<'a> View<'a> {
-    fn new(log: &'a EventLog, bank: HashAlg, covered: &[u32]) -> Self {
+    fn new(log: &'a EventLog, bank: HashAlg, in_log: &'a InLog, covered: &[u32]) -> Self {
         let mut events: BTreeMap<u32, Vec<Event<'a>>> =
             covered.iter().map(|pcr| (*pcr, Vec::new())).collect();
         for event in log.events().filter(Event::extends) {
@@ -194,7 +197,17 @@ impl<'a> View<'a> {
                 of_register.push(event);
             }
         }
-        Self { bank, events, separators: separator_digests(bank) }
+        for (pcr, of_register) in &mut events {
+            of_register.truncate(in_log.register(*pcr).map_or(usize::MAX, |found| found.own()));
+        }
+        Self { bank, in_log, events, separators: separator_digests(bank) }
+    }
+
+    /// The events in front of every word.
+    fn before(&self, pcr: u32) -> &[Event<'a>] {
+        let before = self.in_log.register(pcr).map_or(usize::MAX, |found| found.before);
+        let events = self.events(pcr);
+        events.get(..before).unwrap_or(events)
     }
 
     fn covers(&self, pcr: u32) -> bool {
@@ -227,6 +240,13 @@ impl<'a> View<'a> {
     }
 }
 
+/// Whether the firmware said so before the system's word: what comes behind it isn't the firmware's.
+fn exit_boot_services(view: &View<'_>) -> Option<bool> {
+    let wanted = view.bank.digest(action::EXIT_DONE);
+    let done = |event: &Event<'_>| event.digest(view.bank) == Some(&wanted);
+    view.covers(register::BOOT_ACTIONS).then(|| view.before(register::BOOT_ACTIONS).iter().any(done))
+}
+
 /// The first event of PCR 0, if its data is measured and reads as a version. TCG PC Client Platform Firmware Profile 1.06, 3.3.4.1 and 10.4.1.
 /// Where code comes before it (S-CRTM contents, H-CRTM), only a digest stands for that record, and an edited log could pass off the version
 /// as such code and a later record as the version: there it isn't told.
@@ -239,8 +259,8 @@ fn firmware_version(view: &View<'_>) -> Option<String> {
 /// PCR 11: the stub's sections, then the phases. What comes behind the first phase isn't the stub's, which had ended by then.
 fn unified_kernel(view: &View<'_>, facts: &mut BootFacts) {
     let events = view.events(register::UNIFIED_KERNEL);
-    let phases = phases::in_log(view.bank, events.iter().filter_map(|event| event.digest(view.bank)));
-    let image = events.get(..phases.before).unwrap_or_default();
+    let image = view.before(register::UNIFIED_KERNEL);
+    let phases = view.in_log.register(register::UNIFIED_KERNEL).and_then(|found: Found| found.path);
     for name in SECTIONS {
         let marker = view.bank.digest_parts(&[name.as_bytes(), &[0]]);
         let mut at = events.iter().enumerate().filter(|(_, event)| event.digest(view.bank) == Some(&marker));
@@ -252,7 +272,7 @@ fn unified_kernel(view: &View<'_>, facts: &mut BootFacts) {
         }
     }
     // Every stub measures a kernel, and the phases are measured only after a stub (systemd-pcrphase.service(8)).
-    facts.phases = phases.path.filter(|_| facts.sections.contains_key(KERNEL_SECTION));
+    facts.phases = phases.filter(|_| facts.sections.contains_key(KERNEL_SECTION));
 }
 
 fn separators(view: &View<'_>) -> BTreeMap<u32, [u8; 4]> {

@@ -6,11 +6,16 @@ use super::facts::{
 };
 use super::known_facts_tests::{ROWS, Row};
 use super::variable::{self, EFI_GLOBAL_VARIABLE, IMAGE_SECURITY_DATABASE, SHIM_LOCK};
+use super::words::InLog;
 use super::{EventLog, MAX_EVENTS, event_type};
 use crate::algorithm::HashAlg;
 use crate::testing::{every_vectors, json, vector_bytes, vectors};
 
 const ALL: [u32; 15] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
+
+pub(super) fn facts_of(log: &EventLog, bank: HashAlg, covered: &[u32]) -> BootFacts {
+    BootFacts::extract(log, bank, &InLog::of(log, bank), covered)
+}
 
 fn bank_named(name: &str) -> HashAlg {
     HashAlg::ALL.into_iter().find(|alg| alg.name() == name).unwrap()
@@ -58,7 +63,7 @@ fn facts_of_every_real_log_are_what_another_program_counts() {
     let Some(folder) = vectors("eventlog") else { return };
     for row in ROWS {
         let log = EventLog::parse(&vector_bytes(&folder.join(row.path))).unwrap();
-        check_row(row, &BootFacts::extract(&log, bank_named(row.bank), &ALL));
+        check_row(row, &facts_of(&log, bank_named(row.bank), &ALL));
     }
     assert!(ROWS.len() >= 32);
     assert!(ROWS.iter().filter(|row| row.databases.iter().all(|digest| !digest.is_empty())).count() >= 25);
@@ -79,7 +84,7 @@ fn applications_and_separators_are_as_expected(folder: &std::path::Path) {
         let log = EventLog::parse(&vector_bytes(&folder.join(path))).unwrap();
         for (name, digests) in item["efi_boot_applications"].as_object().unwrap() {
             let Some(bank) = HashAlg::ALL.into_iter().find(|alg| alg.name() == name) else { continue };
-            let facts = BootFacts::extract(&log, bank, &ALL);
+            let facts = facts_of(&log, bank, &ALL);
             let told: Vec<String> =
                 facts.applications.unwrap().iter().map(|one| data_encoding::HEXLOWER.encode(one)).collect();
             let expect: Vec<&str> =
@@ -137,7 +142,7 @@ impl Log {
     }
 
     fn facts(&self) -> BootFacts {
-        BootFacts::extract(&EventLog::parse(&self.0).unwrap(), HashAlg::Sha256, &ALL)
+        facts_of(&EventLog::parse(&self.0).unwrap(), HashAlg::Sha256, &ALL)
     }
 }
 
@@ -284,7 +289,7 @@ fn actions_are_no_applications_and_registers_that_are_not_covered_tell_nothing()
         Some([b"shim", b"grub"].map(|name| HashAlg::Sha256.digest(name)).to_vec())
     );
     assert_eq!(facts.exit_boot_services, Some(true));
-    let narrow = BootFacts::extract(&EventLog::parse(log.bytes()).unwrap(), HashAlg::Sha256, &[7]);
+    let narrow = facts_of(&EventLog::parse(log.bytes()).unwrap(), HashAlg::Sha256, &[7]);
     assert_eq!((narrow.applications, narrow.exit_boot_services, narrow.files), (None, None, None));
     assert_eq!(narrow.debug_mode, Some(false));
 }
@@ -349,7 +354,7 @@ fn a_corrupted_record_of_a_real_log_leaves_facts_out_and_makes_none() {
         let bytes = vector_bytes(&folder.join(row.path));
         let bank = bank_named(row.bank);
         let log = EventLog::parse(&bytes).unwrap();
-        let honest = BootFacts::extract(&log, bank, &ALL);
+        let honest = facts_of(&log, bank, &ALL);
         let known = |told: &Option<SignatureDatabase>, honest: &Option<SignatureDatabase>| {
             told.is_none() || told == honest
         };
@@ -358,7 +363,7 @@ fn a_corrupted_record_of_a_real_log_leaves_facts_out_and_makes_none() {
             let mut changed = bytes.clone();
             changed[data] ^= 0x40;
             let Ok(changed) = EventLog::parse(&changed) else { continue };
-            let facts = BootFacts::extract(&changed, bank, &ALL);
+            let facts = facts_of(&changed, bank, &ALL);
             let at = format!("{} event {}", row.path, event.index());
             let firmware = &facts.firmware_version;
             assert!(firmware.is_none() || *firmware == honest.firmware_version, "{at}: {firmware:?}");

@@ -1,7 +1,7 @@
 //! Boot phases: what is reached, what isn't, and that a register reads one way wherever its log ends.
 
 use super::facts_tests::Log;
-use super::phases::{MAX_EXTENSIONS, PhasePath, WORDS};
+use super::words::{PHASES, WordPath};
 use super::{BootLogRefusal, EventLog, VerifiedBootLog, event_type, verify_replay};
 use crate::algorithm::HashAlg;
 use crate::quote::VerifiedQuote;
@@ -48,7 +48,7 @@ fn hashed(bank: HashAlg, words: &[&str]) -> Vec<Vec<u8>> {
 }
 
 fn phase(verified: &VerifiedBootLog) -> Option<String> {
-    verified.facts().phases.as_ref().map(PhasePath::to_string)
+    verified.facts().phases.as_ref().map(WordPath::to_string)
 }
 
 /// A phase and the sections, or nothing of the register.
@@ -76,8 +76,8 @@ fn every_beginning_of_a_path_is_reached_and_the_facts_of_the_image_hold() {
 
 #[test]
 fn the_words_are_those_of_the_units_and_few() {
-    assert_eq!(WORDS, PATHS[0]);
-    assert_eq!(PATHS.iter().map(|path| path.len()).sum::<usize>(), MAX_EXTENSIONS);
+    assert_eq!(PHASES.words(), PATHS[0]);
+    assert_eq!(PATHS.iter().map(|path| path.len()).sum::<usize>(), 10);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn words_of_another_bank_and_one_changed_bit_are_not_reached() {
 fn only_the_register_of_the_image_is_continued_and_only_behind_events_of_the_log() {
     // The same words into the kernel's configuration.
     let log = unified();
-    for pcr in [8, 12, 15] {
+    for pcr in [8, 9, 12, 15] {
         let mut all = values(&log, BANK, &[]);
         all.retain(|(one, _)| *one != pcr);
         let from = log.replay(BANK).unwrap().pcr(pcr).map_or_else(|| vec![0; 32], <[u8]>::to_vec);
@@ -158,9 +158,12 @@ fn only_the_register_of_the_image_is_continued_and_only_behind_events_of_the_log
     let plain = SimulatedBoot::new(&BootOptions::default());
     let plain = EventLog::parse(plain.log()).unwrap();
     assert_eq!(read(&judged(&plain, BANK, &hashed(BANK, PATHS[1]))), None);
-    // Where the log itself has to lead to the value, it still has to.
-    let quote = worn(BANK, &values(&log, BANK, &hashed(BANK, &["enter-initrd"])));
-    let refusal = verify_replay(&log, &quote, &[0, REGISTER]).unwrap_err();
+    // Neither do they where they stand in the log: it reads the same.
+    assert_eq!(read(&judged(&measured(PATHS[1]), BANK, &[])), None);
+    // Where the log has to explain the register, words may lead on, and nothing else.
+    let quote = |words: &[&str]| worn(BANK, &values(&log, BANK, &hashed(BANK, words)));
+    assert!(verify_replay(&log, &quote(&["enter-initrd"]), &[0, REGISTER]).is_ok());
+    let refusal = verify_replay(&log, &quote(&["leave-initrd"]), &[0, REGISTER]).unwrap_err();
     assert!(matches!(refusal, BootLogRefusal::Mismatch { pcr: REGISTER, .. }), "{refusal}");
 }
 
@@ -260,12 +263,12 @@ proptest::proptest! {
         let picked: Vec<&str> = picked.into_iter().map(|at| ALPHABET[at]).collect();
         let texts = if image { [&IMAGE[..], &picked].concat() } else { picked };
         let whole = judged(&measured(&texts), BANK, &[]);
-        for cut in 1..texts.len() {
+        for cut in 0..texts.len() {
             let (front, back) = texts.split_at(cut);
             let verified = judged(&measured(front), BANK, &hashed(BANK, back));
             if read(&verified).is_some() {
                 proptest::prop_assert_eq!(verified.facts(), whole.facts());
-                proptest::prop_assert!(back.iter().all(|word| WORDS.contains(word)));
+                proptest::prop_assert!(back.iter().all(|word| PHASES.words().contains(word)));
             } else {
                 proptest::prop_assert!(verified.facts().sections.is_empty() && verified.facts().phases.is_none());
             }

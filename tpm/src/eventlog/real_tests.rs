@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
+use super::facts_tests::facts_of;
 use super::*;
 use crate::quote::VerifiedQuote;
 use crate::simulated::SimulatedTpm;
@@ -116,7 +117,7 @@ fn the_log_beside_the_sha1_quote_leads_to_its_registers() {
         &json(&folder.join("expected.json"))["items"]["go-attestation/windows_gcp_shielded_vm.json"];
     let touched: Vec<u32> = replay.pcrs().map(|(pcr, _)| pcr).collect();
     assert_eq!(serde_json::json!(touched), expected["verdicts"]["pcrs_in_log"]);
-    let facts = facts::BootFacts::extract(&log, HashAlg::Sha1, &touched);
+    let facts = facts_of(&log, HashAlg::Sha1, &touched);
     assert_eq!(facts.secure_boot, facts::SecureBoot::On);
 }
 
@@ -157,7 +158,7 @@ proptest::proptest! {
         for bank in HashAlg::ALL {
             if log.replay(bank).is_ok() {
                 let all: Vec<u32> = (0..=MAX_PCR).collect();
-                let _ = facts::BootFacts::extract(&log, bank, &all);
+                let _ = facts_of(&log, bank, &all);
             }
         }
     }

@@ -2,16 +2,16 @@
 //!
 //! Comes in: a parsed log, a verified quote, the registers that the log must explain. Goes out: [`VerifiedBootLog`]; for people and of values
 //! without a quote [`ExplainedValues`].
-//! Refused: a register whose quoted value the log does not lead to, and a boot register without exactly one
-//! separator.
+//! Refused: a register whose quoted value the log does not lead to, at once or by way of the words that systemd measures behind it
+//! ([`words`]), and a boot register without exactly one separator of the firmware's.
 
 use std::collections::BTreeMap;
 
 use thiserror::Error;
 
-use super::facts::{BootFacts, is_separator_data, register, separator_digests};
-use super::phases::{self, PhasePath};
-use super::{Event, EventLog, ReplayError, event_type};
+use super::facts::{BootFacts, is_separator_data, separator_digests};
+use super::words::{self, InLog, WordPath};
+use super::{EventLog, Replay, ReplayError, event_type};
 use crate::algorithm::HashAlg;
 use crate::quote::VerifiedQuote;
 
@@ -31,7 +31,10 @@ pub enum BootLogRefusal {
     #[error("event log cannot be replayed: {0}")]
     Replay(#[from] ReplayError),
     /// The log leads to another value than quoted.
-    #[error("PCR {pcr}, {}: expected {} as quoted, found {} by the log", place(.event.as_ref()), hex(.expected), hex(.found))]
+    #[error(
+        "PCR {pcr}, {}: expected {} as quoted, found {} by the log{}",
+        place(.event.as_ref()), hex(.expected), hex(.found), tried(*.pcr)
+    )]
     Mismatch {
         /// The register.
         pcr: u32,
@@ -75,6 +78,12 @@ fn place(event: Option<&usize>) -> String {
     event.map_or_else(|| "no event".to_owned(), |event| format!("event {event}"))
 }
 
+/// Words that were tried in vain.
+fn tried(pcr: u32) -> String {
+    let words = words::of(pcr).map(|series| series.words().join(", "));
+    words.map_or_else(String::new, |words| format!(" (with {words} behind it neither)"))
+}
+
 /// How the quoted value of a register follows from the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
@@ -82,8 +91,8 @@ enum Standing {
     Apart,
     /// The log leads to it.
     Led,
-    /// The log leads to a value, and these boot phases from there.
-    Followed(PhasePath),
+    /// The log leads to a value, and words from there. All of these, also those that the log ends with.
+    Followed(WordPath),
 }
 
 /// What the log leads to in one register.
@@ -91,17 +100,31 @@ enum Standing {
 struct Led {
     pcr: u32,
     value: Vec<u8>,
-    /// The phases in the log, where others may follow that no log tells.
-    open: Option<PhasePath>,
+    /// The words that the log ends with, where others may follow that no log tells.
+    open: Option<WordPath>,
 }
 
 impl Led {
+    /// Of a register that the log extends or has to explain. One that need not be explained and of which the log has nothing but words is as
+    /// if the log didn't know it, so that it reads the same whether they stand in the log or not.
+    fn of(log: &EventLog, replay: &Replay, in_log: &InLog, pcr: u32, required: bool) -> Option<Self> {
+        let found = in_log.register(pcr);
+        let value = replay.pcr(pcr).filter(|_| required || found.is_none_or(|found| found.own() > 0));
+        let value = value.map(<[u8]>::to_vec);
+        let value = value.or_else(|| required.then(|| log.initial(replay.bank(), pcr)))?;
+        let open = match found {
+            Some(found) => found.path,
+            None => words::of(pcr).map(words::Series::none),
+        };
+        Some(Self { pcr, value, open })
+    }
+
     fn standing(&self, bank: HashAlg, quoted: Option<&[u8]>) -> Standing {
         let Some(quoted) = quoted else { return Standing::Apart };
         if quoted == self.value {
             return Standing::Led;
         }
-        let followed = self.open.and_then(|path| phases::reached(bank, &self.value, path, quoted));
+        let followed = self.open.and_then(|path| words::reached(bank, &self.value, path, quoted));
         followed.map_or(Standing::Apart, Standing::Followed)
     }
 }
@@ -134,7 +157,7 @@ impl VerifiedBootLog {
     }
 
     /// Registers that the log explains, ascending: those that it had to explain, and others of the quote that it leads to, at once or by way
-    /// of boot phases.
+    /// of words.
     pub fn covered(&self) -> &[u32] {
         &self.covered
     }
@@ -148,16 +171,16 @@ impl VerifiedBootLog {
 }
 
 /// Replays `log` in the bank of `quote` and requires that it leads to the quoted value of every register in
-/// `required`. Registers that grow after boot (PCR 10, for instance) are left out of `required` by the caller; one of
-/// them is explained if the log touches it and leads to the quoted value, PCR 11 also if known boot phases lead on to it
-/// from there ([`phases`]), and otherwise nothing is told of it.
+/// `required`, at once or by way of the words that systemd measures behind what a log tells ([`words`]). Registers that
+/// grow after boot (PCR 10, for instance) are left out of `required` by the caller; one of them is explained if the log
+/// touches it and leads to the quoted value in the same way, and otherwise nothing is told of it.
 pub fn verify_replay(
     log: &EventLog,
     quote: &VerifiedQuote,
     required: &[u32],
 ) -> Result<VerifiedBootLog, BootLogRefusal> {
     let bank = quote.bank();
-    let Held { led, covered, facts } = hold(log, bank, &quote.pcrs().collect(), required)?;
+    let Held { led, covered, facts, .. } = hold(log, bank, &quote.pcrs().collect(), required)?;
     Ok(VerifiedBootLog { bank, covered, led, facts })
 }
 
@@ -169,12 +192,26 @@ pub struct ExplainedValues<'a> {
     pub(super) bank: HashAlg,
     pub(super) covered: Vec<u32>,
     pub(super) facts: BootFacts,
+    pub(super) in_log: InLog,
+    /// Words that lead on from the log, with those that it ends with.
+    pub(super) followed: BTreeMap<u32, WordPath>,
 }
 
 impl ExplainedValues<'_> {
     /// Whether the log leads to the value of this register.
     pub fn covers(&self, pcr: u32) -> bool {
         self.covered.contains(&pcr)
+    }
+
+    /// How many of the register's events in the log aren't separators of the system at its end, and these with what follows them. Boot phases
+    /// stay as they are.
+    pub(super) fn ends(&self, pcr: u32) -> (usize, Option<WordPath>) {
+        let found = self.in_log.register(pcr);
+        let followed = self.followed.get(&pcr).copied();
+        match followed.or_else(|| found.and_then(|found| found.path)) {
+            Some(path) if !path.is_of_phases() => (found.map_or(0, |found| found.own()), Some(path)),
+            _ => (usize::MAX, None),
+        }
     }
 }
 
@@ -186,8 +223,12 @@ pub fn explain<'a>(
     required: &[u32],
 ) -> Result<ExplainedValues<'a>, BootLogRefusal> {
     let values = values.iter().map(|(pcr, value)| (*pcr, value.as_slice())).collect();
-    let Held { covered, facts, .. } = hold(log, bank, &values, required)?;
-    Ok(ExplainedValues { log, bank, covered, facts })
+    let Held { led, covered, facts, in_log } = hold(log, bank, &values, required)?;
+    let followed = led.iter().filter_map(|(led, standing)| match standing {
+        Standing::Followed(path) => Some((led.pcr, *path)),
+        Standing::Apart | Standing::Led => None,
+    });
+    Ok(ExplainedValues { log, bank, covered, facts, in_log, followed: followed.collect() })
 }
 
 /// How a log stands to values, and what follows from it.
@@ -195,6 +236,7 @@ struct Held {
     led: Vec<(Led, Standing)>,
     covered: Vec<u32>,
     facts: BootFacts,
+    in_log: InLog,
 }
 
 fn hold(
@@ -206,53 +248,38 @@ fn hold(
     if required.is_empty() {
         return Err(BootLogRefusal::NothingCovered);
     }
-    let replay = log.replay(bank)?;
-    for &pcr in required {
-        let expected = *values.get(&pcr).ok_or(BootLogRefusal::NotQuoted { pcr })?;
-        let found = replay.pcr(pcr).map_or_else(|| log.initial(bank, pcr), <[u8]>::to_vec);
-        if found != expected {
-            let event = divergence(log, bank, pcr, expected);
-            return Err(BootLogRefusal::Mismatch { pcr, event, expected: expected.to_vec(), found });
-        }
-    }
-    // Boot registers of the quote need their separator whether or not the caller lists them.
-    for pcr in values.keys().copied().filter(|pcr| *pcr <= 7) {
-        require_one_separator(log, bank, pcr)?;
-    }
+    let (replay, in_log) = (log.replay(bank)?, InLog::of(log, bank));
     let led = |(pcr, quoted): (&u32, &&[u8])| {
-        let pcr = *pcr;
-        let (value, open) = match replay.pcr(pcr) {
-            Some(value) => {
-                (value.to_vec(), if required.contains(&pcr) { None } else { open(log, bank, pcr) })
-            }
-            None => (required.contains(&pcr).then(|| log.initial(bank, pcr))?, None),
-        };
-        let led = Led { pcr, value, open };
+        let led = Led::of(log, &replay, &in_log, *pcr, required.contains(pcr))?;
         let standing = led.standing(bank, Some(quoted));
         Some((led, standing))
     };
     let led: Vec<(Led, Standing)> = values.iter().filter_map(led).collect();
+    for &pcr in required {
+        let expected = *values.get(&pcr).ok_or(BootLogRefusal::NotQuoted { pcr })?;
+        let apart = led.iter().find(|(led, standing)| led.pcr == pcr && *standing == Standing::Apart);
+        if let Some((led, _)) = apart {
+            let event = divergence(log, bank, pcr, expected);
+            let (expected, found) = (expected.to_vec(), led.value.clone());
+            return Err(BootLogRefusal::Mismatch { pcr, event, expected, found });
+        }
+    }
+    // Boot registers of the quote need their separator whether or not the caller lists them.
+    for pcr in values.keys().copied().filter(|pcr| *pcr <= 7) {
+        require_one_separator(log, bank, &in_log, pcr)?;
+    }
     let explained = led.iter().filter(|(_, standing)| *standing != Standing::Apart);
     let covered: Vec<u32> = explained.map(|(led, _)| led.pcr).collect();
-    let facts = BootFacts::extract(log, bank, &covered);
-    let followed = led.iter().find_map(|(_, standing)| match standing {
-        Standing::Followed(path) => Some(*path),
-        Standing::Apart | Standing::Led => None,
+    let facts = BootFacts::extract(log, bank, &in_log, &covered);
+    let phases = led.iter().find_map(|(_, standing)| match standing {
+        Standing::Followed(path) if path.is_of_phases() => Some(*path),
+        Standing::Apart | Standing::Led | Standing::Followed(_) => None,
     });
-    let facts = match followed {
+    let facts = match phases {
         Some(path) => facts.followed_by(path),
         None => facts,
     };
-    Ok(Held { led, covered, facts })
-}
-
-/// The boot phases that a register's events end with, if others may follow.
-fn open(log: &EventLog, bank: HashAlg, pcr: u32) -> Option<PhasePath> {
-    if pcr != register::UNIFIED_KERNEL {
-        return None;
-    }
-    let events = log.events().filter(|event| event.extends() && event.pcr() == pcr);
-    phases::in_log(bank, events.filter_map(|event: Event<'_>| event.digest(bank))).path
+    Ok(Held { led, covered, facts, in_log })
 }
 
 /// Where the log and the quoted value part.
@@ -271,24 +298,32 @@ fn divergence(log: &EventLog, bank: HashAlg, pcr: u32, quoted: &[u8]) -> Option<
     last
 }
 
-/// Exactly one separator. TCG PC Client Platform Firmware Profile 1.06, 3.3.2.2 and 10.4.1: its data is four bytes
+/// Exactly one separator, in front of all words of the system. TCG PC Client Platform Firmware Profile 1.06, 3.3.2.2 and 10.4.1: its data is four bytes
 /// of 00 or of FF and its digest is over them; 00000001 announces an error. Separators are counted by digest, which
 /// the quote proves, and not by type, which nothing proves.
-fn require_one_separator(log: &EventLog, bank: HashAlg, pcr: u32) -> Result<(), BootLogRefusal> {
+fn require_one_separator(
+    log: &EventLog,
+    bank: HashAlg,
+    in_log: &InLog,
+    pcr: u32,
+) -> Result<(), BootLogRefusal> {
     let genuine = separator_digests(bank);
-    let mut found = false;
-    for event in log.events().filter(|event| event.extends() && event.pcr() == pcr) {
+    let firmware = in_log.register(pcr).map_or(0, |found| found.before);
+    let mut found = None;
+    let events = log.events().filter(|event| event.extends() && event.pcr() == pcr);
+    for (at, event) in events.enumerate() {
         let measured = event.digest(bank).is_some_and(|digest| genuine.iter().any(|one| one == digest));
         let named = event.kind() == event_type::SEPARATOR;
         if named && !(measured && is_separator_data(event.data()) && event.data_is_measured(bank)) {
             return Err(BootLogRefusal::SeparatorFalse { pcr, event: event.index() });
         }
         if measured {
-            if found {
+            if found.is_some() {
                 return Err(BootLogRefusal::SeparatorRepeated { pcr, event: event.index() });
             }
-            found = true;
+            found = Some(at);
         }
     }
-    if found { Ok(()) } else { Err(BootLogRefusal::SeparatorMissing { pcr }) }
+    // Behind a word it isn't the firmware's, which never finished with the register then.
+    if found.is_some_and(|at| at < firmware) { Ok(()) } else { Err(BootLogRefusal::SeparatorMissing { pcr }) }
 }
