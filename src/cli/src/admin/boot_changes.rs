@@ -2,7 +2,7 @@
 //!
 //! Comes in: a generation, a host's evidence, the registers that differ. Goes out: [`Boot`], for programs and for people. Refused: logs that don't
 //! lead to the values that they are named with; of these nothing is told. The authority decides by values alone; a log that explains them says
-//! what they stand for.
+//! what they stand for. That two values differ by a separator of systemd's alone is told without a log: the values say so.
 //!
 //! Both logs are hostile. What is printed of them went through `countersign_tpm::eventlog::changes`, which leaves no control character and no text
 //! without an end in it.
@@ -18,6 +18,7 @@ use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::eventlog::changes::{
     Change, ChangeKind, FactChange, Item, Side, Subject, between, events, facts_between,
 };
+use countersign_tpm::eventlog::words::separators_between;
 use countersign_tpm::eventlog::{EventLog, ExplainedValues, explain};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -63,6 +64,25 @@ impl Standing {
     }
 }
 
+/// A register whose two values differ by separators of the system and nothing else.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Separated {
+    pcr: u32,
+    /// Whether the host measured them; otherwise the boot that the generation was captured from did.
+    change: ChangeKind,
+    words: Vec<&'static str>,
+}
+
+impl Separated {
+    fn of(bank: HashAlg, pcr: u32, reference: &[u8], host: &[u8]) -> Option<Self> {
+        let ways = [(ChangeKind::Gained, reference, host), (ChangeKind::Lost, host, reference)];
+        ways.into_iter().find_map(|(change, from, to)| {
+            let words = separators_between(bank, pcr, from, to)?.words().to_vec();
+            Some(Self { pcr, change, words })
+        })
+    }
+}
+
 /// What changed, so far as logs tell it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Boot {
@@ -70,6 +90,8 @@ pub(super) struct Boot {
     reference_log: Standing,
     /// The host's.
     host_log: Standing,
+    /// Registers that differ by separators of the system alone.
+    separated: Vec<Separated>,
     /// Facts that aren't the same.
     facts: Vec<FactChange>,
     /// Events of registers that differ and that only one of the boots has.
@@ -115,6 +137,11 @@ impl Logs {
 type Told<'a> = (&'a Result<EventLog, Standing>, &'a [(u32, Vec<u8>)]);
 
 fn compared(bank: HashAlg, reference: Told<'_>, host: Told<'_>, differ: &[u32]) -> Boot {
+    let value = |(_, values): Told<'_>, pcr: u32| {
+        values.iter().find(|(one, _)| *one == pcr).map(|(_, value)| value.clone())
+    };
+    let separated = |pcr: &u32| Separated::of(bank, *pcr, &value(reference, *pcr)?, &value(host, *pcr)?);
+    let separated: Vec<Separated> = differ.iter().filter_map(separated).collect();
     let (reference, host) = (explained(bank, reference), explained(bank, host));
     let standing = |log: &Result<ExplainedValues<'_>, Standing>| {
         log.as_ref().err().copied().unwrap_or(Standing::Explains)
@@ -122,6 +149,7 @@ fn compared(bank: HashAlg, reference: Told<'_>, host: Told<'_>, differ: &[u32]) 
     let mut boot = Boot {
         reference_log: standing(&reference),
         host_log: standing(&host),
+        separated,
         facts: Vec::new(),
         changes: Vec::new(),
         host_events: Vec::new(),
@@ -194,11 +222,13 @@ impl Boot {
             }
             (_, host) => lines.push(format!("the host's boot log {}", host.words())),
         }
-        for pcr in &self.unexplained {
+        lines.extend(self.separators());
+        for pcr in self.unexplained.iter().filter(|pcr| !self.is_separated(**pcr)) {
             lines.push(format!("PCR {pcr}: no boot log leads to its value: it grows after boot"));
         }
         let mut of_register = BTreeMap::<u32, usize>::new();
-        for change in self.changes.iter().chain(&self.host_events) {
+        let events = self.changes.iter().chain(&self.host_events);
+        for change in events.filter(|change| !self.is_separated(change.pcr)) {
             let count = of_register.entry(change.pcr).or_default();
             *count += 1;
             if *count <= MAX_LINES {
@@ -219,7 +249,7 @@ impl Boot {
             let words = fact.fact.words();
             lines.push(format!("{words}: {} -> {}", text(&fact.reference), text(&fact.host)));
         }
-        if !(self.changes.is_empty() && self.host_events.is_empty()) {
+        if self.changes.iter().chain(&self.host_events).any(|change| !self.is_separated(change.pcr)) {
             lines.push(
                 "what an event is, and paths and names that aren't in double quotes, are what the logs say; registers, digests and what is in double quotes are proven"
                     .to_owned(),
@@ -230,11 +260,42 @@ impl Boot {
 
     /// For people, in one line: the first change, and how many there are.
     pub(super) fn reason(&self) -> Option<String> {
-        let first = self.changes.first()?;
-        Some(match self.changes.len() {
-            1 => line(first),
-            count => format!("{}; and {} more", line(first), count - 1),
+        let changes = self.changes.iter().filter(|change| !self.is_separated(change.pcr));
+        let lines: Vec<String> = changes.map(line).chain(self.separators()).collect();
+        let first = lines.first()?;
+        Some(match lines.len() {
+            1 => first.clone(),
+            count => format!("{first}; and {} more", count - 1),
         })
+    }
+
+    fn is_separated(&self, pcr: u32) -> bool {
+        self.separated.iter().any(|one| one.pcr == pcr)
+    }
+
+    /// A line for all registers that differ by the same separators and nothing else.
+    fn separators(&self) -> Vec<String> {
+        let mut alike: Vec<(ChangeKind, &[&str], Vec<String>)> = Vec::new();
+        for one in &self.separated {
+            let pcr = one.pcr.to_string();
+            let same = |known: &&mut (ChangeKind, &[&str], Vec<String>)| {
+                (known.0, known.1) == (one.change, one.words.as_slice())
+            };
+            match alike.iter_mut().find(same) {
+                Some((_, _, pcrs)) => pcrs.push(pcr),
+                None => alike.push((one.change, &one.words, vec![pcr])),
+            }
+        }
+        let told = |(change, words, pcrs): (ChangeKind, &[&str], Vec<String>)| {
+            let word: Vec<String> = words.iter().map(|word| quoted(word)).collect();
+            let (many, verb) = if pcrs.len() == 1 { ("", "s") } else { ("s", "") };
+            let when = match change {
+                ChangeKind::Lost => "which was measured when the values were captured and isn't any more",
+                _ => "which systemd measures now and didn't when the values were captured",
+            };
+            format!("PCR{many} {}: differ{verb} by {} alone, {when}", pcrs.join(", "), word.join(" and "))
+        };
+        alike.into_iter().map(told).collect()
     }
 }
 
@@ -404,6 +465,7 @@ mod tests {
         let boot = Boot {
             reference_log: Standing::Explains,
             host_log: Standing::Explains,
+            separated: Vec::new(),
             facts: vec![FactChange {
                 fact: Subject::CommandLine,
                 reference: Some("/a".to_owned()),
@@ -419,6 +481,39 @@ mod tests {
         assert!(lines.contains(&"command line: \"/a\" -> not to be told for sure".to_owned()), "{lines:?}");
         assert!(lines[0].starts_with("PCR 10: no boot log"), "{lines:?}");
         assert_eq!(boot.reason().unwrap(), "PCR 4: file appeared: /a unknown; and 50 more");
+    }
+
+    #[test]
+    fn registers_that_differ_by_a_separator_alone_are_told_in_one_line_and_without_a_log() {
+        let on = |value: &[u8], word: &str| {
+            HashAlg::Sha256.digest_parts(&[value, &HashAlg::Sha256.digest(word.as_bytes())])
+        };
+        let pcrs = [0, 1, 4, 9, 12];
+        let was: Vec<(u32, Vec<u8>)> = pcrs.iter().map(|pcr| (*pcr, vec![7; 32])).collect();
+        let mut is: Vec<(u32, Vec<u8>)> =
+            was.iter().map(|(pcr, value)| (*pcr, on(value, "os-separator"))).collect();
+        is[2].1 = on(&[7; 32], "another boot loader");
+        is[3].1 = on(&is[3].1, "nvpcr-separator");
+        let log: Result<EventLog, Standing> = Err(Standing::NotNamed);
+        let boot = |was: &[(u32, Vec<u8>)], is: &[(u32, Vec<u8>)]| {
+            compared(HashAlg::Sha256, (&log, was), (&log, is), &pcrs)
+        };
+        let told = boot(&was, &is);
+        let one = "PCRs 0, 1, 12: differ by \"os-separator\" alone, which systemd measures now and didn't when the values were captured";
+        let two = "PCR 9: differs by \"os-separator\" and \"nvpcr-separator\" alone, which systemd measures now and didn't when the values were captured";
+        let lines = told.lines();
+        assert!(lines.contains(&one.to_owned()) && lines.contains(&two.to_owned()), "{lines:?}");
+        assert_eq!(told.separated.iter().map(|one| one.pcr).collect::<Vec<_>>(), [0, 1, 9, 12]);
+        assert_eq!(told.reason(), Some(format!("{one}; and 1 more")));
+        let json = serde_json::to_value(&told).unwrap();
+        assert_eq!(
+            json["separated"][0],
+            serde_json::json!({"pcr": 0, "change": "gained", "words": ["os-separator"]})
+        );
+        let back = boot(&is, &was).lines();
+        let lost = "PCRs 0, 1, 12: differ by \"os-separator\" alone, which was measured when the values were captured and isn't any more";
+        assert!(back.contains(&lost.to_owned()), "{back:?}");
+        assert!(!told.lines().iter().any(|line| line.contains("PCR 4")), "nothing explains it");
     }
 
     #[test]
