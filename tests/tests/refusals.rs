@@ -139,7 +139,9 @@ fn operators_see_where_log_and_quote_part(deployment: &Deployment, refused: &Ran
     let event = log.events().filter(|event| event.extends() && event.pcr() == pcr).last().unwrap().index();
     let expected = HashAlg::Sha256.digest_parts(&[&found, behind]);
     let [expected, found] = [expected, found].map(|value| data_encoding::HEXLOWER.encode(&value));
-    let text = format!("PCR {pcr}, event {event}: expected {expected} as quoted, found {found} by the log");
+    let text = format!(
+        "PCR {pcr}, event {event}: expected {expected} as quoted, found {found} by the log (with os-separator, nvpcr-separator behind it neither)"
+    );
     let shown = deployment.admin(&["hosts", &deployment.host()]).expect("host");
     let last = shown.lines().find(|line| line.starts_with("last refusal")).unwrap();
     assert!(last.ends_with(&format!("boot-log-mismatch: {text}")), "{shown}");

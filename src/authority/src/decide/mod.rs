@@ -35,7 +35,7 @@ use countersign_core::request::SignedRequest;
 use state::Good;
 
 /// Version of this function; stands in every body. It changes with every change that could change a body.
-pub const ENGINE: &str = "countersign-decision-4";
+pub const ENGINE: &str = "countersign-decision-5";
 
 /// Claims that rest on the host's word alone: which process asked, and what it says it runs.
 pub const ASSERTED: [&str; 2] = ["runtime", "workload"];

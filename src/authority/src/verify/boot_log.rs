@@ -2,8 +2,8 @@
 //!
 //! A log is tens of kilobytes and the same for every call between two boots. What it leads to depends on the log, the bank and the registers
 //! only, so that is cached; what is never cached is the comparison with the quote at hand. Registers that grow after boot may agree with the
-//! log in one quote and not in another, and PCR 11 by one boot phase more; facts follow from how they agree, so a cached replay serves only quotes
-//! that agree with it just so.
+//! log in one quote and not in another, PCR 11 by one boot phase more, others by a separator of the system; facts follow from how they agree, so
+//! a cached replay serves only quotes that agree with it just so.
 //!
 //! The log is the largest hostile input and is parsed after the host's TPM was heard: a panic there is a finding, hence a logged denial.
 

@@ -52,7 +52,7 @@ pub(crate) fn basis() -> Basis {
         },
         policy: Some(digest(10)),
         references: Some(digest(11)),
-        engine: "countersign-decision-4".to_owned(),
+        engine: "countersign-decision-5".to_owned(),
         time_ms: 1_700_000_000_000,
         control: 4,
     }
