@@ -1,7 +1,9 @@
 """Runs the second implementation over everything under tests/vectors: what is to be accepted is, to the byte, and what is to be refused is."""
 
+import hashlib
 import json
 import re
+import struct
 import sys
 import tempfile
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "verifier"))
 
-from countersign_verifier import bundle, cbor, cose, hashing, head, judge, leaf, receipt, result, sources, strictjson  # noqa: E402
+from countersign_verifier import bundle, cbor, cose, hashing, head, judge, leaf, receipt, result, sources, strictjson, tpm  # noqa: E402
 from countersign_verifier.evidence_bundle import references_shape, verify_bundle  # noqa: E402
 from countersign_verifier.follow import Follower  # noqa: E402
 from countersign_verifier.hashing import sha256, tuple_bytes, tuple_hash  # noqa: E402
@@ -388,6 +390,50 @@ def evidence():
     trusted = bundle.parse_bundle(raw("evidence/trust-bundle.json"))
     whole = raw("evidence/bundle.json")
     equal("the artifact's kind", verify_bundle(whole, trusted).leaf.kind, "allow")
+    members = [strictjson.base64url(member, "evidence-malformed", "a member") for member in json.loads(whole)["members"]]
+    words([member for member in members if b"Spec ID Event03" in member][0])
+
+
+def words(log):
+    """The words that systemd measures behind a boot log, and others: of one register, in the log's last events and behind it."""
+    os, nvpcr, zeros = tpm.OS, tpm.NVPCR, bytes(4)
+    bank, known = 0x000B, tpm.replay(log, 0x000B)[0]
+
+    def verdict(pcr, in_log, behind):
+        longer, value = log, known.get(pcr, bytes(32))
+        for word in in_log:
+            longer += struct.pack("<IIIH", pcr, 13, 2, 0x000B) + sha256(word) + struct.pack("<H", 0x000C)
+            longer += hashlib.sha384(word).digest() + struct.pack("<I", len(word)) + word
+        for word in (*in_log, *behind):
+            value = sha256(value + sha256(word))
+        try:
+            tpm.check_boot_log(longer, {"bank": bank, "pcrs": [[pcr, value]]})
+        except Refused as refusal:
+            return refusal.code
+        return None
+
+    for pcr in (*range(10), 14):
+        taken = {9: [[os], [nvpcr], [os, nvpcr]], 8: []}.get(pcr, [[os]])
+        tried = [[os], [nvpcr], [os, nvpcr], [nvpcr, os], [os, os], [os, nvpcr, nvpcr], [b"other"], [os + b"\0"], [zeros], [b"other", os], [os, b"other"]]
+        for path in tried:
+            expected = None if path in taken else "boot-log-mismatch"
+            equal(f"{path} behind the log in register {pcr}", verdict(pcr, [], path), expected)
+            counts["accepted" if expected is None else "refused"] += 1
+            # In the log the log itself leads there, whatever it is; and cut in two it reads the same.
+            equal(f"{path} in the log of register {pcr}", verdict(pcr, path, []), None)
+            first = next((at for at, word in enumerate(path) if [word] in taken), len(path))
+            for cut in range(1, len(path)):
+                code = None if first <= cut and path[first:] in taken else "boot-log-mismatch"
+                equal(f"{path} cut at {cut} in register {pcr}", verdict(pcr, path[:cut], path[cut:]), code)
+    # Another separator of the firmware's, of its own kind this time.
+    event = struct.pack("<IIIH", 7, 4, 2, 0x000B) + sha256(zeros) + struct.pack("<H", 0x000C) + hashlib.sha384(zeros).digest()
+    value = sha256(known[7] + sha256(zeros))
+    try:
+        tpm.check_boot_log(log + event + struct.pack("<I", 4) + zeros, {"bank": bank, "pcrs": [[7, value]]})
+        code = None
+    except Refused as refusal:
+        code = refusal.code
+    equal("a second separator", code, "boot-log-separator")
 
 
 def page():
