@@ -158,11 +158,7 @@ impl BootFacts {
             dma_unprotected: view.has(register::SECURE_BOOT, action::DMA_UNPROTECTED),
             files: view.digests(register::LOADER_FILES, &[]),
             machine_owner_keys: view.digests(register::MACHINE_OWNER_KEYS, &[]),
-            kernel_cmdline: text::kernel_cmdline(
-                view.events(register::LOADER_TEXTS),
-                view.events(register::KERNEL_CONFIGURATION),
-                bank,
-            ),
+            kernel_cmdline: kernel_cmdline(&view),
             separators: separators(&view),
             ..Self::default()
         };
@@ -238,6 +234,16 @@ impl<'a> View<'a> {
         let found = || self.events(pcr).iter().any(|event| event.digest(self.bank) == Some(&wanted));
         self.covers(pcr).then(found)
     }
+}
+
+/// The command line, unless something else stands behind the system's word beside it: that isn't a loader's, and the word is no text of one.
+fn kernel_cmdline(view: &View<'_>) -> Option<String> {
+    let stub = register::KERNEL_CONFIGURATION;
+    let mixed = view.in_log.register(stub).is_some_and(|found| found.path.is_none());
+    if mixed && view.covers(stub) {
+        return None;
+    }
+    text::kernel_cmdline(view.events(register::LOADER_TEXTS), view.events(stub), view.bank)
 }
 
 /// Whether the firmware said so before the system's word: what comes behind it isn't the firmware's.

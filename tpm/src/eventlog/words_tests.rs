@@ -301,6 +301,10 @@ fn a_separator_behind_the_word_is_not_the_firmwares() {
         let twice = verdict(&[(pcr, zeros), (pcr, zeros)], &[(pcr, OS)]).unwrap_err();
         assert!(matches!(twice, BootLogRefusal::SeparatorRepeated { .. }), "{twice}");
     }
+    // In a bank that the firmware leaves alone the word comes first; a boot made up behind it is none.
+    let made_up = (0..=7).flat_map(|pcr| [(pcr, OS), (pcr, "made up"), (pcr, "\0\0\0\0")]);
+    let log = longer(&EventLog::parse(Log::new().bytes()).unwrap(), &made_up.collect::<Vec<_>>());
+    assert_eq!(judged(&log, BANK, &[]).unwrap_err(), BootLogRefusal::SeparatorMissing { pcr: 0 });
 }
 
 #[test]
@@ -317,6 +321,8 @@ fn a_command_line_behind_the_word_is_nobodys() {
     assert_eq!(told(&[&one, OS.as_bytes(), &evil]), None);
     assert_eq!(told(&[OS.as_bytes(), &evil]), None);
     assert_eq!(told(&[&one, OS.as_bytes(), &one]), None);
+    // The word reads as a text of UTF-16, too.
+    assert_eq!(told(&[OS.as_bytes(), OS.as_bytes()]), None);
 }
 
 #[test]
