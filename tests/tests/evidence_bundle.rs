@@ -9,6 +9,7 @@ use countersign_authority::audit::verify_bundle;
 use countersign_authority::decide::ENGINE;
 use countersign_core::bundle::TrustBundle;
 use countersign_tests::{Deployment, Program, Ran, SignerKind};
+use countersign_tpm::algorithm::HashAlg;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -124,9 +125,26 @@ impl Changed {
     }
 }
 
+/// Has the host's system measure its separator, and takes the registers that it leads to as reference values.
+fn separated(deployment: &mut Deployment) {
+    deployment.stop_agent();
+    let [short, long] = [HashAlg::Sha256, HashAlg::Sha384].map(|bank| bank.digest(b"os-separator"));
+    for pcr in [0, 1, 2, 3, 4, 5, 6, 7, 9, 14] {
+        deployment.tpm.pcr_extend(pcr, &[("sha256", &short), ("sha384", &long)]);
+    }
+    deployment.start_agent();
+    let host = deployment.host();
+    deployment.ask("before", &[], &["/bin/true"]).refused("reference-mismatch");
+    deployment
+        .admin(&["references", "capture", &host, "--set", "fleet", "--append", "--activate"])
+        .expect("capture");
+    deployment.wait_ready();
+}
+
 #[test]
 fn every_part_counts() {
     let mut deployment = Deployment::ready(SignerKind::Pkcs11);
+    separated(&mut deployment);
     let program = Program::new();
     let canary = program.canary();
     let argv = [program.path(), &canary];
