@@ -5,7 +5,8 @@
 //! about itself is judged by whoever receives it.
 //!
 //! One thread owns a [`HostTpm`]; it is `Send` and not `Sync`. Keys are loaded when they are used and stay loaded
-//! until room is needed, the TPM forgets them or the connection ends; nothing that was loaded outlives the value.
+//! until room is needed, the TPM forgets them or the connection ends; nothing that was loaded outlives the value, unless
+//! the process is killed: what is left then in a TPM without a resource manager is flushed by the next one that needs room.
 //! Trusted beside the TPM itself: libtss2 and the transport. Sessions are passwords over that transport, so the
 //! secret of a credential can be read by whoever listens on the bus; on such hosts use a TPM with a protected bus.
 
@@ -15,6 +16,7 @@ mod error;
 mod evidence;
 mod identity;
 mod keys;
+mod room;
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -226,7 +228,7 @@ impl HostTpm {
     }
 
     /// Runs `body` with the handles of `keys`. When the TPM no longer knows a handle (a reset) or has no room, all
-    /// keys are dropped and loaded once more.
+    /// keys are dropped and loaded once more; for room, what a predecessor left goes too (`room.rs`).
     fn with_keys<T, const N: usize>(
         &mut self,
         keys: [KeyId; N],
@@ -246,7 +248,7 @@ impl HostTpm {
                 attempt(self)
             }
             Err(error) if error.is_full() => {
-                self.unload_all();
+                self.make_room();
                 attempt(self)
             }
             result => result,

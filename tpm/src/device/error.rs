@@ -129,9 +129,9 @@ impl DeviceError {
         matches!(self.kind(), Some(Kind::ReferenceH0 | Kind::ReferenceH1 | Kind::ReferenceH2 | Kind::Handle))
     }
 
-    /// No room for another object.
+    /// No room for another object or session.
     pub(super) fn is_full(&self) -> bool {
-        matches!(self.kind(), Some(Kind::ObjectMemory | Kind::ObjectHandles | Kind::Memory))
+        self.class() == ErrorClass::Full
     }
 }
 
