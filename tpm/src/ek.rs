@@ -312,6 +312,9 @@ pub fn ueid(ek: &Public) -> [u8; 33] {
 }
 
 #[cfg(test)]
+#[path = "ek_device_laws_tests.rs"]
+mod device_laws_tests;
+#[cfg(test)]
 #[path = "ek_device_tests.rs"]
 mod device_tests;
 #[cfg(test)]

@@ -381,6 +381,9 @@ mod facts_tests;
 #[path = "eventlog/known_facts_tests.rs"]
 mod known_facts_tests;
 #[cfg(test)]
+#[path = "eventlog/laws_tests.rs"]
+mod laws_tests;
+#[cfg(test)]
 #[path = "eventlog/phases_tests.rs"]
 mod phases_tests;
 #[cfg(test)]
