@@ -218,6 +218,10 @@ pub(super) fn certificates(bytes: &[u8]) {
     for der in &found {
         let _ = countersign_tpm::ek::describe_issuer(der);
     }
+    // The first one is the key's, the others come along: as an agent sends what an index holds.
+    if let Some((own, above)) = found.split_first() {
+        super::idevid::judge(own, above);
+    }
 }
 
 /// Attestations: read, and signed by the AK as they are, as no restricted key would, so that what comes behind the signature sees them. Then

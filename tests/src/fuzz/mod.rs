@@ -8,6 +8,7 @@
 //! are good hostile bytes for the next.
 
 mod evidence;
+mod idevid;
 mod mutate;
 mod run;
 mod seeds;

@@ -39,6 +39,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     assert!(!found.is_empty(), "no vectors under {}", own.display());
     found.extend(simulated());
     found.extend(texts());
+    found.extend(super::idevid::seeds());
     found.extend(countersign_tpm::ek::bundled().into_iter().flatten().map(|one| one.der.clone()));
     if let Some(real) = real_vectors() {
         for folder in ["eventlog", "quote", "ek-certs", "ek-roots", "ima"] {

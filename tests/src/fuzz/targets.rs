@@ -166,6 +166,7 @@ pub(super) fn ek_certificate(bytes: &[u8]) {
             assert!(!verified.chain().is_empty(), "endorsed by nobody");
         }
     }
+    super::idevid::judge(bytes, &[]);
     let _ = PublicKey::from_spki_der(bytes);
 }
 
