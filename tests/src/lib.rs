@@ -9,6 +9,7 @@ mod balance;
 mod command;
 mod deployment;
 mod load;
+mod maker;
 mod program;
 mod witnesses;
 
@@ -16,5 +17,6 @@ pub use balance::{Balance, Wire};
 pub use command::{Ran, countersign, tool};
 pub use deployment::{Deployment, SignerKind, StoreKind};
 pub use load::{Acts, every_act_is_in_the_log, nothing_was_lost, under_acts, under_load};
+pub use maker::Maker;
 pub use program::Program;
 pub use witnesses::WitnessProcess;

@@ -2,64 +2,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
-use countersign_tests::{Deployment, Program, SignerKind};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PublicKeyData, SignatureAlgorithm, date_time_ymd,
-};
+use countersign_tests::{Deployment, Maker, Program, SignerKind};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, date_time_ymd};
 use std::path::Path;
 
 const HANDLE: &str = "0x81020001";
 const OTHER_HANDLE: &str = "0x81020002";
 const NV_INDEX: &str = "0x01c90019";
 
-/// A root and an issuer of attestation key certificates below it.
-struct Pki {
-    root_pem: String,
-    issuer_der: Vec<u8>,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// A P-256 point, as the TPM says it.
-struct Point(Vec<u8>);
-
-impl PublicKeyData for Point {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &rcgen::PKCS_ECDSA_P256_SHA256
-    }
-}
-
-impl Pki {
-    fn new() -> Self {
-        let authority = |name: &str| {
-            let mut params = CertificateParams::new(Vec::new()).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-            (params, KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap())
-        };
-        let (root, root_key) = authority("maker of machines");
-        let root_pem = root.self_signed(&root_key).unwrap().pem();
-        let root = Issuer::new(root, root_key);
-        let (params, key) = authority("plant");
-        let issuer_der = params.signed_by(&key, &root).unwrap().der().to_vec();
-        Self { root_pem, issuer_der, issuer: Issuer::new(params, key) }
-    }
-
-    fn certify(&self, point: &[u8], shape: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+/// A certificate of an attestation key, or of what the `shape` makes of it.
+fn certify(maker: &Maker, point: &[u8], shape: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+    maker.certify(point, |params| {
         params.distinguished_name.push(DnType::CommonName, "machine 7");
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         // tcg-kp-AIKCertificate
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 3])];
-        shape(&mut params);
-        params.signed_by(&Point(point.to_vec()), &self.issuer).unwrap().der().to_vec()
-    }
+        shape(params);
+    })
 }
 
 /// What the maker of the machine does: a key that stays, and its point.
@@ -97,7 +55,7 @@ fn configure(deployment: &Deployment, before: &str, lines: &str) {
     std::fs::write(deployment.path("agent.toml"), format!("{text}\n[iak]\n{lines}\n")).unwrap();
 }
 
-fn trusting(pki: &Pki) -> Deployment {
+fn trusting(pki: &Maker) -> Deployment {
     let mut deployment = Deployment::bare(SignerKind::Pkcs11);
     deployment.stop_authority();
     std::fs::write(deployment.path("iak-roots.pem"), &pki.root_pem).unwrap();
@@ -116,10 +74,10 @@ fn hosts(deployment: &Deployment) -> usize {
 }
 
 /// Each wrong certificate, in the file that the configuration names.
-fn wrong_certificates(deployment: &Deployment, pki: &Pki, config: &str, point: &[u8], other: &[u8]) {
+fn wrong_certificates(deployment: &Deployment, pki: &Maker, config: &str, point: &[u8], other: &[u8]) {
     let file = deployment.text("iak.pem.wrong");
     let plant = deployment.text("plant.der");
-    std::fs::write(&plant, &pki.issuer_der).unwrap();
+    std::fs::write(&plant, &pki.plant_der).unwrap();
     configure(
         deployment,
         config,
@@ -130,18 +88,18 @@ fn wrong_certificates(deployment: &Deployment, pki: &Pki, config: &str, point: &
         deployment.enrol().refused(code);
         assert_eq!(hosts(deployment), 0, "{code}");
     };
-    try_with(pki.certify(other, |_| ()), "iak-key-mismatch");
-    try_with(Pki::new().certify(point, |_| ()), "iak-certificate-invalid");
+    try_with(certify(pki, other, |_| ()), "iak-key-mismatch");
+    try_with(certify(&Maker::new(), point, |_| ()), "iak-certificate-invalid");
     try_with(
-        pki.certify(point, |params| params.not_after = date_time_ymd(2020, 1, 1)),
+        certify(pki, point, |params| params.not_after = date_time_ymd(2020, 1, 1)),
         "iak-certificate-invalid",
     );
     try_with(
-        pki.certify(point, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]),
+        certify(pki, point, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]),
         "iak-certificate-invalid",
     );
     // The issuer's own certificate isn't of any TPM's key.
-    try_with(pki.issuer_der.clone(), "iak-certificate-invalid");
+    try_with(pki.plant_der.clone(), "iak-certificate-invalid");
     // What isn't there or isn't a certificate is told before anything is sent.
     std::fs::remove_file(&file).unwrap();
     assert!(deployment.enrol().err.contains("iak.pem.wrong"));
@@ -171,7 +129,7 @@ fn wrong_tpm(deployment: &Deployment, config: &str) {
 
 #[test]
 fn a_host_is_known_by_the_certificate_of_its_attestation_key() {
-    let pki = Pki::new();
+    let pki = Maker::new();
     let mut deployment = trusting(&pki);
     let by_ek = std::fs::read_to_string(deployment.path("agent.toml")).unwrap();
     let point = provision(&deployment, HANDLE, true);
@@ -180,7 +138,7 @@ fn a_host_is_known_by_the_certificate_of_its_attestation_key() {
     wrong_tpm(&deployment, &by_ek);
 
     // The right one, with its issuer behind it in the index and the rest of that filled up.
-    let chain = [pki.certify(&point, |_| ()), pki.issuer_der.clone(), vec![0xff; 60]].concat();
+    let chain = [certify(&pki, &point, |_| ()), pki.plant_der.clone(), vec![0xff; 60]].concat();
     write_nv(&deployment, &chain, true);
     configure(&deployment, &by_ek, &format!("handle = {HANDLE}\ncertificate_nv_index = {NV_INDEX}"));
     deployment.enrol().expect("enrol");

@@ -3,11 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
 use countersign_core::artifact::Receipt;
-use countersign_tests::{Deployment, Program, Ran, SignerKind};
-use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData, SignatureAlgorithm, date_time_ymd,
-};
+use countersign_tests::{Deployment, Maker, Program, Ran, SignerKind};
+use rcgen::{DistinguishedName, DnType, date_time_ymd};
 use serde_json::Value;
 use std::path::Path;
 use std::process::Command;
@@ -17,52 +14,13 @@ const NV_INDEX: &str = "0x01c90000";
 /// Policy of the TCG's template for keys with SHA-256. TPM 2.0 Keys for Device Identity and Attestation, 7.3.6.6.
 const POLICY: &str = "ad6b3a2284fd698a0710bf5cc1b9bdf15e2532e3f601fa4b93a6a8fa8de579ea";
 
-/// A maker of machines: a root, and a plant below it that issues.
-struct Maker {
-    root_pem: String,
-    plant_der: Vec<u8>,
-    plant: Issuer<'static, KeyPair>,
-}
-
-/// A P-256 point, as the TPM says it.
-struct Point(Vec<u8>);
-
-impl PublicKeyData for Point {
-    fn der_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn algorithm(&self) -> &'static SignatureAlgorithm {
-        &rcgen::PKCS_ECDSA_P256_SHA256
-    }
-}
-
-impl Maker {
-    fn new() -> Self {
-        let authority = |name: &str| {
-            let mut params = CertificateParams::new(Vec::new()).unwrap();
-            params.distinguished_name.push(DnType::CommonName, name);
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-            (params, KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap())
-        };
-        let (root, root_key) = authority("maker of machines");
-        let root_pem = root.self_signed(&root_key).unwrap().pem();
-        let root = Issuer::new(root, root_key);
-        let (params, key) = authority("plant");
-        let plant_der = params.signed_by(&key, &root).unwrap().der().to_vec();
-        Self { root_pem, plant_der, plant: Issuer::new(params, key) }
-    }
-
-    fn name(&self, point: &[u8], serial: &str) -> Vec<u8> {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+/// A certificate that names the machine.
+fn name(maker: &Maker, point: &[u8], serial: &str) -> Vec<u8> {
+    maker.certify(point, |params| {
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), serial);
-        params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.not_after = date_time_ymd(9999, 12, 31);
-        params.signed_by(&Point(point.to_vec()), &self.plant).unwrap().der().to_vec()
-    }
+    })
 }
 
 /// What the maker does: a key by the TCG's template that stays, and its point.
@@ -188,7 +146,7 @@ fn a_machine_that_its_maker_named_gets_what_others_do_not() {
     let mut deployment = trusting(&maker);
     let config = std::fs::read_to_string(deployment.path("agent.toml")).unwrap();
     let point = provision(&deployment);
-    let device = maker.name(&point, "SN-0001");
+    let device = name(&maker, &point, "SN-0001");
     write_nv(&deployment, &[&device, &maker.plant_der]);
     unfit(&deployment, &config);
 

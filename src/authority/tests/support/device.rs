@@ -3,17 +3,16 @@
 //! Each use opens the TPM and lets go of it, so that the machine can be reset, suspended and put back in between.
 #![allow(dead_code, clippy::allow_attributes, reason = "each test binary uses its own part of this file")]
 
-use crate::support::{House, ORIGIN, TRUST_DOMAIN, fresh_key, sign, verifying};
+use crate::support::{House, ORIGIN, fresh_key, request, signed};
 use countersign_client::{Client, ClientIdentity};
 use countersign_core::api::{
     ArtifactsCall, B64, ChallengeOffer, EnrolmentBegin, EnrolmentFinish, EvidenceDocument, PcrValue,
     SignedRequestDocument,
 };
 use countersign_core::digest::sha256;
-use countersign_core::key::JsonKey;
 use countersign_core::name::HostId;
 use countersign_core::note::ecdsa_fixed_to_der;
-use countersign_core::request::{activation_data, holder_preimage, qualifying_data, request_root};
+use countersign_core::request::{activation_data, qualifying_data, request_root};
 use countersign_fixture::{SwTpm, SwTpmCa};
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::device::{Attested, EkProfile, HostTpm, KeyBlob, KeyId};
@@ -159,24 +158,11 @@ impl Device {
 
     /// A request's bytes.
     pub(crate) fn request(&self, id: &str) -> Vec<u8> {
-        let request = serde_json::json!({
-            "v": 1,
-            "id": id,
-            "host": self.id.to_hex(),
-            "runtime": format!("spiffe://{TRUST_DOMAIN}/host/{}/test", self.id),
-            "holder": JsonKey::from(verifying(&self.holder)),
-            "workload": sha256(b"workload").to_hex(),
-            "action": "exec",
-            "args": sha256(b"arguments").to_hex(),
-            "aud": "gateway-1",
-            "ttl_secs": 60,
-        });
-        serde_json::to_vec(&request).unwrap()
+        request(&self.id, &self.holder, id)
     }
 
     pub(crate) fn signed(&self, request: &[u8]) -> SignedRequestDocument {
-        let signature = B64(sign(&self.holder, &holder_preimage(request)));
-        SignedRequestDocument { request: B64(request.to_vec()), signature, consents: Vec::new() }
+        signed(&self.holder, request)
     }
 
     /// A quote by this TPM's AK over whatever challenge, requests and registers, and the values of these.

@@ -453,6 +453,29 @@ impl Machine {
     }
 }
 
+/// The bytes of a request of this holder's on this host.
+pub(crate) fn request(host: &HostId, holder: &SigningKey, id: &str) -> Vec<u8> {
+    let request = serde_json::json!({
+        "v": 1,
+        "id": id,
+        "host": host.to_hex(),
+        "runtime": format!("spiffe://{TRUST_DOMAIN}/host/{host}/test"),
+        "holder": JsonKey::from(verifying(holder)),
+        "workload": sha256(b"workload").to_hex(),
+        "action": "exec",
+        "args": sha256(b"arguments").to_hex(),
+        "aud": "gateway-1",
+        "ttl_secs": 60,
+    });
+    serde_json::to_vec(&request).unwrap()
+}
+
+/// A request with its holder's signature.
+pub(crate) fn signed(holder: &SigningKey, request: &[u8]) -> SignedRequestDocument {
+    let signature = B64(sign(holder, &holder_preimage(request)));
+    SignedRequestDocument { request: B64(request.to_vec()), signature, consents: Vec::new() }
+}
+
 /// An enrolled host at work.
 pub(crate) struct Host {
     pub(crate) machine: Machine,
@@ -464,28 +487,11 @@ pub(crate) struct Host {
 impl Host {
     /// A request's bytes.
     pub(crate) fn request(&self, id: &str) -> Vec<u8> {
-        let request = serde_json::json!({
-            "v": 1,
-            "id": id,
-            "host": self.id.to_hex(),
-            "runtime": format!("spiffe://{TRUST_DOMAIN}/host/{}/test", self.id),
-            "holder": JsonKey::from(verifying(&self.holder)),
-            "workload": sha256(b"workload").to_hex(),
-            "action": "exec",
-            "args": sha256(b"arguments").to_hex(),
-            "aud": "gateway-1",
-            "ttl_secs": 60,
-        });
-        serde_json::to_vec(&request).unwrap()
+        request(&self.id, &self.holder, id)
     }
 
     pub(crate) fn signed(&self, request: &[u8]) -> SignedRequestDocument {
-        let signature = sign(&self.holder, &holder_preimage(request));
-        SignedRequestDocument {
-            request: B64(request.to_vec()),
-            signature: B64(signature),
-            consents: Vec::new(),
-        }
+        signed(&self.holder, request)
     }
 
     /// Evidence over a challenge and requests.
