@@ -385,6 +385,13 @@ def attested():
     assert {vector["taken"] for vector in logs} == {True, False}
 
 
+def enrolled():
+    """tests/vectors/formats/enrolled.json: the leaf is an enrolment."""
+    codes = {None: None, "unentitled": "state-invalid", "revoked": "revoked"}
+    logs = ending("enrolled", lambda vector: codes[vector["fault"]])
+    assert {vector["fault"] for vector in logs} == set(codes)
+
+
 def evidence():
     """tests/vectors/evidence: an artifact with all that bears it out."""
     trusted = bundle.parse_bundle(raw("evidence/trust-bundle.json"))
@@ -453,6 +460,7 @@ formats()
 refused(*whole_log())
 outcomes()
 attested()
+enrolled()
 evidence()
 page()
 assert not unread, f"nobody reads {sorted(unread)}"

@@ -17,6 +17,7 @@ mod keys;
 mod name;
 mod path;
 mod roca;
+mod stated;
 mod store;
 pub(crate) mod tlv;
 
@@ -32,6 +33,7 @@ pub use crl::MAX_CRL_BYTES;
 pub use device::{DeviceNames, HardwareModule};
 pub use extension::TpmIdentity;
 pub use roca::has_roca_fingerprint;
+pub use stated::{StatedDevice, StatedTpm};
 pub use store::{Issuer, MAX_STORE_CERTIFICATES, MAX_STORE_CRLS, TrustStore, describe_issuer};
 
 /// Longest certificate taken. NV space for one is 2 KiB in the PC Client profile; CA certificates reach 3 KiB.

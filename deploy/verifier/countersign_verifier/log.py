@@ -15,6 +15,10 @@ from .refusal import demand
 
 OPERATOR, OFFICER = 2, 3
 REVOKE, ADDED = 1, 1
+# §8.4: how long authorities of two versions may write one log.
+WEEK_MS = 604_800_000
+# §12: how long after the end of its token an enrolment that was taken before may still be logged.
+QUEUE_MS = 600_000
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Log:
         self.principals = {}
         self.hosts = {}
         self.enrolments = {}
+        self.basis_since = None
         self.tokens = {}
         self.allowed = {}
         self.counts = {}
@@ -145,10 +150,12 @@ class Log:
             # Spent: no second enrolment finds it.
             expires = self.tokens.pop(token, None)
             demand(expires is not None, "state-invalid", f"leaf {leaf.index}: a token that nobody made, or that was spent")
+            demand(leaf.time_ms <= expires + QUEUE_MS, "state-invalid", f"leaf {leaf.index}: a token that had ended")
         demand(body["ak_name"][:2] != b"\x00\x04", "state-invalid", f"leaf {leaf.index}: an AK named by SHA-1")
         demand(not self.chain.is_revoked((1, body["host"])), "revoked", f"leaf {leaf.index}: a revoked host enrolled")
         known = self.hosts.get(body["host"])
         demand(body["admission"] != 3 or known is not None, "state-invalid", f"leaf {leaf.index}: enrolled again, never before")
+        demand(body["admission"] != 2 or known is None, "state-invalid", f"leaf {leaf.index}: other keys by the operator's list")
         expected = 1 if known is None else known if body["admission"] == 3 else known + 1
         demand(body["version"] == expected, "state-invalid", f"leaf {leaf.index}: host version {body['version']} instead of {expected}")
         if body["admission"] == 3:
@@ -173,7 +180,12 @@ class Log:
     def _host_state(self, leaf, body):
         self._state(leaf, body["host"], body["state"], body["evidence"], body["code"])
         if "control" not in body:
+            # §8.4: authorities of two versions write one log for a week at most.
+            ended = self.basis_since is not None and leaf.time_ms > self.basis_since + WEEK_MS
+            demand(not ended, "state-invalid", f"leaf {leaf.index}: a host state that no longer says what it follows from")
             return
+        if self.basis_since is None:
+            self.basis_since = leaf.time_ms
         # §8.4: what the state follows from is what was in force.
         where, number = f"leaf {leaf.index}", body["control"]
         young = leaf.time_ms - 10_000 <= body["time_ms"] <= leaf.time_ms + 2000

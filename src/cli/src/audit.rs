@@ -286,6 +286,7 @@ fn run_replay(args: &ReplayArgs) -> Outcome {
         output::json(&serde_json::json!({
             "replayed": report.replayed,
             "denied": report.denied,
+            "enrolled": report.enrolled,
             "pruned": report.pruned_count(),
             "pruned_runs": report.pruned.iter().map(|run| (run.first, run.last, run.count)).collect::<Vec<_>>(),
             "not_replayable": report.not_replayable.iter().map(|(index, why)| at(*index, why.code(), &why.to_string())).collect::<Vec<_>>(),
@@ -299,9 +300,10 @@ fn run_replay(args: &ReplayArgs) -> Outcome {
             anstream::eprintln!("{}: {mismatch}", mismatch.kind.code());
         }
         anstream::println!(
-            "replayed: {} decisions and host states byte for byte, {} of them denials; {} not replayable, {} that don't follow",
+            "replayed: {} decisions and host states byte for byte, {} of them denials; {} enrolments that their records bear out; {} not replayable, {} that don't follow",
             report.replayed,
             report.denied,
+            report.enrolled,
             report.not_replayable.len(),
             report.mismatches.len()
         );

@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, reads a clock or draws entropy: all three are arguments.
 
+pub mod activation;
 pub mod api;
 pub mod artifact;
 mod base64;

@@ -1,5 +1,6 @@
 //! The bodies. Each parses, and where parsing succeeded does what the product does next, so that later code sees hostile values too.
 
+use countersign_core::activation::ActivationRecord;
 use countersign_core::artifact::Receipt;
 use countersign_core::bundle::{Statement, TrustBundle};
 use countersign_core::cbor::Decoder;
@@ -274,6 +275,9 @@ pub(super) fn records(bytes: &[u8]) {
         assert_eq!(record.encode(), bytes, "another encoding was taken");
     }
     if let Ok(record) = InputsRecord::parse(bytes) {
+        assert_eq!(record.encode(), bytes, "another encoding was taken");
+    }
+    if let Ok(record) = ActivationRecord::parse(bytes) {
         assert_eq!(record.encode(), bytes, "another encoding was taken");
     }
     let _ = ChallengeBody::read_unverified(bytes);

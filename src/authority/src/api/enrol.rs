@@ -20,8 +20,8 @@ use crate::serve::Authority;
 use crate::stale::Redecisions;
 use crate::store::PendingEnrolment;
 use axum::response::Response;
+use countersign_core::activation::{ActivationRecord, DeviceShown, Session};
 use countersign_core::api::{B64, Enrolled, EnrolmentBegin, EnrolmentFinish, EnrolmentOffer};
-use countersign_core::cbor::encode_map;
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::Kind;
 use countersign_core::leaf::control::Subject;
@@ -206,15 +206,19 @@ impl Proven {
             None => {}
         }
         let firmware = certified.firmware_version();
-        let activation = encode_map(|map| {
-            map.entry(1).bytes(attest);
-            map.entry(2).bytes(signature);
-            map.entry(3).bytes(&pending.sent.host_key_public.0);
-            if let Some(sent) = &document.idevid {
-                map.entry(4).bytes(&sent.attest.0);
-                map.entry(5).bytes(&sent.signature.0);
-            }
+        let device = document.idevid.as_ref().map(|sent| DeviceShown {
+            attest: sent.attest.0.clone(),
+            signature: sent.signature.0.clone(),
+            possession: Some(sent.possession.0.clone()),
         });
+        let activation = ActivationRecord {
+            attest: attest.clone(),
+            signature: signature.clone(),
+            host_key: pending.sent.host_key_public.0.clone(),
+            device,
+            session: Some(Session { enrolment: id, secret: *pending.secret }),
+        }
+        .encode();
         Ok(Self { id, keys, pending, activation, firmware })
     }
 

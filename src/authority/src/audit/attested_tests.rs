@@ -2,11 +2,10 @@
 
 use super::kit::Log;
 use super::{MismatchKind, Missing, replay};
-use crate::verify::kit::ed25519;
+use crate::verify::kit::challenge_keys;
 use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::Leaf;
-use countersign_core::leaf::device::DeviceIdentity;
-use countersign_core::leaf::host::{Admission, Enrolment, Tier};
+use countersign_core::leaf::host::Tier;
 use countersign_core::leaf::host_state::{Basis, HostStateRecord};
 
 #[test]
@@ -14,34 +13,6 @@ fn a_lie_about_an_attestation_is_found() {
     let mut log = Log::with_policy();
     log.attest(Some(log.time_ms - 400_000));
     assert_eq!(log.mismatches(), [(log.last(), MismatchKind::Input("decision time"))]);
-}
-
-#[test]
-fn a_renewal_is_of_the_same_keys_and_the_same_machine() {
-    type Change = fn(&mut Enrolment);
-    let changes: [(Change, bool); 5] = [
-        (|_| (), true),
-        (|enrolment| enrolment.ak_public = Sha256Digest::ZERO, false),
-        (|enrolment| enrolment.host_key = ed25519(9).1, false),
-        (|enrolment| enrolment.endorsement.device = None, false),
-        (|enrolment| enrolment.endorsement.device.as_mut().unwrap().serial = Some("other".to_owned()), false),
-    ];
-    for (change, holds) in changes {
-        let mut log = Log::with_policy();
-        log.host.enrolment.endorsement.device = Some(DeviceIdentity {
-            certificate: Sha256Digest::ZERO,
-            key: Sha256Digest::ZERO,
-            serial: Some("one".to_owned()),
-            hardware: None,
-        });
-        log.host.enrolment.version += 1;
-        log.enrol();
-        log.host.enrolment.admission = Admission::Reenrolment;
-        change(&mut log.host.enrolment);
-        log.enrol();
-        let wrong = vec![(log.last(), MismatchKind::Input("enrolment that is renewed"))];
-        assert_eq!(log.mismatches(), if holds { Vec::new() } else { wrong });
-    }
 }
 
 type Alter = fn(&mut Basis);
@@ -73,10 +44,36 @@ fn a_lie_about_what_an_attestation_follows_from_is_found() {
     let report = replay(&log, &log.bundle, &mut |_| {}).unwrap();
     assert!(report.mismatches.is_empty(), "what another version made isn't judged");
     assert_eq!(report.not_replayable, [(log.last(), Missing::Engine("countersign-decision-9".to_owned()))]);
-    // The body as it was before the basis was told.
-    let mut log = Log::with_policy();
-    log.attest_saying(None, |record| record.basis = None);
-    assert_eq!(log.mismatches(), []);
+}
+
+#[test]
+fn a_body_that_says_not_what_it_follows_from_has_its_time() {
+    let form = MismatchKind::Input("form of the host state");
+    let week_ms = 7 * 24 * 3_600 * 1_000;
+    // How long after a body that says it, if one came before, and whether it may still.
+    for (after_ms, taken) in [(None, true), (Some(week_ms), true), (Some(week_ms + 1), false)] {
+        for gone in [false, true] {
+            let mut log = Log::with_policy();
+            if let Some(after_ms) = after_ms {
+                log.attest(None);
+                // The next append is ten later.
+                log.time_ms += after_ms - 10;
+                log.host.keys = challenge_keys(log.time_ms);
+            }
+            log.attest_saying(None, |record| record.basis = None);
+            if gone {
+                let record = Leaf::parse(log.leaves.last().unwrap()).unwrap();
+                let record = HostStateRecord::parse(&record.body).unwrap();
+                for digest in [Some(record.evidence), record.state.boot_log].into_iter().flatten() {
+                    log.blobs.remove(&digest);
+                    log.pruned.push(digest);
+                }
+            }
+            let report = replay(&log, &log.bundle, &mut |_| {}).unwrap();
+            let found: Vec<_> = report.mismatches.into_iter().map(|one| one.kind).collect();
+            assert_eq!(found, if taken { Vec::new() } else { vec![form.clone()] }, "{after_ms:?}, {gone}");
+        }
+    }
 }
 
 #[test]

@@ -61,6 +61,7 @@ codes! {
     EngineOther = "engine-other", "A decision was made by another version of the decision function than this program has.";
     RecordMalformed = "record-malformed", "A leaf or a record that it names doesn't parse.";
     InputMismatch = "input-mismatch", "An input that a decision names isn't the one that the log explains.";
+    EnrolmentDiffers = "enrolment-differs", "An enrolment says something else than the records that it names.";
     RequestUnfit = "request-unfit", "The request of a decision would have been refused without being logged.";
     EvidenceUnfit = "evidence-unfit", "The evidence of a decision would have been refused without being logged.";
     DecisionDiffers = "decision-differs", "The same inputs lead to another decision.";
@@ -146,6 +147,7 @@ impl MismatchKind {
         match self {
             Self::Malformed(_) => AuditCode::RecordMalformed,
             Self::Input(_) => AuditCode::InputMismatch,
+            Self::Enrolment(_) => AuditCode::EnrolmentDiffers,
             Self::Request => AuditCode::RequestUnfit,
             Self::Evidence(_) => AuditCode::EvidenceUnfit,
             Self::Body => AuditCode::DecisionDiffers,
@@ -229,6 +231,7 @@ mod tests {
         let mismatches = [
             (MismatchKind::Malformed("x"), "record-malformed"),
             (MismatchKind::Input("x"), "input-mismatch"),
+            (MismatchKind::Enrolment("x"), "enrolment-differs"),
             (MismatchKind::Request, "request-unfit"),
             (MismatchKind::Evidence(RefusalCode::QuoteMalformed), "evidence-unfit"),
             (MismatchKind::Body, "decision-differs"),

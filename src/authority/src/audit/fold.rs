@@ -1,10 +1,13 @@
 //! What the log shows at a point: the state that decisions have to agree with, folded from the leaves before them.
 
+use super::replayed::MismatchKind;
 use crate::store::project::{decision_tells_of_host, enrolled_state, merge_state};
 use countersign_core::control::{ControlError, ControlState};
 use countersign_core::digest::Sha256Digest;
+use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::decision::{Decision, LeafRef, Verdict};
 use countersign_core::leaf::host::{Admission, Enrolment, HostState};
+use countersign_core::leaf::record::JoinToken;
 use countersign_core::name::{HostId, RequestId};
 use countersign_tpm::public::Public;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,6 +17,8 @@ use std::sync::Arc;
 const RECENT_STATES: usize = 64;
 /// How long a spent challenge is remembered after its end: long after nobody could use it.
 const MEMORY_MS: u64 = 600_000;
+/// How long after the end of its token an enrolment that was taken before may still be logged.
+const ENROLMENT_QUEUE_MS: u64 = 600_000;
 
 /// A host as the log shows it.
 pub(super) struct HostFold {
@@ -38,6 +43,13 @@ impl HostFold {
         }
         self.shown = state;
     }
+}
+
+/// A renewal is of the same keys, and keeps the device identity that was there.
+fn renews(before: &Enrolment, now: &Enrolment) -> bool {
+    let keys = |of: &Enrolment| (of.ek_public, of.ak_public, of.ak_name.clone(), of.host_key.clone());
+    let device = before.endorsement.device.as_ref();
+    keys(before) == keys(now) && device.is_none_or(|device| now.endorsement.device.as_ref() == Some(device))
 }
 
 /// The leaves of one append: they were all compared with the state just before the first.
@@ -73,6 +85,10 @@ pub(super) struct Fold {
     pub(super) control: ControlState,
     pub(super) hosts: HashMap<HostId, HostFold>,
     pub(super) group: Group,
+    /// When a host state first said what it follows from, ms.
+    pub(super) basis_since: Option<u64>,
+    /// Join tokens that weren't spent, and their ends.
+    tokens: HashMap<Sha256Digest, u64>,
     budgets: HashMap<u64, u64>,
     answered: HashMap<(HostId, RequestId), Sha256Digest>,
     spent: HashMap<Sha256Digest, u64>,
@@ -87,6 +103,8 @@ impl Fold {
             control,
             hosts: HashMap::new(),
             group: Group::default(),
+            basis_since: None,
+            tokens: HashMap::new(),
             budgets: HashMap::new(),
             answered: HashMap::new(),
             spent: HashMap::new(),
@@ -121,16 +139,41 @@ impl Fold {
         self.answered.get(&(*host, id.clone())).is_some_and(|answered| answered != request)
     }
 
-    /// Whether an enrolment that says it renews one is of the same keys, and keeps the device identity that was there (PROTOCOL §12).
-    pub(super) fn renews(&self, enrolment: &Enrolment) -> bool {
-        if enrolment.admission != Admission::Reenrolment {
-            return true;
+    /// `false`: it was made before.
+    pub(super) fn make_token(&mut self, token: &JoinToken) -> bool {
+        self.tokens.insert(token.token, token.expires_ms).is_none()
+    }
+
+    /// Whether an enrolment is by a right that the log shows, of a host that may (PROTOCOL §12). The token that it names is spent.
+    pub(super) fn admit(&mut self, enrolment: &Enrolment, time_ms: u64) -> Result<(), MismatchKind> {
+        let token = enrolment.token.map(|token| self.tokens.remove(&token));
+        let usable = |expires_ms: u64| time_ms <= expires_ms.saturating_add(ENROLMENT_QUEUE_MS);
+        let known = self.hosts.get(&enrolment.host);
+        let (entitled, what) = match enrolment.admission {
+            Admission::JoinToken => (token.flatten().is_some_and(usable), "join token"),
+            Admission::Preregistered => {
+                (token.is_none() && known.is_none(), "pre-registered endorsement key")
+            }
+            Admission::Reenrolment => {
+                let same = known.is_some_and(|known| renews(&known.enrolment, enrolment));
+                (token.is_none() && same, "enrolment that is renewed")
+            }
+        };
+        let version = match (known, enrolment.admission) {
+            (None, _) => 1,
+            (Some(known), Admission::Reenrolment) => known.shown.version,
+            (Some(known), _) => known.shown.version.saturating_add(1),
+        };
+        let revoked = self.control.is_revoked(&Subject::Host(enrolment.host));
+        let all = [
+            (entitled, what),
+            (enrolment.version == version, "host version"),
+            (!revoked, "revoked subjects"),
+        ];
+        match all.into_iter().find(|(holds, _)| !holds) {
+            Some((_, what)) => Err(MismatchKind::Input(what)),
+            None => Ok(()),
         }
-        let Some(before) = self.hosts.get(&enrolment.host).map(|host| &host.enrolment) else { return false };
-        let keys = |of: &Enrolment| (of.ek_public, of.ak_public, of.ak_name.clone(), of.host_key.clone());
-        let device = before.endorsement.device.as_ref();
-        keys(before) == keys(enrolment)
-            && device.is_none_or(|device| enrolment.endorsement.device.as_ref() == Some(device))
     }
 
     pub(super) fn enrol(&mut self, enrolment: Enrolment, leaf: LeafRef) {

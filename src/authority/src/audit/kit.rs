@@ -7,6 +7,7 @@ use crate::store::Pruning;
 use crate::store::project::{decision_tells_of_host, enrolled_state, merge_state, tells_of_host};
 use crate::verify::VerifiedCall;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent};
+use countersign_core::activation::{ActivationRecord, Session};
 use countersign_core::bundle::{
     BundleDocument, Initial, Says, Statement, StatementDocument, TrustBundle, statement_preimage,
 };
@@ -20,15 +21,18 @@ use countersign_core::leaf::control::{
     RecoveryRecord, Revocation, Role, Subject, key_introduction, key_possession,
 };
 use countersign_core::leaf::decision::{Decision, LeafRef, Verdict};
-use countersign_core::leaf::host::HostState;
+use countersign_core::leaf::host::{Admission, HostState};
 use countersign_core::leaf::host_state::HostStateRecord;
+use countersign_core::leaf::record::JoinToken;
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tree, TreeHash};
 use countersign_core::name::Origin;
 use countersign_core::note::{NoteKey, SignedNote};
 use countersign_core::refusal::RefusalCode;
-use countersign_core::request::RequestDocument;
+use countersign_core::request::{RequestDocument, activation_data};
+use countersign_tpm::public::Public;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 pub(super) const HEAD: u8 = 40;
 pub(super) const RECOVERY: u8 = 41;
@@ -210,6 +214,7 @@ impl Log {
         log.blobs.insert(sha256(&ak), ak);
         let boot_log = log.host.boot.log().to_vec();
         log.blobs.insert(sha256(&boot_log), boot_log);
+        log.show_keys();
         log.enrol();
         log
     }
@@ -220,7 +225,34 @@ impl Log {
         log
     }
 
+    /// Puts the records of an enrolment beside the log, and their digests into the enrolment.
+    fn show_keys(&mut self) {
+        let (certificate, activation) = shown(&self.host);
+        let ek = self.host.tpm.ek_public().bytes().to_vec();
+        let enrolment = &mut self.host.enrolment;
+        enrolment.host_key = VerifyingKey::from_spki_der(&self.host.tpm.host_public().spki_der()).unwrap();
+        enrolment.ek_certificate = Some(sha256(certificate));
+        self.keep(&ek);
+        self.keep(certificate);
+        self.activated(activation);
+    }
+
+    /// Puts another activation record in the place of the enrolment's.
+    pub(super) fn activated(&mut self, activation: &ActivationRecord) {
+        let bytes = activation.encode();
+        self.host.enrolment.activation = sha256(&bytes);
+        self.keep(&bytes);
+    }
+
+    /// Enrols the host; by a token of its own, if that is how.
     pub(super) fn enrol(&mut self) {
+        self.host.enrolment.token = None;
+        if self.host.enrolment.admission == Admission::JoinToken {
+            let token = sha256(&self.last().to_be_bytes());
+            let made = JoinToken { token, expires_ms: self.time_ms + 60_000, by: Sha256Digest::ZERO };
+            self.append(vec![(Kind::JoinToken, made.encode())]);
+            self.host.enrolment.token = Some(token);
+        }
         let refs = self.append(vec![(Kind::Enrolment, self.host.enrolment.encode())]);
         self.host.endorsed.enrolment = refs[0];
         self.shown = enrolled_state(Some(&self.shown), self.host.enrolment.version);
@@ -419,6 +451,51 @@ impl Log {
     pub(super) fn last(&self) -> u64 {
         u64::try_from(self.leaves.len()).unwrap() - 1
     }
+}
+
+/// A P-256 key that rcgen puts into certificates.
+struct Point(Vec<u8>);
+
+impl rcgen::PublicKeyData for Point {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        &rcgen::PKCS_ECDSA_P256_SHA256
+    }
+}
+
+/// A certificate of this key by nobody in particular.
+pub(super) fn certificate(key: &Public, params: &rcgen::CertificateParams) -> Vec<u8> {
+    let own = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
+    let issuer = rcgen::Issuer::new(rcgen::CertificateParams::default(), own);
+    // SubjectPublicKeyInfo of P-256 ends with the uncompressed point.
+    let spki = key.spki_der();
+    params.signed_by(&Point(spki[spki.len() - 65..].to_vec()), &issuer).unwrap().der().to_vec()
+}
+
+/// For which enrolment the keys of these tests are certified.
+pub(super) const SESSION: Session = Session { enrolment: [9; 16], secret: [10; 32] };
+
+/// What the host of these logs shows: the same each time in one process, as two logs have to have the same bytes.
+pub(super) fn shown(host: &Host) -> &'static (Vec<u8>, ActivationRecord) {
+    static SHOWN: OnceLock<(Vec<u8>, ActivationRecord)> = OnceLock::new();
+    SHOWN.get_or_init(|| {
+        let mut params = rcgen::CertificateParams::default();
+        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyAgreement];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::Other(vec![2, 23, 133, 8, 1])];
+        let nonce = activation_data(host.origin.as_str(), &SESSION.enrolment, &SESSION.secret);
+        let shown = host.tpm.certify_host_key(nonce.as_bytes()).unwrap();
+        let activation = ActivationRecord {
+            attest: shown.attest,
+            signature: shown.signature,
+            host_key: host.tpm.host_public().bytes().to_vec(),
+            device: None,
+            session: Some(SESSION),
+        };
+        (certificate(host.tpm.ek_public(), &params), activation)
+    })
 }
 
 pub(super) fn code(outcome: &Outcome) -> Option<RefusalCode> {

@@ -14,11 +14,13 @@ mod checkpoint;
 mod codes;
 mod committed;
 mod dual_chain;
+mod enrolled;
 mod events;
 mod export;
 mod fold;
 mod follow;
 mod kept;
+mod named;
 mod of_its_time;
 mod outcomes;
 mod prov;
@@ -127,11 +129,15 @@ mod attested_tests;
 #[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
+mod enrolled_tests;
+#[cfg(test)]
 mod export_tests;
 #[cfg(test)]
 mod follow_tests;
 #[cfg(test)]
 mod kit;
+#[cfg(test)]
+mod log_vector_tests;
 #[cfg(test)]
 mod outcome_vector_tests;
 #[cfg(test)]

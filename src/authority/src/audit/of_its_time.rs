@@ -1,8 +1,9 @@
 //! What the log alone shows of a leaf: that it follows from the control state of its place, and was decided when it was logged.
 //!
 //! Comes in: a leaf, the control state that the leaves before it lead to. Refused, by the name of the input: another control number, other documents,
-//! a time too far from the leaf's, an allow to the revoked or without a policy. No evidence is needed, so a leaf whose evidence was pruned is held to it, too.
+//! a time too far from the leaf's, an allow to the revoked or without a policy, a host state that no longer says what it follows from. No evidence is needed, so a leaf whose evidence was pruned is held to it, too.
 
+use super::fold::Fold;
 use super::replayed::MismatchKind;
 use crate::sequence::{CLOCK_TOLERANCE_MS, MAX_DECISION_AGE_MS};
 use countersign_core::control::ControlState;
@@ -11,6 +12,10 @@ use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Kind, Leaf};
 
+/// PROTOCOL §8.4: how long after the first host state that says what it follows from another may come that doesn't. So long authorities of two versions
+/// may write one log.
+const SIDE_BY_SIDE_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
 /// PROTOCOL §7.2, key 13: a decision is a little older than its leaf, or ahead of it by what clocks differ. Of the time so much may have been cut off.
 pub(super) fn is_of_its_time(leaf: &Leaf, time_ms: u64, cut_ms: u64) -> bool {
     time_ms <= leaf.time_ms.saturating_add(CLOCK_TOLERANCE_MS)
@@ -18,15 +23,19 @@ pub(super) fn is_of_its_time(leaf: &Leaf, time_ms: u64, cut_ms: u64) -> bool {
 }
 
 /// The same of a whole leaf of a decision or a host state.
-pub(super) fn told_of_its_time(leaf: &Leaf, control: &ControlState) -> Result<(), MismatchKind> {
+pub(super) fn told_of_its_time(leaf: &Leaf, fold: &Fold) -> Result<(), MismatchKind> {
     match leaf.kind {
         Kind::HostState => {
             let record = HostStateRecord::parse(&leaf.body);
-            record_of_its_time(leaf, &record.map_err(|_| MismatchKind::Malformed("host state"))?, control)
+            record_of_its_time(leaf, &record.map_err(|_| MismatchKind::Malformed("host state"))?, fold)
         }
         _ => {
             let decision = Decision::parse(&leaf.body);
-            decision_of_its_time(leaf, &decision.map_err(|_| MismatchKind::Malformed("decision"))?, control)
+            decision_of_its_time(
+                leaf,
+                &decision.map_err(|_| MismatchKind::Malformed("decision"))?,
+                &fold.control,
+            )
         }
     }
 }
@@ -35,9 +44,14 @@ pub(super) fn told_of_its_time(leaf: &Leaf, control: &ControlState) -> Result<()
 pub(super) fn record_of_its_time(
     leaf: &Leaf,
     record: &HostStateRecord,
-    control: &ControlState,
+    fold: &Fold,
 ) -> Result<(), MismatchKind> {
-    let Some(basis) = &record.basis else { return Ok(()) };
+    let control = &fold.control;
+    let Some(basis) = &record.basis else {
+        let ended =
+            fold.basis_since.is_some_and(|since| leaf.time_ms > since.saturating_add(SIDE_BY_SIDE_MS));
+        return first_wrong(&[("form of the host state", !ended)]);
+    };
     first_wrong(&[
         ("decision time", is_of_its_time(leaf, basis.time_ms, 0)),
         ("control", basis.control == control.number()),

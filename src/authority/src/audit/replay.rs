@@ -5,15 +5,17 @@
 //! folded from the leaves before, put into the same functions that decided, and compared with the leaf byte for byte.
 
 use super::committed::Heads;
+use super::enrolled;
 use super::fold::Fold;
+use super::named::{BootLogs, Stop, named};
 use super::of_its_time::{is_of_its_time, record_of_its_time, told_of_its_time};
 use super::replayed::{Mismatch, MismatchKind, Missing, ReplayReport};
 use super::{Leaves, LogSource, PAGE, Unreadable};
-use crate::appraise::{References, ReferencesInvalid};
+use crate::appraise::References;
 use crate::decide::{ENGINE, Family, Inputs, Situation, decide, decide_attestation};
 use crate::policy::{CompiledPolicy, PolicyCache};
 use crate::store::project::tells_of_host;
-use crate::verify::{BootLogCache, BootLogSource, CallError, Endorsed, Judged, SourceFault, judge_logged};
+use crate::verify::{BootLogCache, BootLogSource, CallError, Endorsed, Judged, judge_logged};
 use countersign_core::bundle::TrustBundle;
 use countersign_core::challenge::ChallengeBody;
 use countersign_core::control::ControlState;
@@ -22,6 +24,7 @@ use countersign_core::document::Settings;
 use countersign_core::leaf::decision::{Decision, Verdict};
 use countersign_core::leaf::host::{Enrolment, HostState};
 use countersign_core::leaf::host_state::HostStateRecord;
+use countersign_core::leaf::record::JoinToken;
 use countersign_core::leaf::{Kind, Leaf, leaf_hash};
 use countersign_core::name::HostId;
 use countersign_core::record::{EvidenceRecord, InputsRecord};
@@ -33,25 +36,6 @@ use std::sync::Arc;
 
 /// Boot log replays kept.
 const BOOT_LOGS: usize = 256;
-
-/// Why one leaf didn't replay.
-enum Stop {
-    Missing(Missing),
-    Mismatch(MismatchKind),
-    Unreadable(Unreadable),
-}
-
-impl From<ReferencesInvalid> for Stop {
-    fn from(_: ReferencesInvalid) -> Self {
-        Self::Mismatch(MismatchKind::Malformed("references document"))
-    }
-}
-
-impl From<MismatchKind> for Stop {
-    fn from(kind: MismatchKind) -> Self {
-        Self::Mismatch(kind)
-    }
-}
 
 /// Replays the log from its first leaf. Run [`super::verify()`] over the same source first: this function looks at no tree and no signature
 /// of a head. `progress` is told how many leaves are done.
@@ -130,14 +114,15 @@ impl Replay<'_> {
             Kind::HostState => self.take_host_state(index, &leaf),
             Kind::Enrolment => {
                 self.fold.enter(None, None);
-                match Enrolment::parse(&leaf.body) {
-                    Ok(enrolment) => {
-                        if !self.fold.renews(&enrolment) {
-                            self.mismatch(index, MismatchKind::Input("enrolment that is renewed"));
-                        }
-                        self.fold.enrol(enrolment, (index, leaf_hash(bytes)));
-                    }
-                    Err(_) => self.mismatch(index, MismatchKind::Malformed("enrolment")),
+                self.take_enrolment(&leaf, leaf_hash(bytes))
+            }
+            Kind::JoinToken => {
+                self.fold.enter(None, None);
+                let made = JoinToken::parse(&leaf.body).map(|token| self.fold.make_token(&token));
+                match made {
+                    Ok(true) => {}
+                    Ok(false) => self.mismatch(index, MismatchKind::Input("join token")),
+                    Err(_) => self.mismatch(index, MismatchKind::Malformed("join token")),
                 }
                 Ok(())
             }
@@ -149,6 +134,23 @@ impl Replay<'_> {
                 Ok(())
             }
         }
+    }
+
+    fn take_enrolment(&mut self, leaf: &Leaf, hash: Sha256Digest) -> Result<(), Unreadable> {
+        let Ok(enrolment) = Enrolment::parse(&leaf.body) else {
+            self.mismatch(leaf.index, MismatchKind::Malformed("enrolment"));
+            return Ok(());
+        };
+        let admitted = self.fold.admit(&enrolment, leaf.time_ms).map_err(Stop::from);
+        let origin = self.bundle.origin().as_str();
+        match admitted.and_then(|()| enrolled::follows(self.source, origin, &enrolment)) {
+            Ok(()) => self.report.enrolled += 1,
+            Err(Stop::Missing(missing)) => self.report.not_replayable.push((leaf.index, missing)),
+            Err(Stop::Mismatch(kind)) => self.mismatch(leaf.index, kind),
+            Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
+        }
+        self.fold.enrol(enrolment, (leaf.index, hash));
+        Ok(())
     }
 
     fn mismatch(&mut self, index: u64, kind: MismatchKind) {
@@ -204,10 +206,10 @@ impl Replay<'_> {
                 }
             }
         }
+        // What the log alone shows is judged all the same.
+        told_of_its_time(leaf, &self.fold)?;
         self.in_force()?;
         self.endorsed(&members.host, members.state)?;
-        // What the log alone shows is judged all the same.
-        told_of_its_time(leaf, &self.fold.control)?;
         Ok(Standing::Pruned)
     }
 
@@ -256,6 +258,9 @@ impl Replay<'_> {
         let verdict = evidence.and_then(|evidence| self.repeat_attestation(leaf, &record, evidence));
         self.settle(leaf, &members, verdict)?;
         self.spend(record.host, challenge, record.code, leaf.time_ms);
+        if record.basis.is_some() {
+            self.fold.basis_since.get_or_insert(leaf.time_ms);
+        }
         if tells_of_host(record.code, &record.evidence, &record.state) {
             self.fold.show(&record.host, &record.state);
         }
@@ -303,7 +308,7 @@ impl Replay<'_> {
         decision: &Decision,
         evidence: EvidenceRecord,
     ) -> Result<(), Stop> {
-        told_of_its_time(leaf, &self.fold.control)?;
+        told_of_its_time(leaf, &self.fold)?;
         let record = InputsRecord::parse(&self.blob(&decision.inputs)?)
             .map_err(|_| MismatchKind::Malformed("inputs record"))?;
         if record.engine != ENGINE {
@@ -340,7 +345,7 @@ impl Replay<'_> {
         record: &HostStateRecord,
         evidence: EvidenceRecord,
     ) -> Result<(), Stop> {
-        record_of_its_time(leaf, record, &self.fold.control)?;
+        record_of_its_time(leaf, record, &self.fold)?;
         if let Some(basis) = record.basis.as_ref().filter(|basis| basis.engine != ENGINE) {
             return Err(Stop::Missing(Missing::Engine(basis.engine.clone())));
         }
@@ -393,10 +398,7 @@ impl Replay<'_> {
     }
 
     fn blob(&self, digest: &Sha256Digest) -> Result<Vec<u8>, Stop> {
-        let found = self.source.blob(digest).map_err(Stop::Unreadable)?;
-        let bytes = found.ok_or(Stop::Missing(Missing::Blob(*digest)))?;
-        // Bytes of another digest are as good as none, but no pruning put them there.
-        if sha256(&bytes) == *digest { Ok(bytes) } else { Err(Stop::Missing(Missing::Altered(*digest))) }
+        named(self.source, digest)
     }
 
     fn evidence(&self, digest: &Sha256Digest) -> Result<EvidenceRecord, Stop> {
@@ -494,7 +496,7 @@ impl Replay<'_> {
         {
             return Ok(Arc::clone(judged));
         }
-        let blobs = Blobs { source: self.source, fresh };
+        let blobs = BootLogs { source: self.source, fresh };
         let origin = self.bundle.origin();
         let boot_logs = (&self.boot_logs, &blobs as &dyn BootLogSource);
         let judged = judge_logged(origin, host.host, &host.ak, &in_force.settings, evidence, boot_logs);
@@ -562,26 +564,5 @@ fn code_of(decision: &Decision) -> Option<RefusalCode> {
     match decision.verdict {
         Verdict::Allow { .. } => None,
         Verdict::Deny(code) => Some(code),
-    }
-}
-
-struct Blobs<'a> {
-    source: &'a dyn LogSource,
-    fresh: bool,
-}
-
-impl BootLogSource for Blobs<'_> {
-    fn holds(&self, _: &Sha256Digest) -> Result<bool, SourceFault> {
-        // What was fetched once in this replay was there.
-        Ok(true)
-    }
-
-    fn fetch(&self, digest: &Sha256Digest) -> Result<Option<Arc<[u8]>>, SourceFault> {
-        let found = self.source.blob(digest).map_err(|error| SourceFault(error.to_string()))?;
-        Ok(found.filter(|bytes| sha256(bytes) == *digest).map(Arc::from))
-    }
-
-    fn keeps(&self) -> bool {
-        self.fresh
     }
 }

@@ -10,6 +10,8 @@ pub struct ReplayReport {
     pub replayed: u64,
     /// Those of them that deny.
     pub denied: u64,
+    /// Enrolment leaves by a right that the log shows, and that say what their records show.
+    pub enrolled: u64,
     /// Leaves whose inputs were pruned, by the source's own record of prunings. Neither good nor wrong.
     pub pruned: Vec<PrunedRun>,
     /// Leaves whose inputs are gone without such a record: index, and what is missing. Never counted as good.
@@ -77,6 +79,9 @@ pub enum MismatchKind {
     /// A named input isn't the one that the log explains.
     #[error("{0} isn't what the log shows")]
     Input(&'static str),
+    /// An enrolment says something else than the records that it names.
+    #[error("{0} isn't what the enrolment's records show")]
+    Enrolment(&'static str),
     /// The request's holder signature or names don't hold.
     #[error("the request would have been refused unlogged")]
     Request,

@@ -250,23 +250,20 @@ fn what_was_pruned_is_not_replayable_and_never_good() {
     let decision = outcome.decision();
     let policy = decision.policy.as_ref().unwrap().digest;
     let boot_log = decision.host_state.boot_log.unwrap();
-    let named = [
-        decision.request,
-        decision.inputs,
-        decision.evidence,
-        policy,
-        boot_log,
-        log.host.enrolment.ak_public,
-    ];
-    for digest in named {
+    let ak = log.host.enrolment.ak_public;
+    for digest in [decision.request, decision.inputs, decision.evidence, policy, boot_log, ak] {
+        // The attestation key is the enrolment's, too.
+        let enrolled = (digest == ak).then_some(log.host.endorsed.enrolment.0);
+        let named_by: Vec<u64> = enrolled.into_iter().chain([log.last()]).collect();
+        let all = |missing: Missing| named_by.iter().map(|at| (*at, missing.clone())).collect::<Vec<_>>();
         let bytes = log.blobs.remove(&digest).unwrap();
         let report = replay(&log, &log.bundle, &mut |_| {}).unwrap();
-        assert_eq!(report.not_replayable, [(log.last(), Missing::Blob(digest))]);
+        assert_eq!(report.not_replayable, all(Missing::Blob(digest)));
         assert_eq!((report.replayed, report.mismatches.len()), (0, 0));
         // Other bytes under the name are as good as none.
         log.blobs.insert(digest, b"something else".to_vec());
         let report = replay(&log, &log.bundle, &mut |_| {}).unwrap();
-        assert_eq!(report.not_replayable, [(log.last(), Missing::Altered(digest))]);
+        assert_eq!(report.not_replayable, all(Missing::Altered(digest)));
         assert_eq!(report.replayed, 0);
         log.blobs.insert(digest, bytes);
     }
@@ -360,10 +357,9 @@ fn a_record_of_a_pruning_excuses_nothing_that_it_cannot_have_taken() {
                 also.iter().chain([&digest]).map(|gone| (*gone, log.blobs.remove(gone).unwrap())).collect();
             log.pruned = gone.iter().map(|(digest, _)| *digest).collect();
             let found = report(&log);
-            assert_eq!(
-                (found.pruned_count(), found.not_replayable),
-                (0, vec![(index, Missing::Blob(digest))])
-            );
+            let enrolled = (digest != policy).then_some(log.host.endorsed.enrolment.0);
+            let named_by = enrolled.into_iter().chain([index]).map(|at| (at, Missing::Blob(digest)));
+            assert_eq!((found.pruned_count(), found.not_replayable), (0, named_by.collect()));
             log.pruned.clear();
             log.blobs.extend(gone);
         }
@@ -524,9 +520,9 @@ fn a_log_that_the_sequencer_wrote_into_a_store_verifies() {
     let report = verify(&source, &bundle, &mut |_| {}).unwrap();
     assert_eq!((report.leaves, report.signed_heads), (source.size(), report.heads));
     assert!(report.leaves >= 7 && log.size() > report.leaves);
-    // Those decisions were made up by hand and name nothing that exists.
+    // The enrolment and those decisions were made up by hand and name nothing that exists.
     let report = replay(&source, &bundle, &mut |_| {}).unwrap();
-    assert_eq!((report.replayed, report.not_replayable.len()), (0, 3));
+    assert_eq!((report.enrolled, report.replayed, report.not_replayable.len()), (0, 0, 4));
 }
 
 /// A log in which the first key was stolen after its third head, rotated, and stated as compromised.

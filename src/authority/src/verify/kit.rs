@@ -83,6 +83,11 @@ impl BootLogSource for Members {
     }
 }
 
+/// The key of challenges, made at this time.
+pub(crate) fn challenge_keys(created_ms: u64) -> ChallengeKeys {
+    ChallengeKeys::new(vec![ChallengeKey { id: [7; 8], key: Zeroizing::new([8; 32]), created_ms }])
+}
+
 /// One host and the authority's view of it.
 pub(crate) struct Host {
     pub(crate) tpm: SimulatedTpm,
@@ -139,7 +144,6 @@ impl Host {
         .unwrap();
         let origin = Origin::parse("log.example/test").unwrap();
         let trust_domain = TrustDomain::parse("example.org").unwrap();
-        let key = ChallengeKey { id: [7; 8], key: Zeroizing::new([8; 32]), created_ms: NOW_MS - 1_000 };
         Self {
             members: Members::of(&[boot.log()]),
             verifier: Verifier::new(origin.clone(), trust_domain.clone(), BootLogCache::new(8)),
@@ -150,7 +154,7 @@ impl Host {
             origin,
             trust_domain,
             settings: document(&[]).settings,
-            keys: ChallengeKeys::new(vec![key]),
+            keys: challenge_keys(NOW_MS - 1_000),
             head: sha256(b"head"),
             random: 0,
         }

@@ -57,12 +57,33 @@ fn vector(name: &str, taken: bool, alter: Option<Alter>) -> Value {
     json!({ "name": name, "taken": taken, "leaf": scene.log.leaves.len() - 1, "export": export })
 }
 
+const WEEK_MS: u64 = 7 * 24 * 3_600 * 1_000;
+
+/// A state that says what it follows from, and so long after it one that doesn't.
+fn early_after(name: &str, taken: bool, after_ms: u64) -> Value {
+    let mut scene = scene();
+    let (leaves, heads) = (scene.log.leaves.len(), scene.log.heads.len());
+    let state = HostState { version: 1, evidence: Some(digest(9)), ..state() };
+    let basis = Some(true_basis(&scene));
+    let told = HostStateRecord { host: host(), state, evidence: digest(9), code: None, basis };
+    scene.append(Kind::HostState, told.encode());
+    // Each append is a second after the one before.
+    scene.log.time_ms += after_ms - 1_000;
+    scene.append(Kind::HostState, HostStateRecord { basis: None, ..told }.encode());
+    let export = scene.log.pages(leaves, heads);
+    json!({ "name": name, "taken": taken, "leaf": scene.log.leaves.len() - 1, "export": export })
+}
+
 #[test]
 fn attestations_that_follow_from_what_was_in_force_and_those_that_do_not() {
     let early = vector("as early versions told it", true, None);
     let taken = TAKEN.iter().map(|(name, alter)| vector(name, true, Some(*alter)));
     let refused = REFUSED.iter().map(|(name, alter)| vector(name, false, Some(*alter)));
-    let logs: Vec<Value> = std::iter::once(early).chain(taken).chain(refused).collect();
+    let side_by_side = [
+        early_after("as early versions told it, a week after a later one wrote", true, WEEK_MS),
+        early_after("as early versions told it, longer after a later one wrote", false, WEEK_MS + 1),
+    ];
+    let logs: Vec<Value> = std::iter::once(early).chain(taken).chain(refused).chain(side_by_side).collect();
     crate::vectors::published(
         "attested.json",
         json!({ "trust_bundle": scene().log.bundle, "export": scene().log.pages(0, 0), "logs": logs }),

@@ -6,6 +6,7 @@ mod attested;
 mod bodies;
 mod cose;
 mod devices;
+mod enrolled;
 mod log;
 mod outcomes;
 mod refused;

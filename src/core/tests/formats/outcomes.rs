@@ -32,7 +32,20 @@ pub(crate) fn scene() -> Scene {
     let (mut log, by) = (Made::empty(), public(OFFICER).thumbprint());
     let signer = [HEADS[0]];
     initialise(&mut log, HEADS[0]);
-    let enrolment = Enrolment {
+    log.append(vec![(Kind::Enrolment, enrolment().encode())], &signer);
+    let epoch = |document, epoch| EpochRecord { document, epoch, by }.encode();
+    log.append(vec![(Kind::Policy, epoch(digest(8), 1)), (Kind::References, epoch(digest(5), 2))], &signer);
+    log.append(vec![principal(GATEWAY, PrincipalKind::Gateway, "gate-1", Some(by))], &signer);
+    let granted = decided(&log, &asked("r-1", ""), "r-1", allow(&log));
+    let refused = decided(&log, &asked("r-2", ""), "r-2", Verdict::Deny(RefusalCode::PolicyDenied));
+    let names = log.append(vec![(Kind::Allow, granted.encode()), (Kind::Deny, refused.encode())], &signer);
+    let made_ms = log.time_ms;
+    Scene { log, artifact: names[0], denied: names[1], made_ms }
+}
+
+/// How the host of a scene was enrolled.
+pub(crate) fn enrolment() -> Enrolment {
+    Enrolment {
         host: host(),
         ek_public: digest(1),
         ek_certificate: None,
@@ -50,16 +63,7 @@ pub(crate) fn scene() -> Scene {
             tpm: None,
             device: None,
         },
-    };
-    log.append(vec![(Kind::Enrolment, enrolment.encode())], &signer);
-    let epoch = |document, epoch| EpochRecord { document, epoch, by }.encode();
-    log.append(vec![(Kind::Policy, epoch(digest(8), 1)), (Kind::References, epoch(digest(5), 2))], &signer);
-    log.append(vec![principal(GATEWAY, PrincipalKind::Gateway, "gate-1", Some(by))], &signer);
-    let granted = decided(&log, &asked("r-1", ""), "r-1", allow(&log));
-    let refused = decided(&log, &asked("r-2", ""), "r-2", Verdict::Deny(RefusalCode::PolicyDenied));
-    let names = log.append(vec![(Kind::Allow, granted.encode()), (Kind::Deny, refused.encode())], &signer);
-    let made_ms = log.time_ms;
-    Scene { log, artifact: names[0], denied: names[1], made_ms }
+    }
 }
 
 impl Scene {
