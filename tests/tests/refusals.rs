@@ -140,7 +140,7 @@ fn operators_see_where_log_and_quote_part(deployment: &Deployment, refused: &Ran
     let expected = HashAlg::Sha256.digest_parts(&[&found, behind]);
     let [expected, found] = [expected, found].map(|value| data_encoding::HEXLOWER.encode(&value));
     let text = format!(
-        "PCR {pcr}, event {event}: expected {expected} as quoted, found {found} by the log (with os-separator, nvpcr-separator behind it neither)"
+        "PCR {pcr}, event {event}: expected {expected} as quoted, found {found} by the log (words that may follow there: os-separator, nvpcr-separator)"
     );
     let shown = deployment.admin(&["hosts", &deployment.host()]).expect("host");
     let last = shown.lines().find(|line| line.starts_with("last refusal")).unwrap();

@@ -381,7 +381,7 @@ mod facts_tests;
 #[path = "eventlog/known_facts_tests.rs"]
 mod known_facts_tests;
 #[cfg(test)]
-#[path = "eventlog/laws_tests.rs"]
+#[path = "eventlog/changes_laws_tests.rs"]
 mod laws_tests;
 #[cfg(test)]
 #[path = "eventlog/phases_tests.rs"]
@@ -393,5 +393,5 @@ mod real_tests;
 #[path = "eventlog_tests.rs"]
 mod tests;
 #[cfg(test)]
-#[path = "eventlog/words_tests.rs"]
+#[path = "eventlog/separators_tests.rs"]
 mod words_tests;

@@ -17,8 +17,6 @@ OPERATOR, OFFICER = 2, 3
 REVOKE, ADDED = 1, 1
 # §8.4: how long authorities of two versions may write one log.
 WEEK_MS = 604_800_000
-# §12: how long after the end of its token an enrolment that was taken before may still be logged.
-QUEUE_MS = 600_000
 
 
 @dataclass
@@ -150,7 +148,7 @@ class Log:
             # Spent: no second enrolment finds it.
             expires = self.tokens.pop(token, None)
             demand(expires is not None, "state-invalid", f"leaf {leaf.index}: a token that nobody made, or that was spent")
-            demand(leaf.time_ms <= expires + QUEUE_MS, "state-invalid", f"leaf {leaf.index}: a token that had ended")
+            demand(leaf.time_ms <= expires, "state-invalid", f"leaf {leaf.index}: a token that had ended")
         demand(body["ak_name"][:2] != b"\x00\x04", "state-invalid", f"leaf {leaf.index}: an AK named by SHA-1")
         demand(not self.chain.is_revoked((1, body["host"])), "revoked", f"leaf {leaf.index}: a revoked host enrolled")
         known = self.hosts.get(body["host"])

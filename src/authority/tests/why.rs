@@ -74,7 +74,7 @@ fn expected_text(boot: &SimulatedBoot, pcr: u32, behind: &[u8]) -> String {
     let expected = HashAlg::Sha256.digest_parts(&[&found, behind]);
     let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
     format!(
-        "PCR {pcr}, event {event}: expected {} as quoted, found {} by the log (with os-separator, nvpcr-separator behind it neither)",
+        "PCR {pcr}, event {event}: expected {} as quoted, found {} by the log (words that may follow there: os-separator, nvpcr-separator)",
         hex(&expected),
         hex(&found)
     )

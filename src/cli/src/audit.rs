@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Verify(verify::Args),
     /// Print the head of exactly one size, with what signatures it has.
     Head(witnessed::HeadArgs),
-    /// Derive every decision again from its stored evidence, byte for byte.
+    /// Derive every decision and host state again from stored evidence, byte for byte, and hold every enrolment against its records.
     Replay(ReplayArgs),
     /// Compare what gateways say that they did with what was decided.
     Reconcile(reconcile::Args),

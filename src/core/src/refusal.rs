@@ -183,7 +183,7 @@ codes! {
     HostKeyAttributesInvalid = "host-key-attributes-invalid", Refusal, 403, "The host key isn't a signing key that can't leave its TPM.";
     JoinTokenInvalid = "join-token-invalid", Refusal, 403, "The join token is unknown, expired or used, or none was sent.";
     KeysChanged = "keys-changed", Refusal, 403, "The EK is enrolled with another AK or host key; replacing them needs a join token.";
-    EnrolmentUnknown = "enrolment-unknown", Refusal, 403, "No such enrolment is pending; it may be spent or expired.";
+    EnrolmentUnknown = "enrolment-unknown", Refusal, 403, "No such enrolment is pending; it may be spent, expired or of another version of the authority.";
     ActivationFailed = "activation-failed", Refusal, 403, "The secret isn't the one that the TPM had to decrypt.";
     CertificationInvalid = "certification-invalid", Refusal, 403, "The AK's certification of the host key doesn't verify.";
     IdentityConflict = "identity-conflict", Refusal, 409, "This key or this EK already belongs to another enrolment.";

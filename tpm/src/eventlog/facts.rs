@@ -236,7 +236,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// The command line, unless something else stands behind the system's word beside it: that isn't a loader's, and the word is no text of one.
+/// The command line; absent where something stands behind the system's word in PCR 12, since nothing says then which text is the loader's.
 fn kernel_cmdline(view: &View<'_>) -> Option<String> {
     let stub = register::KERNEL_CONFIGURATION;
     let mixed = view.in_log.register(stub).is_some_and(|found| found.path.is_none());

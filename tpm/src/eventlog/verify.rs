@@ -33,7 +33,7 @@ pub enum BootLogRefusal {
     /// The log leads to another value than quoted.
     #[error(
         "PCR {pcr}, {}: expected {} as quoted, found {} by the log{}",
-        place(.event.as_ref()), hex(.expected), hex(.found), tried(*.pcr)
+        place(.event.as_ref()), hex(.expected), hex(.found), may_follow(*.pcr)
     )]
     Mismatch {
         /// The register.
@@ -78,10 +78,10 @@ fn place(event: Option<&usize>) -> String {
     event.map_or_else(|| "no event".to_owned(), |event| format!("event {event}"))
 }
 
-/// Words that were tried in vain.
-fn tried(pcr: u32) -> String {
+/// Words that systemd may measure there.
+fn may_follow(pcr: u32) -> String {
     let words = words::of(pcr).map(|series| series.words().join(", "));
-    words.map_or_else(String::new, |words| format!(" (with {words} behind it neither)"))
+    words.map_or_else(String::new, |words| format!(" (words that may follow there: {words})"))
 }
 
 /// How the quoted value of a register follows from the log.

@@ -8,8 +8,8 @@
 //! of the log count as if they had been computed, and every way to cut one sequence in two reads the same (`InLog`, `reached`).
 //!
 //! Nobody proves who extended a word: boot loaders measure the bytes of files, too. So a word with anything else behind it is an event like
-//! any other, and hides nothing: facts are taken from the whole register then. Only two kinds are never looked for behind the first word,
-//! where missing them can but harm whoever put it there: the firmware's separator and the end of its services.
+//! any other: lists of digests are taken from the whole register then, and the command line is absent. Three things are never looked for
+//! behind the first word: the firmware's separator, whose absence refuses, the end of its services, and the sections of a kernel image.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -62,7 +62,8 @@ fn offer(
     authority: &Authority,
     mut sent: EnrolmentBegin,
 ) -> Result<(PendingEnrolment, Sha256Digest, EnrolmentOffer), Refused> {
-    let (keys, judged) = Judgement::of(&authority.endorsements(), &sent, authority.now_ms() / 1_000)?;
+    let keys = refusing(|| HostKeys::check(&sent))?;
+    let judged = Judgement::of(&authority.endorsements(), &keys, &sent, authority.now_ms() / 1_000)?;
     let token = match sent.token.take() {
         Some(token) if token.len() > MAX_TOKEN_LEN => return Err(RefusalCode::JoinTokenInvalid.into()),
         Some(token) => Some(join_token_digest(&token)),
@@ -226,7 +227,7 @@ impl Proven {
     fn append(&self, authority: &Authority) -> Result<Append, Refused> {
         let (rules, now_secs) = (authority.endorsements(), authority.now_ms() / 1_000);
         let (keys, sent) = (&self.keys, &self.pending.sent);
-        let (_, judged) = Judgement::of(&rules, sent, now_secs)?;
+        let judged = Judgement::of(&rules, keys, sent, now_secs)?;
         if !rules.accepts_firmware(&judged.endorsement, self.firmware) {
             return Err(RefusalCode::FirmwareTooOld.into());
         }

@@ -47,17 +47,14 @@ pub(super) fn refusing<T>(work: impl FnOnce() -> Result<T, Refused>) -> Result<T
 }
 
 impl Judgement {
-    /// Judges what was sent.
+    /// Judges what was sent with these keys.
     pub(super) fn of(
         rules: &Endorsements,
+        keys: &HostKeys,
         sent: &EnrolmentBegin,
         now_secs: u64,
-    ) -> Result<(HostKeys, Self), Refused> {
-        refusing(|| {
-            let keys = HostKeys::check(sent)?;
-            let judged = Self::by(rules, &keys, sent, now_secs)?;
-            Ok((keys, judged))
-        })
+    ) -> Result<Self, Refused> {
+        refusing(|| Self::by(rules, keys, sent, now_secs))
     }
 
     fn by(
@@ -98,10 +95,15 @@ fn ders(list: &[B64]) -> Vec<Vec<u8>> {
     list.iter().map(|der| der.0.clone()).collect()
 }
 
+/// PROTOCOL §2: a host is named by its EK, or by its AK if that is what a certificate endorses.
+fn naming<'a>(ek: Option<&'a Public>, ak: &'a Public) -> &'a Public {
+    ek.unwrap_or(ak)
+}
+
 impl HostKeys {
-    /// The key that names the host (PROTOCOL §2): its EK, or its AK if that is what a certificate endorses.
+    /// The key that names the host.
     pub(super) fn naming(&self) -> &Public {
-        self.ek.as_ref().unwrap_or(&self.ak)
+        naming(self.ek.as_ref(), &self.ak)
     }
 
     /// Reads the public areas that were sent.
@@ -119,8 +121,7 @@ impl HostKeys {
         }
         require_attestation_key(&ak).map_err(|fault| unfit(RefusalCode::AkAttributesInvalid, fault))?;
         require_host_key(&host_key).map_err(|fault| unfit(RefusalCode::HostKeyAttributesInvalid, fault))?;
-        // PROTOCOL §2: a host is named by its EK, or by its AK if that is what a certificate endorses.
-        let host = HostId::from_slice(&ueid(ek.as_ref().unwrap_or(&ak)))
+        let host = HostId::from_slice(&ueid(naming(ek.as_ref(), &ak)))
             .map_err(|_| Refused::from(RefusalCode::Internal))?;
         let verifying = VerifyingKey::from_spki_der(&host_key.spki_der())
             .map_err(|fault| Refused::new(RefusalCode::HostKeyAttributesInvalid, fault.to_string()))?;

@@ -33,8 +33,10 @@ fn a_certificate_that_makes_its_reader_panic_is_a_refusal() {
     let device = SimulatedDeviceKey::new(SimulatedDeviceKey::ATTRIBUTES, &mut random).unwrap();
     let listed = vec![sha256(&tpm.ek_public().spki_der()).to_hex()];
     let rules = Endorsements::load(&Enrolment { ek_allow: listed, ..Enrolment::default() }).unwrap();
-    let judged =
-        |sent: &EnrolmentBegin| Judgement::of(&rules, sent, 0).map(drop).map_err(|refused| refused.code());
+    let judged = |sent: &EnrolmentBegin| {
+        let judged = HostKeys::check(sent).and_then(|keys| Judgement::of(&rules, &keys, sent, 0));
+        judged.map(drop).map_err(|refused| refused.code())
+    };
     let good = sent(&tpm);
     assert_eq!(judged(&good), Ok(()));
     // The same with bytes that are no certificate shows that it is the panic that is told.

@@ -56,11 +56,11 @@ codes! {
     OutcomeGatewayEnded = "outcome-gateway-ended", "An outcome was told by a gateway that had been revoked or removed.";
     OutcomeUnfounded = "outcome-unfounded", "An outcome can't be true: there is no such allow, or its time or audience doesn't fit.";
     OutcomeRepeated = "outcome-repeated", "An outcome was told before.";
-    InputMissing = "input-missing", "An input of a decision isn't there any more, and no pruning explains it.";
-    InputAltered = "input-altered", "The bytes under an input's digest are others.";
+    InputMissing = "input-missing", "Something that a leaf names isn't there any more, and no pruning explains it.";
+    InputAltered = "input-altered", "The bytes under a digest that a leaf names are others.";
     EngineOther = "engine-other", "A decision was made by another version of the decision function than this program has.";
     RecordMalformed = "record-malformed", "A leaf or a record that it names doesn't parse.";
-    InputMismatch = "input-mismatch", "An input that a decision names isn't the one that the log explains.";
+    InputMismatch = "input-mismatch", "What a decision, host state or enrolment rests on isn't what the log shows.";
     EnrolmentDiffers = "enrolment-differs", "An enrolment says something else than the records that it names.";
     RequestUnfit = "request-unfit", "The request of a decision would have been refused without being logged.";
     EvidenceUnfit = "evidence-unfit", "The evidence of a decision would have been refused without being logged.";

@@ -1,4 +1,4 @@
-//! An enrolment leaf held against the records that it names: that the host showed what the leaf says of it.
+//! An enrolment leaf held against the records that it names: that the leaf says what they say.
 //!
 //! Comes in: an enrolment body; public areas, certificates and the activation record by their digests. Refused, by the name of what differs: another
 //! host identifier, key, attribute, name or description than the records have, and certifications that the AK didn't make of these very keys.

@@ -1,4 +1,6 @@
-//! What the log shows at a point: the state that decisions have to agree with, folded from the leaves before them.
+//! What the log shows at a point: the state that decisions and enrolments have to agree with, folded from the leaves before them.
+//!
+//! Comes in: leaves, in order. Goes out: control state, hosts, unspent tokens and challenges, budgets. Refused, by name: enrolments without a right.
 
 use super::replayed::MismatchKind;
 use crate::store::project::{decision_tells_of_host, enrolled_state, merge_state};
@@ -17,8 +19,6 @@ use std::sync::Arc;
 const RECENT_STATES: usize = 64;
 /// How long a spent challenge is remembered after its end: long after nobody could use it.
 const MEMORY_MS: u64 = 600_000;
-/// How long after the end of its token an enrolment that was taken before may still be logged.
-const ENROLMENT_QUEUE_MS: u64 = 600_000;
 
 /// A host as the log shows it.
 pub(super) struct HostFold {
@@ -147,7 +147,7 @@ impl Fold {
     /// Whether an enrolment is by a right that the log shows, of a host that may (PROTOCOL §12). The token that it names is spent.
     pub(super) fn admit(&mut self, enrolment: &Enrolment, time_ms: u64) -> Result<(), MismatchKind> {
         let token = enrolment.token.map(|token| self.tokens.remove(&token));
-        let usable = |expires_ms: u64| time_ms <= expires_ms.saturating_add(ENROLMENT_QUEUE_MS);
+        let usable = |expires_ms: u64| time_ms <= expires_ms;
         let known = self.hosts.get(&enrolment.host);
         let (entitled, what) = match enrolment.admission {
             Admission::JoinToken => (token.flatten().is_some_and(usable), "join token"),

@@ -2,7 +2,7 @@
 //!
 //! Comes in: leaves, heads and blobs from any [`LogSource`], and the pinned trust bundle. Goes out, from [`verify()`]: that the log is one
 //! well-formed, append-only, signed history; from [`replay()`]: that every decision in it follows, byte for byte, from inputs that the log
-//! itself explains; from [`reconcile()`]: whether what gateways did is what was decided; from [`verify_bundle()`]: the same of one artifact, out of
+//! itself explains, and that every enrolment is by a right that the log shows and says what its records say; from [`reconcile()`]: whether what gateways did is what was decided; from [`verify_bundle()`]: the same of one artifact, out of
 //! one file. Refused: to call anything good that could not be read. What was pruned is reported as not replayable.
 //!
 //! Neither finds a log that was forked before it was handed over: that takes the memory of gateways and witnesses.

@@ -1,6 +1,6 @@
 //! What the log alone shows of a leaf: that it follows from the control state of its place, and was decided when it was logged.
 //!
-//! Comes in: a leaf, the control state that the leaves before it lead to. Refused, by the name of the input: another control number, other documents,
+//! Comes in: a leaf, and what the leaves before it lead to ([`Fold`]). Refused, by the name of the input: another control number, other documents,
 //! a time too far from the leaf's, an allow to the revoked or without a policy, a host state that no longer says what it follows from. No evidence is needed, so a leaf whose evidence was pruned is held to it, too.
 
 use super::fold::Fold;

@@ -1,4 +1,4 @@
-//! Replay: every decision once more, from what the log names and nothing else.
+//! Replay: every decision and host state once more, and every enrolment against its records, from what the log names and nothing else.
 //!
 //! What is taken from a decision's inputs record is only what no log can tell: the decision time, the holder signature, which recent state of
 //! the host was read. All else (policy, epoch, references, control, parents, budgets, revocations, spent challenges, reused identifiers) is

@@ -1,4 +1,4 @@
-//! What a replay found out: how many decisions follow, which don't, and of which something is gone.
+//! What a replay found out: how many leaves follow, which don't, and of which something is gone.
 
 use countersign_core::digest::Sha256Digest;
 use countersign_core::refusal::RefusalCode;

@@ -290,7 +290,7 @@ fn a_cached_replay_is_compared_with_every_quote_and_asked_for_if_it_was_never_ke
     let expected = HashAlg::Sha256.digest_parts(&[&found, &[9; 32]]);
     let [expected, found] = [expected, found].map(|value| data_encoding::HEXLOWER.encode(&value));
     let text = format!(
-        "PCR 4, event {event}: expected {expected} as quoted, found {found} by the log (with os-separator behind it neither)"
+        "PCR 4, event {event}: expected {expected} as quoted, found {found} by the log (words that may follow there: os-separator)"
     );
     assert_eq!(finding.detail(), text);
     host.members.held.clear();
