@@ -55,6 +55,9 @@ mod name_tests;
 #[path = "ima_policy_tests.rs"]
 mod policy_tests;
 #[cfg(test)]
+#[path = "ima_separator_tests.rs"]
+mod separator_tests;
+#[cfg(test)]
 #[path = "ima_tests.rs"]
 mod tests;
 #[cfg(test)]

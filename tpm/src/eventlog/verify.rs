@@ -100,6 +100,8 @@ enum Standing {
 struct Led {
     pcr: u32,
     value: Vec<u8>,
+    /// The value in front of the words that the log ends with, if it ends with any.
+    before: Option<Vec<u8>>,
     /// The words that the log ends with, where others may follow that no log tells.
     open: Option<WordPath>,
 }
@@ -116,7 +118,9 @@ impl Led {
             Some(found) => found.path,
             None => words::of(pcr).map(words::Series::none),
         };
-        Some(Self { pcr, value, open })
+        let ends = found.filter(|found| found.own() < found.all);
+        let before = ends.and_then(|found| extended(log, replay.bank(), pcr, found.own()));
+        Some(Self { pcr, value, before, open })
     }
 
     fn standing(&self, bank: HashAlg, quoted: Option<&[u8]>) -> Standing {
@@ -127,6 +131,14 @@ impl Led {
         let followed = self.open.and_then(|path| words::reached(bank, &self.value, path, quoted));
         followed.map_or(Standing::Apart, Standing::Followed)
     }
+}
+
+/// The value of a register after so many of its events.
+fn extended(log: &EventLog, bank: HashAlg, pcr: u32, events: usize) -> Option<Vec<u8>> {
+    let own = log.events().filter(|event| event.extends() && event.pcr() == pcr).take(events);
+    own.into_iter().try_fold(log.initial(bank, pcr), |value, event| {
+        Some(bank.digest_parts(&[&value, event.digest(bank)?]))
+    })
 }
 
 /// A log that explains the quoted registers, and what it proves. Only [`verify_replay`] makes one.
@@ -147,13 +159,26 @@ impl VerifiedBootLog {
 
     /// Memory that it takes: what a cache counts.
     pub fn bytes(&self) -> usize {
-        let led = self.led.iter().map(|(led, _)| led.value.capacity() + size_of::<(Led, Standing)>());
+        let led = self.led.iter().map(|(led, _)| {
+            let before = led.before.as_ref().map_or(0, Vec::capacity);
+            led.value.capacity() + before + size_of::<(Led, Standing)>()
+        });
         size_of::<Self>() + self.covered.capacity() * 4 + led.sum::<usize>() + self.facts.heap_bytes()
     }
 
     /// The bank that was replayed.
     pub fn bank(&self) -> HashAlg {
         self.bank
+    }
+
+    /// The value that an explained register had in front of the words of the system, whether they stand in the log or not: what the firmware and
+    /// what it started left there. `None` of other registers.
+    pub fn before_words(&self, pcr: u32) -> Option<&[u8]> {
+        let (led, standing) = self.led.iter().find(|(led, _)| led.pcr == pcr)?;
+        match standing {
+            Standing::Apart => None,
+            Standing::Led | Standing::Followed(_) => Some(led.before.as_ref().unwrap_or(&led.value)),
+        }
     }
 
     /// Registers that the log explains, ascending: those that it had to explain, and others of the quote that it leads to, at once or by way

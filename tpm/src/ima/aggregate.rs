@@ -2,7 +2,8 @@
 //!
 //! The kernel's first entry is a digest over the boot registers of one bank (Linux security/integrity/ima/ima_crypto.c,
 //! ima_calc_boot_aggregate): SHA-1 over PCRs 0 to 7 of the SHA-1 bank; any other hash over PCRs 0 to 9 of its own bank,
-//! in Linux 5.8 over PCRs 0 to 7. Only the quoted bank can be compared.
+//! in Linux 5.8 over PCRs 0 to 7. Only the quoted bank can be compared. The kernel makes it before user space runs: what is measured into these
+//! registers after that isn't in it.
 
 use super::template::{DigestKind, Measured};
 use crate::algorithm::HashAlg;

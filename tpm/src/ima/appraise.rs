@@ -21,6 +21,7 @@ use super::template::Measured;
 use super::value::Value;
 use super::{MAX_ENTRIES, MAX_REPORTED, MEMFD};
 use crate::algorithm::HashAlg;
+use crate::eventlog::VerifiedBootLog;
 use crate::quote::VerifiedQuote;
 
 /// Most signatures that one appraisal checks, at about 15 to 40 us each.
@@ -214,6 +215,18 @@ pub fn appraise(
     submission: &Submission<'_>,
     policy: &RuntimePolicy,
 ) -> Result<Appraised, ImaRefusal> {
+    appraise_booted(quote, None, prior, submission, policy)
+}
+
+/// The same with the boot log that explains the quote: the kernel makes boot_aggregate before systemd measures its words into the boot
+/// registers, so the values without these are compared, too.
+pub fn appraise_booted(
+    quote: &VerifiedQuote,
+    explained: Option<&VerifiedBootLog>,
+    prior: Option<&ImaState>,
+    submission: &Submission<'_>,
+    policy: &RuntimePolicy,
+) -> Result<Appraised, ImaRefusal> {
     let pcr = policy.settings().pcr;
     let quoted = quote.pcr(pcr).ok_or(ImaRefusal::NotQuoted(pcr))?;
     let bank = quote.bank();
@@ -231,7 +244,7 @@ pub fn appraise(
         return Err(ImaRefusal::RegisterEmpty);
     }
     let replayed = replay(&start, prior, submission, policy, quoted)?;
-    judge(quote, start, &replayed, submission, policy)
+    judge((quote, explained), start, &replayed, submission, policy)
 }
 
 fn resumed(
@@ -399,7 +412,7 @@ fn diagnose(
 }
 
 fn judge(
-    quote: &VerifiedQuote,
+    (quote, boot): (&VerifiedQuote, Option<&VerifiedBootLog>),
     start: ImaState,
     replayed: &Replayed,
     submission: &Submission<'_>,
@@ -407,6 +420,7 @@ fn judge(
 ) -> Result<Appraised, ImaRefusal> {
     let mut judging = Judging {
         quote,
+        boot,
         policy,
         state: ImaState { rule: replayed.rule, value: *replayed.register.value(), ..start },
         signatures: MAX_SIGNATURES,
@@ -429,6 +443,7 @@ fn judge(
 /// The entries of the proven prefix, one after the other.
 struct Judging<'a> {
     quote: &'a VerifiedQuote,
+    boot: Option<&'a VerifiedBootLog>,
     policy: &'a RuntimePolicy,
     state: ImaState,
     signatures: usize,
@@ -494,7 +509,15 @@ impl Judging<'_> {
     }
 
     fn compare(&self, measured: &Measured<'_>) -> Aggregate {
-        aggregate::compare(measured, self.quote.bank(), |pcr| self.quote.pcr(pcr))
+        let bank = self.quote.bank();
+        let quoted = aggregate::compare(measured, bank, |pcr| self.quote.pcr(pcr));
+        match (quoted, self.boot) {
+            (Aggregate::Mismatch, Some(boot)) => aggregate::compare(measured, bank, |pcr| {
+                let quoted = self.quote.pcr(pcr)?;
+                Some(boot.before_words(pcr).unwrap_or(quoted))
+            }),
+            _ => quoted,
+        }
     }
 
     fn accept(&mut self, grounds: Grounds) {

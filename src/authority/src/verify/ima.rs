@@ -9,7 +9,7 @@ use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::record::{EvidenceRecord, ImaEntries};
 use countersign_core::refusal::RefusalCode;
 use countersign_tpm::algorithm::HashAlg;
-use countersign_tpm::ima::appraise::{Appraised, ImaRefusal, Submission, appraise};
+use countersign_tpm::ima::appraise::{Appraised, ImaRefusal, Submission, appraise_booted};
 use countersign_tpm::ima::policy::{Objection, RuntimePolicy};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -72,7 +72,8 @@ impl Judged {
         #[cfg(test)]
         assert_ne!(&**list, super::kit::PANICS, "told to panic");
         let submission = Submission { from: named.from, column, list };
-        let appraised = appraise(&quoted.quote, host.ima.as_deref(), &submission, policy);
+        let boot = quoted.boot.as_ref().ok().map(|boot| &**boot);
+        let appraised = appraise_booted(&quoted.quote, boot, host.ima.as_deref(), &submission, policy);
         appraised.map(Arc::new).map_err(|refusal| Finding::new(code(&refusal), refusal.to_string()))
     }
 }
