@@ -186,7 +186,7 @@ step "an expired artifact"
 ask "$work/short" --ttl-secs 1 -- "$work/greet" "$canary" "the host" >/dev/null
 sleep 4 # its lifetime and the leeway of 2 s: this is what is shown
 refuse expired run "$work/short" "$work/greet" "$canary" "the host"
-# swtpm serves one client at a time, so the agent rests while others talk to the host's TPM.
+# The TPM has room for one user's keys, so the agent rests while others talk to the host's.
 stop agent
 step "a challenge used twice"
 refuse challenge-spent countersign agent probe-replay --config "$work/agent.toml"

@@ -63,6 +63,8 @@ pub struct HostTpm {
     /// As configured, for people.
     address: String,
     tcti: TctiNameConf,
+    /// Nobody else is at the TPM while this connection stands.
+    alone: bool,
     /// `None` only while reopening fails.
     context: Option<Context>,
     keys: Vec<Key>,
@@ -71,8 +73,19 @@ pub struct HostTpm {
 impl HostTpm {
     /// Connects. `tcti` is an address such as `device:/dev/tpmrm0` or `swtpm:host=127.0.0.1,port=2321`.
     pub fn open(tcti: &str) -> Result<Self, DeviceError> {
+        Self::connected(tcti, room::is_bare(tcti))
+    }
+
+    /// Connects to a TPM that nobody else uses while this connection stands, whatever its address: what is loaded there may be flushed when it
+    /// is full.
+    pub fn open_alone(tcti: &str) -> Result<Self, DeviceError> {
+        Self::connected(tcti, true)
+    }
+
+    fn connected(tcti: &str, alone: bool) -> Result<Self, DeviceError> {
         let address = TctiNameConf::from_str(tcti).map_err(|_| DeviceError::Address(tcti.to_owned()))?;
-        let mut tpm = Self { address: tcti.to_owned(), tcti: address, context: None, keys: Vec::new() };
+        let mut tpm =
+            Self { address: tcti.to_owned(), tcti: address, alone, context: None, keys: Vec::new() };
         tpm.reopen()?;
         Ok(tpm)
     }

@@ -115,14 +115,14 @@ fn a_full_tpm_that_nobody_uses_has_room_for_the_next_one() {
     }
     let swtpm = SwTpm::start_own();
     let blobs = {
-        let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+        let mut host = HostTpm::open_alone(&swtpm.tcti()).unwrap();
         [host.create_attestation_key().unwrap(), host.create_signing_key().unwrap()]
     };
     for round in 0..3 {
         let left = child(NAME, "fill", &swtpm, "").output().unwrap();
         assert_eq!(left.status.code(), Some(LEFT), "{}", String::from_utf8_lossy(&left.stderr));
         assert!(handles(&swtpm, "handles-transient") >= 3, "{round}");
-        let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+        let mut host = HostTpm::open_alone(&swtpm.tcti()).unwrap();
         // Each begins with another thing that there is no room for.
         match round {
             0 => attest(&mut host, &blobs),
@@ -140,13 +140,13 @@ fn a_user_that_is_killed_at_any_moment_over_and_over_leaves_a_usable_tpm() {
     match std::env::var(TASK).as_deref() {
         // Has its keys loaded, and ends as after SIGKILL.
         Ok("keys") => {
-            let mut host = HostTpm::open(&tcti()).unwrap();
+            let mut host = HostTpm::open_alone(&tcti()).unwrap();
             attest(&mut host, &read());
             std::process::exit(LEFT)
         }
         // Is killed in the middle of something.
         Ok(marker) => {
-            let mut host = HostTpm::open(&tcti()).unwrap();
+            let mut host = HostTpm::open_alone(&tcti()).unwrap();
             loop {
                 attest(&mut host, &read());
                 activate(&mut host, &read()[0]);
@@ -157,7 +157,7 @@ fn a_user_that_is_killed_at_any_moment_over_and_over_leaves_a_usable_tpm() {
     }
     let (swtpm, scratch) = (SwTpm::start_own(), tempfile::tempdir().unwrap());
     let blobs = {
-        let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+        let mut host = HostTpm::open_alone(&swtpm.tcti()).unwrap();
         [host.create_attestation_key().unwrap(), host.create_signing_key().unwrap()]
     };
     let written = written(&blobs);
@@ -175,7 +175,7 @@ fn a_user_that_is_killed_at_any_moment_over_and_over_leaves_a_usable_tpm() {
         killed.wait().unwrap();
         assert!(working, "{round}");
     }
-    let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+    let mut host = HostTpm::open_alone(&swtpm.tcti()).unwrap();
     attest(&mut host, &blobs);
     activate(&mut host, &blobs[0]);
 }
@@ -186,9 +186,32 @@ fn what_is_in_nobodys_way_stays() {
     let context = scratch.path().join("context").display().to_string();
     swtpm.tpm2("tpm2_createprimary", &["-C", "o", "-c", &context]);
     assert_eq!(handles(&swtpm, "handles-transient"), 1);
-    let mut host = HostTpm::open(&swtpm.tcti()).unwrap();
+    let mut host = HostTpm::open_alone(&swtpm.tcti()).unwrap();
     let blob = host.create_attestation_key().unwrap();
     host.load(&blob).unwrap();
     drop(host);
     assert_eq!(handles(&swtpm, "handles-transient"), 1);
+}
+
+#[test]
+fn a_simulator_that_others_may_use_is_left_as_it_is() {
+    let swtpm = SwTpm::start_own();
+    let mut live = HostTpm::open(&swtpm.tcti()).unwrap();
+    let blobs = [live.create_attestation_key().unwrap(), live.create_signing_key().unwrap()];
+    attest(&mut live, &blobs);
+    let loaded = handles(&swtpm, "handles-transient");
+    assert!(loaded >= 2, "its keys stay loaded");
+    // There is no room for all that the next one wants, and it isn't made out of what somebody else has.
+    let mut next = HostTpm::open(&swtpm.tcti()).unwrap();
+    let mut work = || {
+        let (ak, host_key) = (next.load(&blobs[0])?, next.load(&blobs[1])?);
+        next.quote(ak, &NONCE, &PcrSelectionSpec::new(HashAlg::Sha256, &[0]).unwrap())?;
+        next.sign_digest(host_key, &NONCE)?;
+        next.ek_public(EkProfile::P256)
+    };
+    let opened = work();
+    assert!(opened.is_err(), "a TPM of three places has room for two users");
+    drop(next);
+    assert_eq!(handles(&swtpm, "handles-transient"), loaded);
+    attest(&mut live, &blobs);
 }

@@ -4,10 +4,10 @@
 //! one with room, if what takes it may be flushed: this connection's own keys, which are loaded again, and what a predecessor left.
 //!
 //! A program that is killed flushes nothing. Behind a resource manager (`/dev/tpmrm0`, tabrmd) what it loaded goes with its connection. A TPM
-//! without one keeps it until the machine is reset: two starts of an agent that ended that way, and nothing can be loaded any more. Such a TPM
-//! serves one connection at a time (Linux: `/dev/tpm0` opens once, and what clients of `/dev/tpmrm0` have lies outside of the TPM between their
-//! commands), so while this one stands, whatever it doesn't know belongs to nobody who is at work. Nothing is flushed before the TPM is full.
-//! Sessions that were saved are in nobody's way.
+//! without one keeps it until the machine is reset: two starts of an agent that ended that way, and nothing can be loaded any more. Linux opens
+//! `/dev/tpm0` once, and what clients of `/dev/tpmrm0` have lies outside of the TPM between their commands, so while this connection stands,
+//! whatever it doesn't know belongs to nobody who is at work. Simulators serve whoever comes, command by command: only who says that nobody else
+//! is there has room made. Nothing is flushed before the TPM is full, and sessions that were saved never are.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +25,6 @@ const MAX_HANDLES: u32 = 64;
 /// Whether nothing stands between this address and the TPM, and nobody else is served while a connection stands.
 pub(super) fn is_bare(address: &str) -> bool {
     match address.split_once(':').unwrap_or((address, "")) {
-        ("swtpm", _) => true,
         // The stack's default.
         ("device", "") => true,
         ("device", path) => {
@@ -48,7 +47,7 @@ impl HostTpm {
     /// Frees what can be freed. Called while nothing but keys is loaded by this connection.
     pub(super) fn make_room(&mut self) {
         self.unload_all();
-        if !is_bare(&self.address) {
+        if !self.alone {
             return;
         }
         for first in FLUSHABLE {
@@ -79,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_resource_manager_is_left_alone() {
-        for bare in ["device:/dev/tpm0", "device:/dev/tpm12", "device", "swtpm:host=127.0.0.1,port=2321"] {
+        for bare in ["device:/dev/tpm0", "device:/dev/tpm12", "device"] {
             assert!(is_bare(bare), "{bare}");
         }
         for managed in [
@@ -90,6 +89,7 @@ mod tests {
             "tabrmd",
             "tabrmd:bus_type=session",
             "mssim:port=2321",
+            "swtpm:host=127.0.0.1,port=2321",
             "",
         ] {
             assert!(!is_bare(managed), "{managed}");
