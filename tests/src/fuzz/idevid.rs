@@ -5,7 +5,7 @@
 
 use countersign_core::digest::sha256;
 use countersign_core::leaf::device::{DeviceIdentity, HardwareName};
-use countersign_tpm::ek::{TrustStore, VerifiedDevice, require_same_device_key};
+use countersign_tpm::ek::{DeviceNames, StatedDevice, TrustStore, VerifiedDevice, require_same_device_key};
 use countersign_tpm::public::Public;
 
 /// A moment within the certificates' validity.
@@ -41,6 +41,11 @@ thread_local! {
         store
     };
     static OWN: Option<Public> = Public::parse(&decoded(KEY)).ok();
+    static KNOWN: Vec<DeviceNames> = {
+        let [_, leaves @ ..] = CERTIFICATES.map(decoded);
+        let names = |leaf: &Vec<u8>| StatedDevice::of(leaf).ok().map(|stated| stated.names);
+        leaves.iter().filter_map(names).collect()
+    };
 }
 
 /// Judges bytes as an authority does.
@@ -48,9 +53,12 @@ pub(super) fn judge(bytes: &[u8], sent: &[Vec<u8>]) {
     let Ok(verified) = STORE.with(|store| store.verify_device(bytes, sent, NOW_SECS)) else { return };
     assert!(!verified.chain().is_empty(), "named by nobody");
     assert!(named(&verified).is_well_formed(), "a name that no leaf holds");
-    OWN.with(|own| own.as_ref().map(|own| require_same_device_key(&verified, own)));
-    let another = Public::parse(bytes).map(|another| require_same_device_key(&verified, &another));
-    assert!(!matches!(another, Ok(Ok(()))), "a certificate that is its own key");
+    // Nobody else can sign under that root: whatever is taken says what a seed says.
+    OWN.with(|own| {
+        let same = own.as_ref().map(|own| require_same_device_key(&verified, own));
+        assert!(matches!(same, Some(Ok(()))), "another key under that root");
+    });
+    KNOWN.with(|known| assert!(known.contains(verified.names()), "another machine under that root"));
 }
 
 fn named(verified: &VerifiedDevice) -> DeviceIdentity {

@@ -225,9 +225,9 @@ impl Proven {
 
     /// The enrolment leaf under the state as it is now: what is trusted, what is revoked, who is enrolled.
     fn append(&self, authority: &Authority) -> Result<Append, Refused> {
-        let (rules, now_secs) = (authority.endorsements(), authority.now_ms() / 1_000);
+        let (rules, now_ms) = (authority.endorsements(), authority.now_ms());
         let (keys, sent) = (&self.keys, &self.pending.sent);
-        let judged = Judgement::of(&rules, keys, sent, now_secs)?;
+        let judged = Judgement::of(&rules, keys, sent, now_ms / 1_000)?;
         if !rules.accepts_firmware(&judged.endorsement, self.firmware) {
             return Err(RefusalCode::FirmwareTooOld.into());
         }
@@ -255,7 +255,12 @@ impl Proven {
         let device = sent.idevid.iter().flat_map(|device| [&device.public, &device.certificate]);
         let blobs = blobs.chain(device.map(|bytes| bytes.0.as_slice()));
         Ok(Append {
-            guards: standing.guards.into_iter().chain([Guard::Control(standing.control)]).collect(),
+            // What expires, ends or is exchanged is judged anew if this waits for long.
+            guards: standing
+                .guards
+                .into_iter()
+                .chain([Guard::Control(standing.control), Guard::DecidedAt(now_ms)])
+                .collect(),
             spends: std::iter::once(Spend::Enrolment(self.id)).chain(token.map(Spend::JoinToken)).collect(),
             blobs: blobs.map(|bytes| (sha256(bytes), Arc::from(bytes))).collect(),
             named: Vec::new(),

@@ -14,7 +14,7 @@ use countersign_core::key::VerifyingKey;
 use countersign_core::leaf::host::Endorsement;
 use countersign_core::name::HostId;
 use countersign_core::refusal::RefusalCode;
-use countersign_tpm::ek::ueid;
+use countersign_tpm::ek::{MAX_CERTIFICATE_BYTES, MAX_INTERMEDIATES, ueid};
 use countersign_tpm::public::{
     AttributeRefusal, Public, require_attestation_key, require_endorsement_key, require_host_key,
 };
@@ -42,6 +42,7 @@ pub(super) struct Judgement {
 /// Runs what reads a stranger's bytes: a panic of it is a refusal.
 pub(super) fn refusing<T>(work: impl FnOnce() -> Result<T, Refused>) -> Result<T, Refused> {
     contained(work).unwrap_or_else(|| {
+        tracing::error!("what a host sent to enrol made its reader panic");
         Err(Refused::new(RefusalCode::VerifierPanicked, "what was sent made its reader panic"))
     })
 }
@@ -91,6 +92,29 @@ impl Judgement {
     }
 }
 
+/// What is kept until the end is what is judged: no issuers of a certificate that isn't there, and none that no chain could have.
+fn require_bounds(sent: &EnrolmentBegin) -> Result<(), Refused> {
+    let malformed = |what: &str| Err(Refused::new(RefusalCode::Malformed, what.to_owned()));
+    let idevid = sent.idevid.as_ref();
+    let sets = [
+        (sent.ek_certificate.as_ref(), sent.ek_intermediates.as_slice()),
+        (sent.ak_certificate.as_ref(), sent.ak_intermediates.as_slice()),
+        (idevid.map(|sent| &sent.certificate), idevid.map_or(&[], |sent| sent.intermediates.as_slice())),
+    ];
+    for (certificate, intermediates) in sets {
+        if certificate.is_none() && !intermediates.is_empty() {
+            return malformed("intermediates of a certificate that wasn't sent");
+        }
+        if intermediates.len() > MAX_INTERMEDIATES {
+            return malformed("more intermediates than a chain has");
+        }
+        if certificate.into_iter().chain(intermediates).any(|der| der.0.len() > MAX_CERTIFICATE_BYTES) {
+            return malformed("a certificate is too long");
+        }
+    }
+    Ok(())
+}
+
 fn ders(list: &[B64]) -> Vec<Vec<u8>> {
     list.iter().map(|der| der.0.clone()).collect()
 }
@@ -106,8 +130,9 @@ impl HostKeys {
         naming(self.ek.as_ref(), &self.ak)
     }
 
-    /// Reads the public areas that were sent.
+    /// Reads the public areas that were sent, beside no more than will be judged.
     pub(super) fn check(sent: &EnrolmentBegin) -> Result<Self, Refused> {
+        require_bounds(sent)?;
         let parse = |bytes: &B64, what: &'static str| {
             Public::parse(&bytes.0)
                 .map_err(|fault| Refused::new(RefusalCode::Malformed, format!("{what}: {fault}")))
