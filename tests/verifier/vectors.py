@@ -427,7 +427,8 @@ def words(log):
             equal(f"{path} behind the log in register {pcr}", verdict(pcr, [], path), expected)
             counts["accepted" if expected is None else "refused"] += 1
             # In the log the log itself leads there, whatever it is; and cut in two it reads the same.
-            equal(f"{path} in the log of register {pcr}", verdict(pcr, path, []), None)
+            again = "boot-log-separator" if zeros in path and pcr < 8 else None
+            equal(f"{path} in the log of register {pcr}", verdict(pcr, path, []), again)
             first = next((at for at, word in enumerate(path) if [word] in taken), len(path))
             for cut in range(1, len(path)):
                 code = None if first <= cut and path[first:] in taken else "boot-log-mismatch"

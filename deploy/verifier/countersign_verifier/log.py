@@ -51,6 +51,7 @@ class Log:
         self.principals = {}
         self.hosts = {}
         self.enrolments = {}
+        self.activations = set()
         self.basis_since = None
         self.tokens = {}
         self.allowed = {}
@@ -146,9 +147,10 @@ class Log:
         demand((token is not None) == (body["admission"] == 1), "state-invalid", f"leaf {leaf.index}: token and admission disagree")
         if token is not None:
             # Spent: no second enrolment finds it.
-            expires = self.tokens.pop(token, None)
+            expires = self.tokens.get(token)
             demand(expires is not None, "state-invalid", f"leaf {leaf.index}: a token that nobody made, or that was spent")
             demand(leaf.time_ms <= expires, "state-invalid", f"leaf {leaf.index}: a token that had ended")
+            self.tokens[token] = None
         demand(body["ak_name"][:2] != b"\x00\x04", "state-invalid", f"leaf {leaf.index}: an AK named by SHA-1")
         demand(not self.chain.is_revoked((1, body["host"])), "revoked", f"leaf {leaf.index}: a revoked host enrolled")
         known = self.hosts.get(body["host"])
@@ -163,6 +165,8 @@ class Log:
             device = before["endorsement"].get("device")
             kept = device is None or body["endorsement"].get("device") == device
             demand(same and kept, "state-invalid", f"leaf {leaf.index}: a renewal of other keys, or without the identity that was there")
+        demand(body["activation"] not in self.activations, "state-invalid", f"leaf {leaf.index}: an activation record of another enrolment")
+        self.activations.add(body["activation"])
         self.enrolments[body["host"]] = body
         self.hosts[body["host"]] = body["version"]
 
@@ -213,6 +217,8 @@ class Log:
         self._decision(leaf, body)
         where, number = f"leaf {leaf.index}", body["control"]
         demand("policy" in body, "state-invalid", f"{where}: allowed without a policy")
+        trusted = body["iat"] * 1000 < body["host_state"]["trusted_until_ms"]
+        demand(trusted, "state-invalid", f"{where}: allowed to a host that wasn't trusted any more")
         demand(not self.chain.is_revoked((1, body["ueid"]), number), "revoked", f"{where}: the host was revoked")
         parents = [self._parent(leaf, body, name) for name in body["lineage"]["parents"]]
         if parents:

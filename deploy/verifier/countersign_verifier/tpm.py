@@ -178,6 +178,7 @@ def replay(log, bank):
     demand(sizes.get(bank) == BANKS[bank]().digest_size, code, "not of this bank")
     size, registers, separators, ends, events = sizes[bank], {}, {}, {}, 0
     words = {BANKS[bank](word).digest(): word for word in (OS, NVPCR)}
+    genuine = {BANKS[bank](data).digest() for data in (bytes(4), b"\xff" * 4)}
     while reader.more():
         events += 1
         demand(events <= MAX_EVENTS, code, "too many events")
@@ -197,7 +198,8 @@ def replay(log, bank):
         if kind == SEPARATOR:
             true = data in (bytes(4), b"\xff" * 4) and BANKS[bank](data).digest() == digests[bank]
             demand(true, "boot-log-separator", f"register {pcr} has a false separator")
-            # One behind a word isn't the firmware's: whether it is the first or another one, it is wrong.
+        if digests[bank] in genuine:
+            # Counted by digest: nothing proves a type. One behind a word isn't the firmware's: whether it is the first or another one, it is wrong.
             separators[pcr] = separators.get(pcr, 0) + (2 if pcr in ends else 1)
         word = words.get(digests[bank])
         if pcr in ends or any(word in path for path in WORDS.get(pcr, ())):

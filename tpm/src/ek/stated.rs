@@ -1,11 +1,12 @@
 //! What a certificate states, whoever signed it and whenever: for those who compare what was once judged with what was kept of it.
 //!
-//! Comes in: a certificate. Goes out: [`StatedTpm`], [`StatedDevice`]. Refused: what can't be read, and certificates of something else. No chain, date
-//! or revocation is looked at, so nothing is endorsed by it: [`super::TrustStore`] does that.
+//! Comes in: a certificate. Goes out: [`StatedTpm`], [`StatedDevice`]. Refused: what can't be read. No chain, date, revocation or purpose is looked at, so
+//! nothing is endorsed by it: [`super::TrustStore`] does that. Whoever audits old enrolments reads with this, so it must not become stricter:
+//! what was a certificate on the day of an enrolment has to stay one.
 
 use super::EkRefusal;
 use super::certificate::Certificate;
-use super::device::DeviceNames;
+use super::device::{self, DeviceNames};
 use super::extension::TpmIdentity;
 use crate::key::PublicKey;
 
@@ -19,23 +20,13 @@ pub struct StatedTpm {
 }
 
 impl StatedTpm {
-    /// Reads the certificate of an endorsement key.
+    /// Reads the certificate of an endorsement or attestation key.
     ///
     /// # Errors
     /// [`EkRefusal`].
-    pub fn of_ek(certificate: &[u8]) -> Result<Self, EkRefusal> {
+    pub fn of(certificate: &[u8]) -> Result<Self, EkRefusal> {
         let certificate = Certificate::parse(certificate)?;
-        let key = certificate.require_endorsement_key()?.clone();
-        Ok(Self { key, tpm: certificate.extensions().tpm.clone() })
-    }
-
-    /// Reads the certificate of an attestation key.
-    ///
-    /// # Errors
-    /// [`EkRefusal`].
-    pub fn of_iak(certificate: &[u8]) -> Result<Self, EkRefusal> {
-        let certificate = Certificate::parse(certificate)?;
-        let key = certificate.require_attestation_key()?.clone();
+        let key = certificate.key()?.known()?.clone();
         Ok(Self { key, tpm: certificate.extensions().tpm.clone() })
     }
 }
@@ -47,6 +38,8 @@ pub struct StatedDevice {
     pub key: PublicKey,
     /// The names.
     pub names: DeviceNames,
+    /// SHA-256 of the certificate without header and padding.
+    pub certificate_sha256: [u8; 32],
 }
 
 impl StatedDevice {
@@ -56,7 +49,8 @@ impl StatedDevice {
     /// [`EkRefusal`].
     pub fn of(certificate: &[u8]) -> Result<Self, EkRefusal> {
         let certificate = Certificate::parse(certificate)?;
-        let (key, names) = certificate.require_device_key()?;
-        Ok(Self { key: key.clone(), names })
+        let key = certificate.key()?.known()?.clone();
+        let names = device::names(certificate.subject(), certificate.extensions().alt_names.as_deref())?;
+        Ok(Self { key, names, certificate_sha256: *certificate.sha256() })
     }
 }

@@ -7,6 +7,7 @@ use countersign_core::digest::Sha256Digest;
 use countersign_core::leaf::Leaf;
 use countersign_core::leaf::host::Tier;
 use countersign_core::leaf::host_state::{Basis, HostStateRecord};
+use countersign_core::refusal::RefusalCode;
 
 #[test]
 fn a_lie_about_an_attestation_is_found() {
@@ -44,6 +45,25 @@ fn a_lie_about_what_an_attestation_follows_from_is_found() {
     let report = replay(&log, &log.bundle, &mut |_| {}).unwrap();
     assert!(report.mismatches.is_empty(), "what another version made isn't judged");
     assert_eq!(report.not_replayable, [(log.last(), Missing::Engine("countersign-decision-9".to_owned()))]);
+}
+
+#[test]
+fn a_boot_log_that_engines_judge_differently_accuses_nobody_who_did_not_say_by_which_he_judged() {
+    for short in [true, false] {
+        let mut log = Log::with_policy();
+        log.attest_saying(None, |record| {
+            record.code = Some(RefusalCode::BootLogMismatch);
+            if short {
+                record.basis = None;
+            }
+        });
+        let report = replay(&log, &log.bundle, &mut |_| {}).unwrap();
+        let engine = Missing::Engine("before countersign-decision-4".to_owned());
+        let body = MismatchKind::Body;
+        let found: Vec<_> = report.mismatches.into_iter().map(|one| one.kind).collect();
+        let missing: Vec<_> = report.not_replayable.into_iter().map(|(_, missing)| missing).collect();
+        assert_eq!((found, missing), if short { (vec![], vec![engine]) } else { (vec![body], vec![]) });
+    }
 }
 
 #[test]

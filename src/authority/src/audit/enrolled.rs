@@ -9,6 +9,7 @@
 use super::LogSource;
 use super::named::{Stop, named};
 use super::replayed::MismatchKind;
+use crate::verify::contained;
 use countersign_core::activation::{ActivationRecord, DeviceShown, Session};
 use countersign_core::digest::Sha256Digest;
 use countersign_core::key::VerifyingKey;
@@ -22,17 +23,22 @@ use countersign_tpm::key::PublicKey;
 use countersign_tpm::public::{Public, require_attestation_key, require_endorsement_key};
 use countersign_tpm::signature::{self, Signature};
 
-/// Whether the leaf says what its records show.
-pub(super) fn follows(source: &dyn LogSource, origin: &str, enrolment: &Enrolment) -> Result<(), Stop> {
-    let shown = Shown::read(source, enrolment)?;
-    shown.names_host(enrolment)?;
-    shown.is_endorsed(source, enrolment)?;
-    shown.is_certified(origin, enrolment)?;
-    match (&enrolment.endorsement.device, &shown.record.device) {
-        (None, None) => Ok(()),
-        (Some(identity), Some(device)) => shown.names_device(source, origin, identity, device),
-        _ => Err(differs("device identity")),
-    }
+/// Whether the leaf says what its records show. Goes out: whether these say for which enrolment they were made. Records are read in one place, so a
+/// panic over one is a record that bears nothing out.
+pub(super) fn follows(source: &dyn LogSource, origin: &str, enrolment: &Enrolment) -> Result<bool, Stop> {
+    contained(|| {
+        let shown = Shown::read(source, enrolment)?;
+        shown.names_host(enrolment)?;
+        shown.is_endorsed(source, enrolment)?;
+        shown.is_certified(origin, enrolment)?;
+        match (&enrolment.endorsement.device, &shown.record.device) {
+            (None, None) => {}
+            (Some(identity), Some(device)) => shown.names_device(source, origin, identity, device)?,
+            _ => return Err(differs("device identity")),
+        }
+        Ok(shown.record.session.is_some())
+    })
+    .unwrap_or_else(|| Err(differs("what made its reader panic")))
 }
 
 const fn differs(what: &'static str) -> Stop {
@@ -41,6 +47,10 @@ const fn differs(what: &'static str) -> Stop {
 
 fn require(holds: bool, what: &'static str) -> Result<(), Stop> {
     if holds { Ok(()) } else { Err(differs(what)) }
+}
+
+fn is_weak(key: &PublicKey) -> bool {
+    matches!(key, PublicKey::Rsa { n, .. } if has_roca_fingerprint(n))
 }
 
 /// The keys of the host, and what it showed of them.
@@ -55,6 +65,8 @@ struct Shown {
 impl Shown {
     fn read(source: &dyn LogSource, enrolment: &Enrolment) -> Result<Self, Stop> {
         let record = named(source, &enrolment.activation)?;
+        #[cfg(test)]
+        assert_ne!(record, crate::verify::kit::PANICS, "told to panic");
         let record = ActivationRecord::parse(&record).map_err(|_| differs("activation record"))?;
         Ok(Self {
             naming: public(source, &enrolment.ek_public, "endorsed key")?,
@@ -78,15 +90,10 @@ impl Shown {
     /// The certificate is of the key that names the host, and describes the TPM as the leaf does.
     fn is_endorsed(&self, source: &dyn LogSource, enrolment: &Enrolment) -> Result<(), Stop> {
         let endorsement = &enrolment.endorsement;
-        let weak = matches!(self.naming.key(), PublicKey::Rsa { n, .. } if has_roca_fingerprint(n));
-        require(weak == endorsement.weak_key, "fingerprint of a weak key")?;
+        require(is_weak(self.naming.key()) == endorsement.weak_key, "fingerprint of a weak key")?;
         let Some(certificate) = &enrolment.ek_certificate else { return Ok(()) };
         let certificate = named(source, certificate)?;
-        let stated = match endorsement.kind {
-            EndorsementKind::IakCertificate => StatedTpm::of_iak(&certificate),
-            EndorsementKind::EkCertificate | EndorsementKind::EkAllowed => StatedTpm::of_ek(&certificate),
-        };
-        let stated = stated.map_err(|_| differs("endorsement certificate"))?;
+        let stated = StatedTpm::of(&certificate).map_err(|_| differs("endorsement certificate"))?;
         require(stated.key == *self.naming.key(), "endorsement certificate")?;
         let described = stated.tpm.map(|tpm| (tpm.manufacturer, tpm.model, tpm.version));
         let told = endorsement.tpm.clone().map(|tpm| (tpm.manufacturer, tpm.model, tpm.version));
@@ -129,6 +136,9 @@ impl Shown {
         let certificate = named(source, &identity.certificate)?;
         let stated = StatedDevice::of(&certificate).map_err(|_| differs("device certificate"))?;
         require(stated.key == *key.key(), "device certificate")?;
+        // One certificate is one identity: nothing lies behind it (PROTOCOL §12).
+        require(stated.certificate_sha256 == *identity.certificate.as_bytes(), "device certificate")?;
+        require(!is_weak(key.key()), "device key")?;
         let hardware = stated.names.hardware.map(|module| (module.kind, module.serial));
         let told = identity.hardware.clone().map(|module| (module.kind, module.serial));
         require((stated.names.serial, hardware) == (identity.serial.clone(), told), "names of the device")?;

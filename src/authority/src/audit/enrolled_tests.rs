@@ -1,12 +1,14 @@
 //! Every way in which an authority could lie about an enrolment: of its right, and of what the host showed.
 
-use super::kit::{Log, SESSION, certificate, shown};
+use super::kit::{DEVICE, Log, SESSION, certificate, device_key, shown};
 use super::{MismatchKind, Missing, replay};
-use crate::verify::kit::ed25519;
+use crate::verify::kit::{PANICS, ed25519};
 use countersign_core::activation::{ActivationRecord, DeviceShown};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::leaf::device::{DeviceIdentity, HardwareName};
 use countersign_core::leaf::host::{Admission, EndorsementKind, Enrolment, HostKeyKind, TpmModel};
+use countersign_core::leaf::record::JoinToken;
+use countersign_core::leaf::{Kind, Leaf};
 use countersign_core::request::{device_certification_data, device_possession};
 use countersign_tpm::simulated::SimulatedTpm;
 use countersign_tpm::simulated::device_key::SimulatedDeviceKey;
@@ -26,14 +28,9 @@ fn device_certificate(key: &SimulatedDeviceKey) -> Vec<u8> {
     certificate(key.public(), &params)
 }
 
-fn device_key(seed: u8) -> SimulatedDeviceKey {
-    SimulatedDeviceKey::new(SimulatedDeviceKey::ATTRIBUTES, &mut |buffer: &mut [u8]| buffer.fill(seed))
-        .unwrap()
-}
-
 impl Showing {
     fn of(log: &Log) -> Self {
-        let (origin, key) = (log.host.origin.as_str(), device_key(81));
+        let (origin, key) = (log.host.origin.as_str(), device_key(DEVICE));
         let nonce = device_certification_data(origin, &SESSION.enrolment, &SESSION.secret);
         let certified = log.host.tpm.certify(key.public(), nonce.as_bytes()).unwrap();
         let possession = key.sign(&device_possession(origin, &SESSION.enrolment, &SESSION.secret)).unwrap();
@@ -115,7 +112,7 @@ type Alter = fn(&mut Showing);
 
 #[test]
 fn a_lie_about_what_a_host_showed_is_found_by_name() {
-    let lies: [(&str, Alter); 27] = [
+    let lies: [(&str, Alter); 28] = [
         ("host identifier", |s| s.enrolment.ek_public = s.enrolment_of_other().0),
         ("endorsed key", |s| {
             let junk = s.keep(b"no public area");
@@ -159,6 +156,10 @@ fn a_lie_about_what_a_host_showed_is_found_by_name() {
             s.device().certificate = s.keep(&others);
         }),
         ("device certificate", |s| s.device().certificate = s.enrolment.ek_certificate.unwrap()),
+        ("device certificate", |s| {
+            let padded = [s.records[0].as_slice(), &[0; 4]].concat();
+            s.device().certificate = s.keep(&padded);
+        }),
         ("names of the device", |s| s.device().serial = Some("two".to_owned())),
         ("names of the device", |s| {
             s.device().hardware = Some(HardwareName { kind: "1.2".to_owned(), serial: vec![1] });
@@ -167,7 +168,7 @@ fn a_lie_about_what_a_host_showed_is_found_by_name() {
         // That of the host key, over another key and for another purpose.
         ("certification of the device key", |s| s.device_shown().attest = s.activation.attest.clone()),
         ("possession of the device key", |s| {
-            s.device_shown().possession = Some(device_key(81).sign(b"another message").unwrap());
+            s.device_shown().possession = Some(device_key(DEVICE).sign(b"another message").unwrap());
         }),
     ];
     for (name, alter) in lies {
@@ -244,6 +245,62 @@ fn a_renewal_is_of_the_same_keys_and_the_same_machine() {
         log.enrol();
         assert_eq!(log.mismatches(), wrong.map(|kind| (log.last(), kind)).into_iter().collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn records_bear_one_enrolment_out_and_their_early_form_has_its_time() {
+    // The record of the first enrolment once more.
+    let mut log = Log::with_policy();
+    log.host.enrolment.version += 1;
+    let first = log.host.enrolment.activation;
+    log.enrol();
+    let mut again = log.host.enrolment.clone();
+    (again.version, again.activation, again.admission) = (again.version, first, Admission::Reenrolment);
+    again.token = None;
+    log.append(vec![(Kind::Enrolment, again.encode())]);
+    assert_eq!(log.mismatches(), [(log.last(), MismatchKind::Input("activation record"))]);
+    // Without the enrolment for which it was made: before any other, and for a week after the first.
+    let week_ms = 7 * 24 * 3_600 * 1_000;
+    let form = MismatchKind::Input("form of the activation record");
+    for (after_ms, wrong) in [(week_ms, None), (week_ms + 1, Some(form))] {
+        let mut log = Log::with_policy();
+        let since =
+            Leaf::parse(&log.leaves[usize::try_from(log.host.endorsed.enrolment.0).unwrap()]).unwrap();
+        let mut record = shown(&log.host).1.clone();
+        record.session = None;
+        log.activated(&record);
+        log.host.enrolment.version += 1;
+        // A token is appended first, each ten later.
+        log.time_ms = since.time_ms + after_ms - 20;
+        log.enrol();
+        assert_eq!(log.mismatches(), wrong.map(|kind| (log.last(), kind)).into_iter().collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_token_counts_once_also_if_it_is_told_again() {
+    let mut log = Log::with_policy();
+    let token = log.host.enrolment.token.unwrap();
+    let made = JoinToken { token, expires_ms: u64::MAX, by: Sha256Digest::ZERO };
+    log.append(vec![(Kind::JoinToken, made.encode())]);
+    let told = log.last();
+    log.host.enrolment.version += 1;
+    let mut again = log.host.enrolment.clone();
+    again.activation = sha256(b"another");
+    log.append(vec![(Kind::Enrolment, again.encode())]);
+    let wrong = MismatchKind::Input("join token");
+    assert_eq!(log.mismatches(), [(told, wrong.clone()), (log.last(), wrong)]);
+}
+
+#[test]
+fn a_record_that_makes_its_reader_panic_bears_nothing_out() {
+    let mut log = Log::with_policy();
+    log.keep(PANICS);
+    log.host.enrolment.activation = sha256(PANICS);
+    log.host.enrolment.version += 1;
+    log.enrol();
+    let wrong = MismatchKind::Enrolment("what made its reader panic");
+    assert_eq!(log.mismatches(), [(log.last(), wrong)]);
 }
 
 #[test]

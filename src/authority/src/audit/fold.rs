@@ -12,13 +12,18 @@ use countersign_core::leaf::host::{Admission, Enrolment, HostState};
 use countersign_core::leaf::record::JoinToken;
 use countersign_core::name::{HostId, RequestId};
 use countersign_tpm::public::Public;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 /// States of a host that a decision under way may have read: as many calls of one host can be decided side by side.
 const RECENT_STATES: usize = 64;
 /// How long a spent challenge is remembered after its end: long after nobody could use it.
 const MEMORY_MS: u64 = 600_000;
+
+/// PROTOCOL §8.3, §8.4: how long after the first record in a later form one in the form before may come. So long authorities of two versions may
+/// write one log.
+pub(super) const SIDE_BY_SIDE_MS: u64 = 7 * 24 * 3_600 * 1_000;
 
 /// A host as the log shows it.
 pub(super) struct HostFold {
@@ -31,6 +36,11 @@ pub(super) struct HostFold {
 }
 
 impl HostFold {
+    /// The version that the log showed last.
+    pub(super) const fn version(&self) -> u64 {
+        self.shown.version
+    }
+
     fn show(&mut self, state: HostState) {
         if state.version != self.shown.version {
             self.recent.clear();
@@ -87,8 +97,12 @@ pub(super) struct Fold {
     pub(super) group: Group,
     /// When a host state first said what it follows from, ms.
     pub(super) basis_since: Option<u64>,
-    /// Join tokens that weren't spent, and their ends.
-    tokens: HashMap<Sha256Digest, u64>,
+    /// When an enrolment first said for which enrolment its records were made, ms.
+    pub(super) session_since: Option<u64>,
+    /// Activation records that bore an enrolment out.
+    activations: HashSet<Sha256Digest>,
+    /// Join tokens and their ends; `None` once they are spent.
+    tokens: HashMap<Sha256Digest, Option<u64>>,
     budgets: HashMap<u64, u64>,
     answered: HashMap<(HostId, RequestId), Sha256Digest>,
     spent: HashMap<Sha256Digest, u64>,
@@ -104,6 +118,8 @@ impl Fold {
             hosts: HashMap::new(),
             group: Group::default(),
             basis_since: None,
+            session_since: None,
+            activations: HashSet::new(),
             tokens: HashMap::new(),
             budgets: HashMap::new(),
             answered: HashMap::new(),
@@ -141,13 +157,21 @@ impl Fold {
 
     /// `false`: it was made before.
     pub(super) fn make_token(&mut self, token: &JoinToken) -> bool {
-        self.tokens.insert(token.token, token.expires_ms).is_none()
+        match self.tokens.entry(token.token) {
+            // One that was spent stays so.
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(Some(token.expires_ms));
+                true
+            }
+        }
     }
 
     /// Whether an enrolment is by a right that the log shows, of a host that may (PROTOCOL §12). The token that it names is spent.
     pub(super) fn admit(&mut self, enrolment: &Enrolment, time_ms: u64) -> Result<(), MismatchKind> {
-        let token = enrolment.token.map(|token| self.tokens.remove(&token));
+        let token = enrolment.token.map(|token| self.tokens.get_mut(&token).and_then(Option::take));
         let usable = |expires_ms: u64| time_ms <= expires_ms;
+        let once = self.activations.insert(enrolment.activation);
         let known = self.hosts.get(&enrolment.host);
         let (entitled, what) = match enrolment.admission {
             Admission::JoinToken => (token.flatten().is_some_and(usable), "join token"),
@@ -169,11 +193,20 @@ impl Fold {
             (entitled, what),
             (enrolment.version == version, "host version"),
             (!revoked, "revoked subjects"),
+            (once, "activation record"),
         ];
         match all.into_iter().find(|(holds, _)| !holds) {
             Some((_, what)) => Err(MismatchKind::Input(what)),
             None => Ok(()),
         }
+    }
+
+    /// Whether records may lack for which enrolment they were made: those of early versions do.
+    pub(super) fn takes_session(&mut self, told: bool, time_ms: u64) -> bool {
+        if told {
+            self.session_since.get_or_insert(time_ms);
+        }
+        told || self.session_since.is_none_or(|since| time_ms <= since.saturating_add(SIDE_BY_SIDE_MS))
     }
 
     pub(super) fn enrol(&mut self, enrolment: Enrolment, leaf: LeafRef) {

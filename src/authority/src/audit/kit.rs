@@ -7,7 +7,7 @@ use crate::store::Pruning;
 use crate::store::project::{decision_tells_of_host, enrolled_state, merge_state, tells_of_host};
 use crate::verify::VerifiedCall;
 use crate::verify::kit::{Host, NOW_MS, PERMIT, delegation, document, ed25519, parent};
-use countersign_core::activation::{ActivationRecord, Session};
+use countersign_core::activation::{ActivationRecord, DeviceShown, Session};
 use countersign_core::bundle::{
     BundleDocument, Initial, Says, Statement, StatementDocument, TrustBundle, statement_preimage,
 };
@@ -29,8 +29,11 @@ use countersign_core::merkle::{Blake2b512Tree, Frontier, Sha3_512Tree, Sha256Tre
 use countersign_core::name::Origin;
 use countersign_core::note::{NoteKey, SignedNote};
 use countersign_core::refusal::RefusalCode;
-use countersign_core::request::{RequestDocument, activation_data};
+use countersign_core::request::{
+    RequestDocument, activation_data, device_certification_data, device_possession,
+};
 use countersign_tpm::public::Public;
+use countersign_tpm::simulated::device_key::SimulatedDeviceKey;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -73,6 +76,8 @@ pub(super) struct Log {
     pub(super) sha3: Frontier<Sha3_512Tree>,
     pub(super) blake2: Frontier<Blake2b512Tree>,
     pub(super) signers: Vec<u8>,
+    /// Activation records that enrolments named.
+    pub(super) enrolled: Vec<Sha256Digest>,
 }
 
 impl LogSource for Log {
@@ -196,6 +201,7 @@ impl Log {
             sha3: Frontier::new(),
             blake2: Frontier::new(),
             signers: vec![HEAD],
+            enrolled: Vec::new(),
         }
     }
 
@@ -244,9 +250,37 @@ impl Log {
         self.keep(&bytes);
     }
 
+    /// The record of another enrolment of the same keys.
+    fn show_anew(&mut self) {
+        let record = ActivationRecord::parse(&self.blobs[&self.host.enrolment.activation]).unwrap();
+        let (origin, number) = (self.host.origin.as_str(), u8::try_from(self.enrolled.len()).unwrap());
+        let session = Session { enrolment: [number; 16], secret: SESSION.secret };
+        let device = record.device.map(|_| {
+            let key = device_key(DEVICE);
+            let nonce = device_certification_data(origin, &session.enrolment, &session.secret);
+            let shown = self.host.tpm.certify(key.public(), nonce.as_bytes()).unwrap();
+            let own = key.sign(&device_possession(origin, &session.enrolment, &session.secret)).unwrap();
+            DeviceShown { attest: shown.attest, signature: shown.signature, possession: Some(own) }
+        });
+        let nonce = activation_data(origin, &session.enrolment, &session.secret);
+        let shown = self.host.tpm.certify_host_key(nonce.as_bytes()).unwrap();
+        let (attest, signature) = (shown.attest, shown.signature);
+        self.activated(&ActivationRecord {
+            attest,
+            signature,
+            device,
+            session: Some(session),
+            host_key: record.host_key,
+        });
+    }
+
     /// Enrols the host; by a token of its own, if that is how.
     pub(super) fn enrol(&mut self) {
         self.host.enrolment.token = None;
+        if self.enrolled.contains(&self.host.enrolment.activation) {
+            self.show_anew();
+        }
+        self.enrolled.push(self.host.enrolment.activation);
         if self.host.enrolment.admission == Admission::JoinToken {
             let token = sha256(&self.last().to_be_bytes());
             let made = JoinToken { token, expires_ms: self.time_ms + 60_000, by: Sha256Digest::ZERO };
@@ -473,6 +507,14 @@ pub(super) fn certificate(key: &Public, params: &rcgen::CertificateParams) -> Ve
     // SubjectPublicKeyInfo of P-256 ends with the uncompressed point.
     let spki = key.spki_der();
     params.signed_by(&Point(spki[spki.len() - 65..].to_vec()), &issuer).unwrap().der().to_vec()
+}
+
+/// The machine's own key of these tests.
+pub(super) const DEVICE: u8 = 81;
+
+pub(super) fn device_key(seed: u8) -> SimulatedDeviceKey {
+    SimulatedDeviceKey::new(SimulatedDeviceKey::ATTRIBUTES, &mut |buffer: &mut [u8]| buffer.fill(seed))
+        .unwrap()
 }
 
 /// For which enrolment the keys of these tests are certified.

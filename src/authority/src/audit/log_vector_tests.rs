@@ -65,7 +65,7 @@ fn judged(file: &str) -> Vec<(String, bool, u64, Vec<Mismatch>)> {
 
 #[test]
 fn every_published_attestation_and_enrolment_is_judged_as_it_says() {
-    for (file, wrong) in [("attested.json", 11), ("enrolled.json", 13)] {
+    for (file, wrong) in [("attested.json", 11), ("enrolled.json", 14)] {
         let logs = judged(file);
         assert_eq!(logs.iter().filter(|(_, right, ..)| !right).count(), wrong, "{file}");
         for (name, right, leaf, mismatches) in logs {

@@ -3,18 +3,17 @@
 //! Comes in: a leaf, and what the leaves before it lead to ([`Fold`]). Refused, by the name of the input: another control number, other documents,
 //! a time too far from the leaf's, an allow to the revoked or without a policy, a host state that no longer says what it follows from. No evidence is needed, so a leaf whose evidence was pruned is held to it, too.
 
-use super::fold::Fold;
+use super::fold::{Fold, SIDE_BY_SIDE_MS};
 use super::replayed::MismatchKind;
 use crate::sequence::{CLOCK_TOLERANCE_MS, MAX_DECISION_AGE_MS};
+use crate::store::project::{decision_tells_of_host, tells_of_host};
 use countersign_core::control::ControlState;
 use countersign_core::leaf::control::Subject;
 use countersign_core::leaf::decision::{Decision, Verdict};
+use countersign_core::leaf::host::HostState;
 use countersign_core::leaf::host_state::HostStateRecord;
 use countersign_core::leaf::{Kind, Leaf};
-
-/// PROTOCOL §8.4: how long after the first host state that says what it follows from another may come that doesn't. So long authorities of two versions
-/// may write one log.
-const SIDE_BY_SIDE_MS: u64 = 7 * 24 * 3_600 * 1_000;
+use countersign_core::name::HostId;
 
 /// PROTOCOL §7.2, key 13: a decision is a little older than its leaf, or ahead of it by what clocks differ. Of the time so much may have been cut off.
 pub(super) fn is_of_its_time(leaf: &Leaf, time_ms: u64, cut_ms: u64) -> bool {
@@ -22,22 +21,23 @@ pub(super) fn is_of_its_time(leaf: &Leaf, time_ms: u64, cut_ms: u64) -> bool {
         && time_ms.saturating_add(MAX_DECISION_AGE_MS).saturating_add(cut_ms) >= leaf.time_ms
 }
 
+/// PROTOCOL §8.4: in bodies that tell of their host the version never falls.
+fn version_holds(fold: &Fold, host: &HostId, state: &HostState, told: bool) -> bool {
+    !told || fold.hosts.get(host).is_none_or(|known| state.version >= known.version())
+}
+
 /// The same of a whole leaf of a decision or a host state.
 pub(super) fn told_of_its_time(leaf: &Leaf, fold: &Fold) -> Result<(), MismatchKind> {
-    match leaf.kind {
-        Kind::HostState => {
-            let record = HostStateRecord::parse(&leaf.body);
-            record_of_its_time(leaf, &record.map_err(|_| MismatchKind::Malformed("host state"))?, fold)
-        }
-        _ => {
-            let decision = Decision::parse(&leaf.body);
-            decision_of_its_time(
-                leaf,
-                &decision.map_err(|_| MismatchKind::Malformed("decision"))?,
-                &fold.control,
-            )
-        }
+    if leaf.kind == Kind::HostState {
+        let record = HostStateRecord::parse(&leaf.body).map_err(|_| MismatchKind::Malformed("host state"))?;
+        let told = tells_of_host(record.code, &record.evidence, &record.state);
+        first_wrong(&[("host version", version_holds(fold, &record.host, &record.state, told))])?;
+        return record_of_its_time(leaf, &record, fold);
     }
+    let decision = Decision::parse(&leaf.body).map_err(|_| MismatchKind::Malformed("decision"))?;
+    let told = decision_tells_of_host(&decision);
+    first_wrong(&[("host version", version_holds(fold, &decision.host, &decision.host_state, told))])?;
+    decision_of_its_time(leaf, &decision, &fold.control)
 }
 
 /// PROTOCOL §8.4: what a host state says that it follows from has to be what was in force.

@@ -144,7 +144,8 @@ impl Replay<'_> {
         let admitted = self.fold.admit(&enrolment, leaf.time_ms).map_err(Stop::from);
         let origin = self.bundle.origin().as_str();
         match admitted.and_then(|()| enrolled::follows(self.source, origin, &enrolment)) {
-            Ok(()) => self.report.enrolled += 1,
+            Ok(told) if self.fold.takes_session(told, leaf.time_ms) => self.report.enrolled += 1,
+            Ok(_) => self.mismatch(leaf.index, MismatchKind::Input("form of the activation record")),
             Err(Stop::Missing(missing)) => self.report.not_replayable.push((leaf.index, missing)),
             Err(Stop::Mismatch(kind)) => self.mismatch(leaf.index, kind),
             Err(Stop::Unreadable(unreadable)) => return Err(unreadable),
@@ -360,6 +361,7 @@ impl Replay<'_> {
             // Where it stands nowhere, the time of a refused attestation matters only on which side of the challenge's end it was.
             (None, Some(_)) => vec![leaf.time_ms, leaf.time_ms.min(judged.challenge().expires_ms)],
         };
+        let mut boot_logs = false;
         for time_ms in times.into_iter().filter(|time_ms| is_of_its_time(leaf, *time_ms, 0)) {
             for prior in self.fold.group.priors() {
                 let host = host.clone().at(*prior, self.ima_state(prior)?);
@@ -367,12 +369,17 @@ impl Replay<'_> {
                     .map_err(|_| MismatchKind::Input("evidence"))?;
                 let body = match record.basis {
                     Some(_) => outcome.body,
-                    None => HostStateRecord { basis: None, ..outcome.record }.encode(),
+                    None => HostStateRecord { basis: None, ..outcome.record.clone() }.encode(),
                 };
                 if body == leaf.body {
                     return Ok(());
                 }
+                boot_logs |= [record.code, outcome.record.code].into_iter().flatten().any(of_boot_log);
             }
+        }
+        // Which boot logs are taken differs between engines, and a short body doesn't say by which one it was judged.
+        if record.basis.is_none() && boot_logs {
+            return Err(Stop::Missing(Missing::Engine("before countersign-decision-4".to_owned())));
         }
         Err(MismatchKind::Body.into())
     }
@@ -535,6 +542,10 @@ fn own_members(
     // No new entries of the list are no member.
     let inside = inside.into_iter().flatten().flatten().filter(|digest| *digest != sha256(&[]));
     named.iter().copied().chain(state.boot_log).chain(inside).collect()
+}
+
+const fn of_boot_log(code: RefusalCode) -> bool {
+    matches!(code, RefusalCode::BootLogMismatch | RefusalCode::BootLogSeparator)
 }
 
 fn is_fresh(code: Option<RefusalCode>) -> bool {

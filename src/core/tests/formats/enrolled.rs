@@ -50,7 +50,7 @@ const TAKEN: [(&str, Enrol); 5] = [
     ("renewed", |_, e| renew(e)),
 ];
 
-const REFUSED: [(&str, Enrol); 12] = [
+const REFUSED: [(&str, Enrol); 13] = [
     ("with a token that nobody made", |s, e| {
         token(s, e);
         e.token = Some(digest(6));
@@ -59,6 +59,7 @@ const REFUSED: [(&str, Enrol); 12] = [
         token(s, e);
         s.append(Kind::Enrolment, e.encode());
         e.version = 3;
+        e.activation = digest(31);
     }),
     ("after the end of its token", |s, e| {
         token(s, e);
@@ -87,6 +88,10 @@ const REFUSED: [(&str, Enrol); 12] = [
         renew(e);
         e.ak_public = digest(71);
     }),
+    ("renewed with the activation record of another enrolment", |_, e| {
+        renew(e);
+        e.activation = digest(3);
+    }),
     ("renewed as a new version", |_, e| {
         renew(e);
         e.version = 2;
@@ -110,6 +115,7 @@ fn revoked(scene: &mut Scene, enrolment: &mut Enrolment) {
 
 fn vector(name: &str, fault: Option<&str>, enrol: Enrol) -> Value {
     let (mut scene, mut enrolment) = (scene(), enrolment());
+    enrolment.activation = digest(30);
     let (leaves, heads) = (scene.log.leaves.len(), scene.log.heads.len());
     enrol(&mut scene, &mut enrolment);
     scene.append(Kind::Enrolment, enrolment.encode());
