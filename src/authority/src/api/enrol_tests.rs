@@ -1,7 +1,7 @@
 //! The end of an enrolment without an authority around it: rows that can't be read, and a panic over what is shown.
 
 use super::*;
-use crate::verify::kit::PANICS;
+use crate::verify::kit::{PANICS, enrolling};
 use countersign_tpm::simulated::SimulatedTpm;
 
 const ID: [u8; 16] = [4; 16];
@@ -21,18 +21,8 @@ fn tpm() -> SimulatedTpm {
 }
 
 fn row(tpm: &SimulatedTpm) -> PendingEnrolment {
-    let sent = EnrolmentBegin {
-        token: None,
-        ek_certificate: None,
-        ek_intermediates: Vec::new(),
-        ek_public: Some(B64(tpm.ek_public().bytes().to_vec())),
-        ak_certificate: None,
-        ak_intermediates: Vec::new(),
-        ak_public: B64(tpm.ak_public().bytes().to_vec()),
-        host_key_public: B64(tpm.host_public().bytes().to_vec()),
-        idevid: None,
-    };
-    let record = Pending { sent, token: None, secret: Zeroizing::new(SECRET) }.encode().unwrap();
+    let record =
+        Pending { sent: enrolling(tpm), token: None, secret: Zeroizing::new(SECRET) }.encode().unwrap();
     PendingEnrolment { id: ID, expires_ms: 0, record }
 }
 

@@ -2,25 +2,11 @@
 
 use super::*;
 use crate::config::Enrolment;
-use crate::verify::kit::PANICS;
+use crate::verify::kit::{PANICS, enrolling};
 use countersign_core::api::IdevidBegin;
 use countersign_core::digest::sha256;
 use countersign_tpm::simulated::SimulatedTpm;
 use countersign_tpm::simulated::device_key::SimulatedDeviceKey;
-
-fn sent(tpm: &SimulatedTpm) -> EnrolmentBegin {
-    EnrolmentBegin {
-        token: None,
-        ek_certificate: None,
-        ek_intermediates: Vec::new(),
-        ek_public: Some(B64(tpm.ek_public().bytes().to_vec())),
-        ak_certificate: None,
-        ak_intermediates: Vec::new(),
-        ak_public: B64(tpm.ak_public().bytes().to_vec()),
-        host_key_public: B64(tpm.host_public().bytes().to_vec()),
-        idevid: None,
-    }
-}
 
 #[test]
 fn a_certificate_that_makes_its_reader_panic_is_a_refusal() {
@@ -37,7 +23,7 @@ fn a_certificate_that_makes_its_reader_panic_is_a_refusal() {
         let judged = HostKeys::check(sent).and_then(|keys| Judgement::of(&rules, &keys, sent, 0));
         judged.map(drop).map_err(|refused| refused.code())
     };
-    let good = sent(&tpm);
+    let good = enrolling(&tpm);
     assert_eq!(judged(&good), Ok(()));
     // The same with bytes that are no certificate shows that it is the panic that is told.
     let junk = b"no certificate".to_vec();
@@ -63,5 +49,49 @@ fn a_certificate_that_makes_its_reader_panic_is_a_refusal() {
         assert_eq!(judged(&begun).err(), code);
         place(&mut begun, PANICS.to_vec(), &device);
         assert_eq!(judged(&begun), Err(RefusalCode::VerifierPanicked), "{code:?}");
+    }
+}
+
+#[test]
+fn nothing_is_kept_that_will_not_be_judged() {
+    let mut seed = 0;
+    let tpm = SimulatedTpm::new(&mut |buffer: &mut [u8]| {
+        seed += 1;
+        buffer.fill(seed);
+    })
+    .unwrap();
+    let code = |alter: fn(&mut EnrolmentBegin)| {
+        let mut sent = enrolling(&tpm);
+        alter(&mut sent);
+        HostKeys::check(&sent).err().map(|refused| refused.code())
+    };
+    let malformed = Some(RefusalCode::Malformed);
+    assert_eq!(code(|_| ()), None);
+    // To a key on the list junk is as good as no certificate, within what a chain can have.
+    let most: fn(&mut EnrolmentBegin) = |sent| {
+        sent.ek_certificate = Some(B64(vec![1; MAX_CERTIFICATE_BYTES]));
+        sent.ek_intermediates = vec![B64(vec![1]); MAX_INTERMEDIATES];
+    };
+    assert_eq!(code(most), None);
+    let beyond: [fn(&mut EnrolmentBegin); 6] = [
+        |sent| sent.ek_intermediates = vec![B64(vec![1])],
+        |sent| sent.ak_intermediates = vec![B64(vec![1])],
+        |sent| sent.ek_certificate = Some(B64(vec![1; MAX_CERTIFICATE_BYTES + 1])),
+        |sent| {
+            sent.ek_certificate = Some(B64(vec![1]));
+            sent.ek_intermediates = vec![B64(vec![1]); MAX_INTERMEDIATES + 1];
+        },
+        |sent| {
+            sent.ek_certificate = Some(B64(vec![1]));
+            sent.ek_intermediates = vec![B64(vec![1; MAX_CERTIFICATE_BYTES + 1])];
+        },
+        |sent| {
+            let intermediates = vec![B64(vec![1]); MAX_INTERMEDIATES + 1];
+            sent.idevid =
+                Some(IdevidBegin { certificate: B64(vec![1]), intermediates, public: B64(vec![1]) });
+        },
+    ];
+    for alter in beyond {
+        assert_eq!(code(alter), malformed);
     }
 }

@@ -2,29 +2,10 @@
 //!
 //! They have leaves and heads alone, so the source calls all else pruned: what is judged is what the log shows.
 
+use super::published::{Published, published};
 use super::{ExportLog, HeadExport, LogSource, Mismatch, MismatchKind, Unreadable, replay};
 use crate::store::Pruning;
-use countersign_core::bundle::TrustBundle;
 use countersign_core::digest::Sha256Digest;
-use serde::Deserialize;
-use std::io::Write as _;
-use std::path::Path;
-
-#[derive(Deserialize)]
-struct Vectors {
-    trust_bundle: String,
-    export: Vec<String>,
-    logs: Vec<Vector>,
-}
-
-#[derive(Deserialize)]
-struct Vector {
-    name: String,
-    taken: Option<bool>,
-    fault: Option<String>,
-    leaf: u64,
-    export: Vec<String>,
-}
 
 struct Pruned(ExportLog);
 
@@ -48,19 +29,13 @@ impl LogSource for Pruned {
 
 /// What replay finds in each log: its name, whether it is right, the last leaf, what doesn't follow.
 fn judged(file: &str) -> Vec<(String, bool, u64, Vec<Mismatch>)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/formats").join(file);
-    let vectors: Vectors = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let bundle = TrustBundle::verify(vectors.trust_bundle.as_bytes()).unwrap();
-    let judge = |vector: Vector| {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        for page in vectors.export.iter().chain(&vector.export) {
-            writeln!(file, "{page}").unwrap();
-        }
-        let log = Pruned(ExportLog::open(file.path()).unwrap());
+    let (bundle, logs) = published(file);
+    let judge = |(vector, log): (Published, ExportLog)| {
+        let log = Pruned(log);
         let report = replay(&log, &bundle, &mut |_| {}).unwrap();
         (vector.name, vector.taken.unwrap_or(vector.fault.is_none()), vector.leaf, report.mismatches)
     };
-    vectors.logs.into_iter().map(judge).collect()
+    logs.into_iter().map(judge).collect()
 }
 
 #[test]

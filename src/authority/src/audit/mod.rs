@@ -143,6 +143,8 @@ mod outcome_vector_tests;
 #[cfg(test)]
 mod pruned_tests;
 #[cfg(test)]
+mod published;
+#[cfg(test)]
 mod reconcile_tests;
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::challenge::{ChallengeKey, ChallengeKeys, Rotation};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use countersign_core::api::{B64, EnrolmentBegin};
 use countersign_core::digest::{Sha256Digest, sha256};
 use countersign_core::document::{PolicyDocument, Settings};
 use countersign_core::key::{JsonKey, VerifyingKey};
@@ -80,6 +81,21 @@ impl BootLogSource for Members {
     fn fetch(&self, digest: &Sha256Digest) -> Result<Option<Arc<[u8]>>, SourceFault> {
         self.fetched.lock().unwrap().push(*digest);
         Ok(self.held.get(digest).cloned())
+    }
+}
+
+/// What a host with this TPM sends to enrol, without any certificate.
+pub(crate) fn enrolling(tpm: &SimulatedTpm) -> EnrolmentBegin {
+    EnrolmentBegin {
+        token: None,
+        ek_certificate: None,
+        ek_intermediates: Vec::new(),
+        ek_public: Some(B64(tpm.ek_public().bytes().to_vec())),
+        ak_certificate: None,
+        ak_intermediates: Vec::new(),
+        ak_public: B64(tpm.ak_public().bytes().to_vec()),
+        host_key_public: B64(tpm.host_public().bytes().to_vec()),
+        idevid: None,
     }
 }
 
