@@ -372,6 +372,9 @@ impl Replay {
 #[path = "eventlog/cel_tests.rs"]
 mod cel_tests;
 #[cfg(test)]
+#[path = "eventlog/changes_laws_tests.rs"]
+mod changes_laws_tests;
+#[cfg(test)]
 #[path = "eventlog/changes_tests.rs"]
 mod changes_tests;
 #[cfg(test)]
@@ -381,17 +384,14 @@ mod facts_tests;
 #[path = "eventlog/known_facts_tests.rs"]
 mod known_facts_tests;
 #[cfg(test)]
-#[path = "eventlog/changes_laws_tests.rs"]
-mod laws_tests;
-#[cfg(test)]
 #[path = "eventlog/phases_tests.rs"]
 mod phases_tests;
 #[cfg(test)]
 #[path = "eventlog/real_tests.rs"]
 mod real_tests;
 #[cfg(test)]
+#[path = "eventlog/separators_tests.rs"]
+mod separators_tests;
+#[cfg(test)]
 #[path = "eventlog_tests.rs"]
 mod tests;
-#[cfg(test)]
-#[path = "eventlog/separators_tests.rs"]
-mod words_tests;

@@ -207,3 +207,35 @@ fn hosts_send_what_is_new_and_auditors_repeat_every_step() {
         },
     );
 }
+
+/// Where the system measures its separator: after the kernel made its list's first entry, into the registers that the entry is of.
+#[test]
+fn a_list_begins_with_the_registers_as_they_were_before_the_systems_separator() {
+    with_house(
+        "a_list_begins_with_the_registers_as_they_were_before_the_systems_separator",
+        |_| (),
+        async |house| {
+            quote_pcr_10(&house).await;
+            let mut host = house.host("host").await;
+            let bytes = listing(&["/a"]);
+            let good = activation(&house, &bytes, Some(bytes.clone())).await;
+            house.admin().activate_references(&good).await.unwrap();
+            let mut kernel = Kernel::of(&host);
+            for pcr in [0, 1, 2, 3, 4, 5, 6, 7, 9] {
+                host.machine.tpm.extend(BANK, pcr, &BANK.digest(b"os-separator")).unwrap();
+            }
+            kernel.run(&mut host, "/a");
+            assert_eq!(ask(&host, &kernel, "r1", None).await, None);
+            // A kernel that began behind the word, and one of another boot.
+            let mut late = Kernel::of(&host);
+            host.machine.tpm.reset();
+            host.machine.tpm.boot(&host.machine.boot).unwrap();
+            late.run(&mut host, "/a");
+            assert_eq!(ask(&host, &late, "r2", None).await.as_deref(), Some("ima-boot-aggregate"));
+            let source = StoreLog::new(house.serving.authority().reader()).unwrap();
+            let report = replay(&source, &house.bundle(), &mut |_| {}).unwrap();
+            assert_eq!((&report.mismatches[..], &report.not_replayable[..]), (&[][..], &[][..]));
+            assert_eq!((report.replayed, report.denied, report.enrolled), (2, 1, 1));
+        },
+    );
+}
