@@ -26,7 +26,7 @@ fn version_holds(fold: &Fold, host: &HostId, state: &HostState, told: bool) -> b
     !told || fold.hosts.get(host).is_none_or(|known| state.version >= known.version())
 }
 
-/// The same of a whole leaf of a decision or a host state.
+/// All that the log alone shows of a leaf of a decision or a host state.
 pub(super) fn told_of_its_time(leaf: &Leaf, fold: &Fold) -> Result<(), MismatchKind> {
     if leaf.kind == Kind::HostState {
         let record = HostStateRecord::parse(&leaf.body).map_err(|_| MismatchKind::Malformed("host state"))?;
