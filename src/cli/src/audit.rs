@@ -300,7 +300,7 @@ fn run_replay(args: &ReplayArgs) -> Outcome {
             anstream::eprintln!("{}: {mismatch}", mismatch.kind.code());
         }
         anstream::println!(
-            "replayed: {} decisions and host states byte for byte, {} of them denials; {} enrolments that their records bear out; {} not replayable, {} that don't follow",
+            "replayed: {} decisions and host states byte for byte, {} of them denials; enrolments borne out by their records: {}; {} not replayable, {} that don't follow",
             report.replayed,
             report.denied,
             report.enrolled,
