@@ -6,9 +6,8 @@ mod device;
 #[cfg(test)]
 mod support;
 
-use countersign_client::ClientError;
+use countersign_core::api::B64;
 use countersign_core::api::admin::{CaptureCall, PolicyCall, ReferencesCall};
-use countersign_core::api::{ArtifactsAnswer, B64};
 use countersign_fixture::SwTpmCa;
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::eventlog::EventLog;
@@ -30,14 +29,6 @@ async fn only_when_running(house: &House, bank: HashAlg, linux: &str) {
     let expected_epoch = house.admin().policy().await.unwrap().epoch;
     let call = PolicyCall { document: B64(document.encode()), expected_epoch };
     house.admin().activate_policy(&call).await.unwrap();
-}
-
-/// `allow`, or the code of a denial.
-#[cfg(test)]
-async fn asked(host: &Device, id: &str) -> String {
-    let answer: Result<ArtifactsAnswer, ClientError> = host.client.artifacts(&host.call(id).await).await;
-    let decision = answer.unwrap().decisions.remove(0);
-    decision.code.unwrap_or(decision.verdict)
 }
 
 /// The digest of the kernel as the stub measured it.
@@ -72,7 +63,7 @@ fn a_policy_follows_the_boot_phases_of_a_unified_kernel_image() {
 #[cfg(test)]
 async fn phases_of_a_boot(host: &Device, name: &str) {
     host.reboot();
-    assert_eq!(asked(host, &format!("{name}-image")).await, "policy-denied");
+    assert_eq!(host.verdict(&format!("{name}-image")).await, "policy-denied");
     let steps = [
         ("enter-initrd", "policy-denied"),
         ("leave-initrd", "policy-denied"),
@@ -85,17 +76,17 @@ async fn phases_of_a_boot(host: &Device, name: &str) {
         host.extend(11, word.as_bytes());
         // Twice: by a fresh replay, and by the one that is kept of it.
         for number in 0..2 {
-            assert_eq!(asked(host, &format!("{name}-{word}-{number}")).await, expected, "{name} {word}");
+            assert_eq!(host.verdict(&format!("{name}-{word}-{number}")).await, expected, "{name} {word}");
         }
     }
     // A word too many, and one that is none: the register explains nothing, and that is no refusal of the evidence.
     host.extend(11, b"ready");
-    assert_eq!(asked(host, &format!("{name}-again")).await, "policy-denied");
+    assert_eq!(host.verdict(&format!("{name}-again")).await, "policy-denied");
     host.reboot();
     for word in ["enter-initrd", "other", "leave-initrd", "sysinit", "ready"] {
         host.extend(11, word.as_bytes());
     }
-    assert_eq!(asked(host, &format!("{name}-other")).await, "policy-denied");
+    assert_eq!(host.verdict(&format!("{name}-other")).await, "policy-denied");
 }
 
 /// References are of one value each: captured while the host runs, they are of that phase.
@@ -104,7 +95,7 @@ async fn references_name_a_phase(house: &House, host: &Device) {
     let until = async |name: &str, words: &[&str]| {
         host.reboot();
         words.iter().for_each(|word| host.extend(11, word.as_bytes()));
-        asked(host, name).await
+        host.verdict(name).await
     };
     let running = ["enter-initrd", "leave-initrd", "sysinit", "ready"];
     assert_eq!(until("before", &running).await, "allow");

@@ -6,9 +6,8 @@ mod device;
 #[cfg(test)]
 mod support;
 
-use countersign_client::ClientError;
+use countersign_core::api::B64;
 use countersign_core::api::admin::{CaptureCall, PolicyCall, ReferencesCall};
-use countersign_core::api::{ArtifactsAnswer, B64};
 use countersign_fixture::SwTpmCa;
 use countersign_tpm::algorithm::HashAlg;
 use countersign_tpm::eventlog::EventLog;
@@ -50,21 +49,13 @@ async fn only_the_known_boot(house: &House, host: &Device, bank: HashAlg) {
     house.admin().activate_policy(&call).await.unwrap();
 }
 
-/// `allow`, or the code of a denial.
-#[cfg(test)]
-async fn asked(host: &Device, id: &str) -> String {
-    let answer: Result<ArtifactsAnswer, ClientError> = host.client.artifacts(&host.call(id).await).await;
-    let decision = answer.unwrap().decisions.remove(0);
-    decision.code.unwrap_or(decision.verdict)
-}
-
 /// Boots, extends these words, and asks twice: by a fresh replay, and by the one that is kept of it.
 #[cfg(test)]
 async fn booted_with(host: &Device, id: &str, words: &[(u32, &[u8])]) -> String {
     host.reboot();
     words.iter().for_each(|(pcr, word)| host.extend(*pcr, word));
-    let first = asked(host, &format!("{id}-0")).await;
-    assert_eq!(asked(host, &format!("{id}-1")).await, first, "{id}");
+    let first = host.verdict(&format!("{id}-0")).await;
+    assert_eq!(host.verdict(&format!("{id}-1")).await, first, "{id}");
     first
 }
 

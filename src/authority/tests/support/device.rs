@@ -202,6 +202,12 @@ impl Device {
         self.keys.with(|tpm, ak, host| tpm.certify(host, ak, nonce.as_bytes()).unwrap())
     }
 
+    /// `allow`, or the code of a denial.
+    pub(crate) async fn verdict(&self, id: &str) -> String {
+        let decision = self.client.artifacts(&self.call(id).await).await.unwrap().decisions.remove(0);
+        decision.code.unwrap_or(decision.verdict)
+    }
+
     /// An honest call for one artifact.
     pub(crate) async fn call(&self, id: &str) -> ArtifactsCall {
         let offer = self.client.challenge().await.unwrap();
