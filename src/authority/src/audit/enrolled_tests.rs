@@ -101,6 +101,11 @@ fn what_a_host_showed_bears_its_enrolment_out() {
         showing.device_shown().possession = None;
     };
     assert_eq!(found(early), (2, vec![], vec![]));
+    // What a certificate is for was judged when the host enrolled, by the rules of that day.
+    let ek = Log::with_policy().host.tpm.ek_public().clone();
+    let unsaid = certificate(&ek, &rcgen::CertificateParams::default());
+    let plain = |showing: &mut Showing| showing.enrolment.ek_certificate = Some(showing.keep(&unsaid));
+    assert_eq!(found(plain), (2, vec![], vec![]));
     let without = |showing: &mut Showing| {
         showing.activation.device = None;
         showing.enrolment.endorsement.device = None;
