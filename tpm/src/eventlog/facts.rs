@@ -238,12 +238,12 @@ impl<'a> View<'a> {
 
 /// The command line; absent where something stands behind the system's word in PCR 12, since nothing says then which text is the loader's.
 fn kernel_cmdline(view: &View<'_>) -> Option<String> {
-    let stub = register::KERNEL_CONFIGURATION;
-    let mixed = view.in_log.register(stub).is_some_and(|found| found.path.is_none());
-    if mixed && view.covers(stub) {
+    let configuration = register::KERNEL_CONFIGURATION;
+    let mixed = view.in_log.register(configuration).is_some_and(|found| found.path.is_none());
+    if mixed && view.covers(configuration) {
         return None;
     }
-    text::kernel_cmdline(view.events(register::LOADER_TEXTS), view.events(stub), view.bank)
+    text::kernel_cmdline(view.events(register::LOADER_TEXTS), view.events(configuration), view.bank)
 }
 
 /// Whether the firmware said so before the system's word: what comes behind it isn't the firmware's.
