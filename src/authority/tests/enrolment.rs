@@ -302,6 +302,8 @@ fn an_ek_on_the_list_enrols_without_certificate_and_token() {
         let machine = machine();
         let mut call = machine.begin(None);
         call.ek_certificate = None;
+        // An agent that has them for all TPMs sends them also for one without a certificate.
+        call.ek_intermediates = vec![B64(b"an issuer".to_vec())];
         let offer = anyone.begin_enrolment(&call).await.unwrap();
         let enrolled = anyone.finish_enrolment(&offer.enrolment, &machine.finish(&offer)).await.unwrap();
         let leaf = Leaf::parse(&TlogProof::parse(&enrolled.receipt).unwrap().extra).unwrap();

@@ -11,7 +11,7 @@
 //! is trusted and revoked then; the beginning judges only so that nobody shows keys in vain.
 
 use super::artifacts::{read_fault, receipt_text};
-use super::judgement::{HostKeys, Judgement, refusing};
+use super::judgement::{HostKeys, Judgement, refusing, without_idle_issuers};
 use super::pending::Pending;
 use super::problem::Refused;
 use super::{Call, faulted, idevid, json};
@@ -60,8 +60,9 @@ pub(super) async fn begin(authority: Arc<Authority>, call: Call) -> Result<Respo
 
 fn offer(
     authority: &Authority,
-    mut sent: EnrolmentBegin,
+    sent: EnrolmentBegin,
 ) -> Result<(PendingEnrolment, Sha256Digest, EnrolmentOffer), Refused> {
+    let mut sent = without_idle_issuers(sent);
     let keys = refusing(|| HostKeys::check(&sent))?;
     let judged = Judgement::of(&authority.endorsements(), &keys, &sent, authority.now_ms() / 1_000)?;
     let token = match sent.token.take() {

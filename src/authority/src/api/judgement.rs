@@ -92,7 +92,18 @@ impl Judgement {
     }
 }
 
-/// What is kept until the end is what is judged: no issuers of a certificate that isn't there, and none that no chain could have.
+/// Issuers of a certificate that wasn't sent, as agents with one configuration for all TPMs have them, are for nothing and aren't kept.
+pub(super) fn without_idle_issuers(mut sent: EnrolmentBegin) -> EnrolmentBegin {
+    if sent.ek_certificate.is_none() {
+        sent.ek_intermediates.clear();
+    }
+    if sent.ak_certificate.is_none() {
+        sent.ak_intermediates.clear();
+    }
+    sent
+}
+
+/// What is kept until the end is what a chain could have.
 fn require_bounds(sent: &EnrolmentBegin) -> Result<(), Refused> {
     let malformed = |what: &str| Err(Refused::new(RefusalCode::Malformed, what.to_owned()));
     let idevid = sent.idevid.as_ref();
@@ -102,9 +113,6 @@ fn require_bounds(sent: &EnrolmentBegin) -> Result<(), Refused> {
         (idevid.map(|sent| &sent.certificate), idevid.map_or(&[], |sent| sent.intermediates.as_slice())),
     ];
     for (certificate, intermediates) in sets {
-        if certificate.is_none() && !intermediates.is_empty() {
-            return malformed("intermediates of a certificate that wasn't sent");
-        }
         if intermediates.len() > MAX_INTERMEDIATES {
             return malformed("more intermediates than a chain has");
         }

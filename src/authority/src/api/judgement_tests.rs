@@ -73,9 +73,14 @@ fn nothing_is_kept_that_will_not_be_judged() {
         sent.ek_intermediates = vec![B64(vec![1]); MAX_INTERMEDIATES];
     };
     assert_eq!(code(most), None);
-    let beyond: [fn(&mut EnrolmentBegin); 6] = [
-        |sent| sent.ek_intermediates = vec![B64(vec![1])],
-        |sent| sent.ak_intermediates = vec![B64(vec![1])],
+    let idle = EnrolmentBegin {
+        ek_intermediates: vec![B64(vec![1])],
+        ak_intermediates: vec![B64(vec![1])],
+        ..enrolling(&tpm)
+    };
+    let kept = without_idle_issuers(idle);
+    assert!(kept.ek_intermediates.is_empty() && kept.ak_intermediates.is_empty());
+    let beyond: [fn(&mut EnrolmentBegin); 4] = [
         |sent| sent.ek_certificate = Some(B64(vec![1; MAX_CERTIFICATE_BYTES + 1])),
         |sent| {
             sent.ek_certificate = Some(B64(vec![1]));
